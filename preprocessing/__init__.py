@@ -1,0 +1,1 @@
+"""Before training: data set folder -> fingerprint -> plan -> preprocessed cases."""
