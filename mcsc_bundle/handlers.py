@@ -1,0 +1,215 @@
+"""Listeners of the trainer: checkpoints that resume, the log of every loss term, progress for the eye."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch import nn
+
+from mcsc_bundle.trainer import MCSCTrainer
+
+log = logging.getLogger(__name__)
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """``torch.save`` beside ``path``, then rename: a killed run leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def _is_main_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+class CheckpointHandler:
+    """Saves after every epoch and goes on from there at the next start.
+
+    ``checkpoint.pt`` holds everything needed to go on; ``model.pt`` the network that is shipped, as it is now (the last
+    one is used: with a handful of validation cases the best one is mostly luck); ``model_best.pt`` the same at the best
+    validation; ``pair.pt`` all branches that inference can choose from.
+
+    MONAI's ``CheckpointSaver`` and ``CheckpointLoader`` do not serve here: they forget the best metric on a resume, save the
+    training state under a name that changes, and do not hold the scaler (ECOSYSTEM 0, facts 6 and 7).
+
+    Args:
+        models_dir: folder of the files.
+        evaluator: the validator whose best metric decides ``model_best.pt``; ``None`` without validation.
+        interval: epochs between two saves; the last epoch is always saved.
+    """
+
+    def __init__(self, models_dir: str, evaluator: Evaluator | None = None, interval: int = 1) -> None:
+        self.folder, self.evaluator, self.interval = Path(models_dir), evaluator, interval
+
+    def attach(self, engine: MCSCTrainer) -> None:
+        """Listen: resume at the start, save after each epoch (attach after the ``ValidationHandler``)."""
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def resume(self, engine: MCSCTrainer) -> None:
+        """Load ``checkpoint.pt`` if there is one."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        engine.load_training_state(state)
+        if self.evaluator is not None and state["best_metric"] is not None:
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        if engine.state.epoch >= engine.state.max_epochs:
+            log.info("Training in %s is complete (%d epochs); raise max_epochs to go on.", self.folder, engine.state.epoch)
+        else:
+            log.info("Going on from %s after epoch %d.", path, engine.state.epoch)
+
+    def save(self, engine: MCSCTrainer) -> None:
+        """Write the files of this epoch; ``checkpoint.pt`` last, so that it never promises what is not there."""
+        epoch = engine.state.epoch
+        if not _is_main_process() or (epoch % self.interval and epoch != engine.state.max_epochs):
+            return
+        best = best_epoch = None
+        shipped = _plain_weights(engine.method.shipped)
+        if self.evaluator is not None and self.evaluator.state.best_metric_epoch > 0:
+            best, best_epoch = float(self.evaluator.state.best_metric), int(self.evaluator.state.best_metric_epoch)
+            if best_epoch == epoch:
+                save_atomically(shipped, self.folder / "model_best.pt")
+        save_atomically(shipped, self.folder / "model.pt")
+        save_atomically({name: _plain_weights(net) for name, net in engine.method.branches().items()}, self.folder / "pair.pt")
+        state = engine.training_state() | {"best_metric": best, "best_metric_epoch": best_epoch}
+        save_atomically(state, self.folder / "checkpoint.pt")
+
+
+def _plain_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().cpu() for key, value in network.state_dict().items()}
+
+
+class CSVLog:
+    """Appends one row per epoch to a CSV file; a resume first drops the rows after the point it goes on from.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def truncate(self, iteration: int) -> None:
+        """Forget rows past ``iteration``: they belong to work that was lost."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["iteration"].isdigit() and int(row["iteration"]) <= iteration]
+        self._write(rows)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; new columns widen the file."""
+        rows: list[Mapping[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        self._write([*rows, row])
+
+    def _write(self, rows: list[Mapping[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class LossLog:
+    """Mean of the loss and of each named term per epoch, to ``log.csv`` and the console; one host read per epoch.
+
+    Args:
+        output_dir: the run folder.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.csv = CSVLog(os.path.join(output_dir, "log.csv"))
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps, self.began = 0, 0.0
+
+    def attach(self, engine: MCSCTrainer) -> None:
+        """Listen (attach after the ``CheckpointHandler``, whose resume this follows)."""
+        engine.add_event_handler(Events.STARTED, lambda e: self.csv.truncate(e.state.iteration))
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _begin(self, engine: MCSCTrainer) -> None:
+        self.sums, self.steps, self.began = {}, 0, time.perf_counter()
+
+    def _add(self, engine: MCSCTrainer) -> None:
+        values = {"loss": engine.state.output["loss"], **engine.state.output["terms"]}
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.float()
+        self.steps += 1
+
+    def _write(self, engine: MCSCTrainer) -> None:
+        if not _is_main_process() or not self.steps:
+            return
+        seconds = time.perf_counter() - self.began
+        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        row = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "seconds": round(seconds, 2),
+            "lr": engine.optimizer.param_groups[0]["lr"],
+            "nonfinite_steps": engine.nonfinite_steps,
+            **means,
+        }
+        self.csv.append(row)
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
+        left = seconds * (engine.state.max_epochs - engine.state.epoch)
+        log.info(
+            "epoch %d/%d  loss %.4f  (%s)  %.2f s/step, about %s left",
+            engine.state.epoch, engine.state.max_epochs, means["loss"], terms, seconds / self.steps, _duration(left),
+        )  # fmt: skip
+
+
+class ValidationLog:
+    """Mean Dice and Dice of each class at every validation, to ``validation.csv`` and the console.
+
+    Args:
+        output_dir: the run folder.
+        class_names: of the plan, background first.
+        epoch_length: iterations of a training epoch.
+        metric: name of the per-class metric; its details are ``(cases, classes without background)``.
+    """
+
+    def __init__(
+        self, output_dir: str, class_names: tuple[str, ...], epoch_length: int, metric: str = "val_mean_dice"
+    ) -> None:
+        self.csv = CSVLog(os.path.join(output_dir, "validation.csv"))
+        self.class_names, self.epoch_length, self.metric = class_names, epoch_length, metric
+
+    def attach(self, engine: Evaluator) -> None:
+        """Listen to the evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        if not _is_main_process():
+            return
+        epoch, iteration = engine.state.epoch, engine.state.epoch * self.epoch_length
+        self.csv.truncate(iteration - 1)
+        scores = engine.state.metric_details[self.metric].nanmean(0)
+        per_class = dict(zip(self.class_names[1:], (round(float(score), 4) for score in scores), strict=True))
+        mean = engine.state.metrics[self.metric]
+        self.csv.append({"epoch": epoch, "iteration": iteration, "mean_dice": round(float(mean), 4), **per_class})
+        log.info("validation after epoch %d: mean Dice %.4f  %s", epoch, mean, per_class)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

@@ -1,0 +1,86 @@
+"""What every method is: a module that turns a two-stream batch into named loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcsc_bundle.networks.pair import NetworkPair
+
+IMAGE, LABEL = "image", "label"
+
+
+class Method(nn.Module):
+    """Base of all methods. A new one is a subclass that writes ``forward``, and one overlay that names it.
+
+    The trainer owns everything else (AMP, clipping, accumulation, DDP, the log), so a method holds its maths alone.
+
+    Args:
+        networks: the CNN and the Transformer of the plan. A method that needs one network takes the CNN.
+    """
+
+    def __init__(self, networks: NetworkPair) -> None:
+        super().__init__()
+        self.cnn = networks.cnn
+
+    def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Weighted scalar loss terms of one batch; the trainer minimises their sum.
+
+        Args:
+            batch: ``image`` ``(L + U, C, *spatial)``, labelled patches first, and ``label`` ``(L, 1, *spatial)``, class
+                indices. There is no label for the unlabelled patches: a method cannot read what is not there.
+            progress: fraction of the training done, in [0, 1]. Ramps hang on it, so a resumed run needs no counters.
+        """
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step; a method with an EMA teacher updates it here."""
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The network that inference uses and ``models/model.pt`` holds."""
+        return self.cnn
+
+    def branches(self) -> dict[str, nn.Module]:
+        """The networks inference can choose from, by branch name."""
+        return {"cnn": self.shipped}
+
+    def parameter_groups(self, lr: float, transformer_lr: float | None = None, weight_decay: float = 5e-4) -> list[dict]:
+        """Parameters for the optimiser: one group per learning rate and schedule.
+
+        The paper's code runs three AdamW optimisers; one AdamW with three groups does the same arithmetic.
+
+        Args:
+            lr: initial rate of the CNN and of the projectors.
+            transformer_lr: initial rate of the Transformer; ``None`` takes ``lr / 5`` as the paper's code.
+            weight_decay: for every group.
+        """
+        transformer = getattr(self, "transformer", None)
+        slow = set(map(id, transformer.parameters())) if transformer is not None else set()
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) not in slow], "lr": lr, "warmup": 0.0, "name": "cnn"},
+            {
+                "params": [p for p in trained if id(p) in slow],
+                "lr": lr / 5 if transformer_lr is None else transformer_lr,
+                "warmup": 0.05,
+                "name": "transformer",
+            },
+        ]
+        return [{**group, "weight_decay": weight_decay} for group in groups if group["params"]]
+
+    def compile_networks(self, **kwargs: object) -> None:
+        """Compile the networks' feature extractors in place (``torch.compile``); state dict keys stay as they are."""
+        for network in self.trained_networks():
+            network.features = torch.compile(network.features, **kwargs)  # type: ignore[assignment]
+
+    def trained_networks(self) -> Iterable[nn.Module]:
+        """The networks that receive gradients."""
+        return (getattr(self, name) for name in ("cnn", "transformer") if hasattr(self, name))
+
+
+def split_streams(x: Tensor, labeled: int) -> tuple[Tensor, Tensor]:
+    """The labelled and the unlabelled part of a joined batch ``(L + U, ...)``."""
+    return x[:labeled], x[labeled:]

@@ -1,0 +1,148 @@
+"""Multi-scale cross contrast: projects sampled features of both networks and ties them by class (MCSC, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcsc_bundle.losses.blocks import local_blocks, sample_voxels
+from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
+from mcsc_bundle.networks.pair import NetworkPair
+from mcsc_bundle.plan import ContrastScale, Plan
+
+
+class PairProjector(nn.Module):
+    """Projector of one scale: an own first layer for each network, one shared second layer (authors' code, train 149-192).
+
+    The layers are pointwise, so they take sampled feature vectors ``(..., C)`` instead of whole maps.
+
+    Args:
+        cnn_channels, transformer_channels: widths of the two networks' features at this scale.
+        hidden: width of the first layer.
+        out: width the loss sees.
+        normalize_tokens: LayerNorm before the Transformer's first layer, for maps the network did not normalise.
+    """
+
+    def __init__(self, cnn_channels: int, transformer_channels: int, hidden: int, out: int, normalize_tokens: bool) -> None:
+        super().__init__()
+        norm = nn.LayerNorm(transformer_channels) if normalize_tokens else nn.Identity()
+        self.cnn = nn.Linear(cnn_channels, hidden)
+        self.transformer = nn.Sequential(norm, nn.Linear(transformer_channels, hidden))
+        self.shared = nn.Linear(hidden, out)
+
+    def forward(self, cnn: Tensor, transformer: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors ``(..., C_cnn)`` and ``(..., C_transformer)`` to ``(..., out)`` each."""
+        return self.shared(F.relu(self.cnn(cnn))), self.shared(F.relu(self.transformer(transformer)))
+
+
+class MultiScaleContrast(nn.Module):
+    """The class-balanced contrastive loss at every scale of the plan.
+
+    At each scale both networks' maps are cut into local blocks, each map shuffles its own blocks, and group ``k`` takes
+    the ``k``-th block of every map: so a group mixes positions, slices, patients and networks while its size stays
+    bounded. With a pixel budget, voxels are drawn first and projected after (the projectors are pointwise), and groups
+    that hold foreground are preferred, since all-background groups do not count in the loss anyway.
+
+    Args:
+        plan: gives the scales, the patch and the width of the projection.
+        networks: gives the widths and strides of the feature maps.
+        temperature: tau of the loss (the paper: 0.1).
+        hidden: width of the projectors' first layer.
+        balance_anchors: average the loss per class over its anchors instead of over all anchors (D4).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        networks: NetworkPair,
+        temperature: float = 0.1,
+        hidden: int = 256,
+        balance_anchors: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scales = plan.contrast
+        self.temperature, self.balance_anchors, self.num_classes = temperature, balance_anchors, plan.num_classes
+        self.levels: list[tuple[int, int]] = []
+        self.projectors = nn.ModuleList()
+        for scale in self.scales:
+            cnn = nearest_level(networks.cnn.feature_strides, scale.stride)
+            transformer = nearest_level(networks.transformer.feature_strides, scale.stride)
+            self.levels.append((cnn, transformer))
+            inner_map = transformer < len(networks.transformer.feature_strides) - 1
+            widths = networks.cnn.feature_channels[cnn], networks.transformer.feature_channels[transformer]
+            self.projectors.append(PairProjector(*widths, hidden, plan.projection_dim, normalize_tokens=inner_map))
+
+    def forward(
+        self, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]
+    ) -> list[Tensor]:
+        """Loss of each scale.
+
+        Args:
+            features: decoder maps of the CNN and of the Transformer, coarse to fine, each ``(B, C, *spatial)``.
+            labels: class indices ``(B, *patch)`` that the CNN's and the Transformer's features take; -1 is ignored.
+        """
+        return [self._scale_loss(index, features, labels) for index in range(len(self.scales))]
+
+    def _scale_loss(
+        self, index: int, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        scale, levels = self.scales[index], self.levels[index]
+        patch = labels[0].shape[1:]
+        cells = tuple(math.ceil(size / stride) for size, stride in zip(patch, scale.stride, strict=True))
+        maps = [_resized(branch[level], cells).flatten(2) for branch, level in zip(features, levels, strict=True)]
+        targets = torch.cat([_resized(label.unsqueeze(1).float(), cells).flatten(1).long() for label in labels])
+        batch = len(labels[0])
+        where = local_blocks(cells, scale.block, 2 * batch, device=targets.device)  # (G, 2B, V)
+        where, target = choose_voxels(where, targets, scale)  # both (g, 2B, v)
+        cnn, transformer = self.projectors[index](_gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:]))
+        vectors = torch.cat((cnn, transformer), dim=1).flatten(1, 2)  # (g, 2B * v, D)
+        return balanced_contrastive_loss(
+            vectors, target.flatten(1), self.num_classes, self.temperature, balance_anchors=self.balance_anchors
+        )
+
+
+def choose_voxels(where: Tensor, targets: Tensor, scale: ContrastScale, per_block: int = 64) -> tuple[Tensor, Tensor]:
+    """Cut the block groups ``(G, M, V)`` down to the pixel budget of the scale; no device synchronisation.
+
+    Each block gives at most ``per_block`` random voxels; of the groups, those with foreground come first, at random
+    among themselves, until the budget of ``scale.pixels`` per map is used.
+
+    Returns:
+        Flat voxel indices and their class indices, both ``(groups, M, voxels)``.
+    """
+    groups, _, voxels = where.shape
+    if scale.pixels is not None and groups * voxels > scale.pixels:
+        where = sample_voxels(where, min(voxels, per_block))
+        keep = max(1, scale.pixels // where.shape[2])
+        if keep < groups:
+            target = _labels_at(targets, where)
+            score = (target > 0).flatten(1).any(1).float() + torch.rand(groups, device=where.device)
+            where = where[score.topk(keep).indices]
+    return where, _labels_at(targets, where)
+
+
+def nearest_level(strides: Sequence[Sequence[int]], wanted: Sequence[int]) -> int:
+    """Index of the feature map whose stride is nearest to the wanted one (in octaves, summed over the axes)."""
+    distance = [sum(abs(math.log2(a / b)) for a, b in zip(stride, wanted, strict=True)) for stride in strides]
+    return distance.index(min(distance))
+
+
+def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``(B, C, *spatial)`` at another grid by the voxel whose centre is nearest; labels stay labels."""
+    return x if tuple(x.shape[2:]) == shape else F.interpolate(x, shape, mode="nearest-exact")
+
+
+def _labels_at(targets: Tensor, where: Tensor) -> Tensor:
+    """Labels ``(M, cells)`` at indices ``(G, M, v)``."""
+    return targets.unsqueeze(0).expand(len(where), -1, -1).gather(2, where)
+
+
+def _gathered(maps: Tensor, where: Tensor) -> Tensor:
+    """Feature vectors ``(G, B, v, C)`` of maps ``(B, C, cells)`` at indices ``(G, B, v)``."""
+    groups, batch, voxels = where.shape
+    flat = where.transpose(0, 1).reshape(batch, 1, groups * voxels).expand(-1, maps.shape[1], -1)
+    return maps.gather(2, flat).view(batch, -1, groups, voxels).permute(2, 0, 3, 1)

@@ -1,0 +1,60 @@
+"""Mean Teacher (Tarvainen and Valpola, NeurIPS 2017), as SSL4MIS trains it for segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcsc_bundle.losses.consistency import sigmoid_rampup, softmax_mse
+from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
+from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.networks.pair import NetworkPair
+
+
+class MeanTeacher(Method):
+    """Student follows the labels; on unlabelled patches also its own moving average, seen through noise.
+
+    ``L = L_s + w(t) mean (softmax(student(u)) - softmax(teacher(u + noise)))^2``; noise N(0, 0.1) clipped to +-0.2;
+    ``w(t) = weight exp(-5 (1 - t)^2)`` reaching ``weight`` at ``rampup`` of the training; no consistency before
+    ``consistency_from`` (SSL4MIS: 1000 of 30 000 iterations). The student is shipped, as in SSL4MIS.
+
+    Args:
+        networks: the plan's pair; the Transformer is not used.
+        loss: supervised loss of logits and label.
+        weight: final weight of the consistency term.
+        rampup: progress at which the weight is full.
+        consistency_from: progress below which the consistency weight is 0.
+        decay: the teacher's moving average.
+    """
+
+    def __init__(
+        self,
+        networks: NetworkPair,
+        loss: nn.Module,
+        weight: float = 0.1,
+        rampup: float = 1.0,
+        consistency_from: float = 1 / 30,
+        decay: float = 0.99,
+    ) -> None:
+        super().__init__(networks)
+        self.loss = loss
+        self.weight, self.rampup, self.consistency_from = weight, rampup, consistency_from
+        self.teacher = EMATeacher(self.cnn, decay)
+
+    def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Terms ``supervised`` and ``consistency``."""
+        label = batch[LABEL]
+        logits, unlabeled_logits = split_streams(self.cnn(batch[IMAGE]), len(label))
+        terms = {"supervised": self.loss(logits, label)}
+        if len(unlabeled_logits):
+            _, image = split_streams(batch[IMAGE], len(label))
+            noise = torch.clamp(0.1 * torch.randn_like(image), -0.2, 0.2)
+            weight = self.weight * sigmoid_rampup(progress / self.rampup) if progress >= self.consistency_from else 0.0
+            terms["consistency"] = weight * softmax_mse(unlabeled_logits, self.teacher(image + noise))
+        return terms
+
+    def after_step(self, progress: float) -> None:
+        """The teacher follows."""
+        self.teacher.update(self.cnn)

@@ -1,0 +1,233 @@
+"""The one trainer: MONAI's ``SupervisedTrainer`` made to run a ``Method`` on two-stream batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from mcsc_bundle.data import TwoStreamLoader
+from mcsc_bundle.methods.base import Method
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training met too many losses or gradients in a row that are not finite."""
+
+
+def sum_of_terms(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss of a method: the sum of its weighted terms."""
+    return torch.stack([term.float() for term in terms.values()]).sum()
+
+
+def polynomial(progress: float, warmup: float = 0.0, power: float = 0.9) -> float:
+    """Learning-rate factor: linear from 0.001 over the ``warmup`` share of the training, then ``(1 - progress)^power``."""
+    if progress < warmup:
+        return 1e-3 + (1 - 1e-3) * progress / warmup
+    return (1 - progress) ** power
+
+
+class MCSCTrainer(SupervisedTrainer):
+    """Trains any ``Method``: two-stream batches, AMP with its own scaler, clipping, schedules, non-finite steps.
+
+    What differs from ``SupervisedTrainer``: the network is a method that returns named loss terms; the gradient scaler
+    lives as long as the trainer and its state is in the checkpoint; gradients are unscaled and clipped before the step;
+    the learning rate is a function of ``progress``; and the random state of each iteration is set from (seed, iteration,
+    rank), so that a resumed run repeats an uninterrupted one bit by bit on a CPU.
+
+    Args:
+        device: where to train.
+        max_epochs, epoch_length: an epoch is ``epoch_length`` iterations (unlabelled pools have no natural epoch).
+        train_data_loader: gives ``image`` and ``label``, see ``TwoStreamLoader``.
+        network: the method. Under ``torch.distributed`` the trainer wraps it in DDP.
+        optimizer: its groups may carry ``warmup`` (share of the training), see ``Method.parameter_groups``.
+        loss_function: makes the loss from the terms; the sum by default.
+        schedule: ``schedule(progress, warmup) -> factor`` of each group's initial learning rate.
+        grad_clip: largest gradient norm (nnU-Net: 12), ``None`` for no clipping.
+        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once.
+        max_nonfinite: this many non-finite steps in a row stop the training; single ones are skipped and counted.
+        compile: ``torch.compile`` the networks' feature extractors.
+        seed: of every iteration's random state.
+        **kwargs: passed to ``SupervisedTrainer`` (handlers, metrics, accumulation_steps, ...).
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: Method,
+        optimizer: Optimizer,
+        epoch_length: int,
+        loss_function: Callable[[Mapping[str, Tensor]], Tensor] = sum_of_terms,
+        schedule: Callable[..., float] = polynomial,
+        grad_clip: float | None = 12.0,
+        amp: bool = False,
+        amp_dtype: torch.dtype | None = None,
+        max_nonfinite: int = 20,
+        compile: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        device = torch.device(device)
+        self.method = network.to(device)
+        if compile:
+            self.method.compile_networks()
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=_distributed(self.method, device),
+            optimizer=optimizer,
+            loss_function=loss_function,
+            epoch_length=epoch_length,
+            decollate=False,
+            **kwargs,
+        )
+        self.schedule, self.grad_clip, self.seed = schedule, grad_clip, seed
+        self.autocast_dtype = _autocast_dtype(device, amp, amp_dtype)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
+        self.max_nonfinite, self.nonfinite_in_a_row, self.nonfinite_steps = max_nonfinite, 0, 0
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done before the current iteration, in [0, 1)."""
+        total = self.state.max_epochs * self.state.epoch_length
+        return max(0, self.state.iteration - 1) / total
+
+    def run(self) -> None:
+        """Train to ``max_epochs``. Unlike MONAI's trainer, keeps the scaler between calls."""
+        Workflow.run(self)
+
+    def _iteration(self, engine: MCSCTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+        """One optimiser step (or one part of it, with ``accumulation_steps``). Fires MONAI's iteration events."""
+        self._begin(engine.state.iteration)
+        batch = {key: value.to(self.state.device, non_blocking=self.non_blocking) for key, value in batchdata.items()}
+        first, last = self._accumulation_window()
+        engine.network.train()
+        if first:
+            engine.optimizer.zero_grad(set_to_none=True)
+        engine.state.output = {}
+        with self._autocast():
+            terms = engine.network(batch, self.progress)
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            loss = engine.loss_function(terms)
+        engine.state.output.update(loss=loss.detach(), terms={name: term.detach() for name, term in terms.items()})
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        self.scaler.scale(loss / self.accumulation_steps).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if last:
+            self._step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _begin(self, iteration: int) -> None:
+        """Random state and learning rates of this iteration, from nothing but its number."""
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        torch.manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.schedule(self.progress, group.get("warmup", 0.0))
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.state.device.type, dtype=self.autocast_dtype)
+
+    def _accumulation_window(self) -> tuple[bool, bool]:
+        """Whether this iteration begins and whether it ends an accumulated step; an epoch's end always ends one."""
+        position = (self.state.iteration - 1) % self.state.epoch_length
+        ends = (position + 1) % self.accumulation_steps == 0 or position + 1 == self.state.epoch_length
+        return position % self.accumulation_steps == 0, ends
+
+    def _step(self) -> None:
+        """Unscale, clip, step; skip and count a step whose gradients are not finite.
+
+        Raises:
+            NonFiniteLossError: ``max_nonfinite`` such steps in a row.
+        """
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = float("inf") if self.grad_clip is None else self.grad_clip
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.scaler.step(self.optimizer)
+            self.method.after_step(self.progress)
+        self.scaler.update()
+        self.state.output["grad_norm"] = norm.detach()
+        self._count_nonfinite(finite)
+
+    def _count_nonfinite(self, finite: bool) -> None:
+        if finite:
+            self.nonfinite_in_a_row = 0
+            return
+        self.nonfinite_in_a_row += 1
+        self.nonfinite_steps += 1
+        terms = {name: float(value) for name, value in self.state.output["terms"].items()}
+        log.warning("iteration %d: gradients are not finite, step skipped; terms %s", self.state.iteration, terms)
+        if self.nonfinite_in_a_row >= self.max_nonfinite:
+            raise NonFiniteLossError(
+                f"expected finite gradients, received {self.nonfinite_in_a_row} non-finite steps in a row up to iteration "
+                f"{self.state.iteration}; last terms {terms}. Lower the learning rate, or train without AMP (--amp False)."
+            )
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything needed to go on, tensors and plain containers only."""
+        return {
+            "iteration": self.state.iteration,
+            "epoch_length": self.state.epoch_length,
+            "max_epochs": self.state.max_epochs,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "nonfinite_steps": self.nonfinite_steps,
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``training_state``; the next iteration reads the batch it would have read without the interruption.
+
+        Raises:
+            ValueError: the state is of a training with another epoch length, or past this one's end.
+        """
+        if state["epoch_length"] != self.state.epoch_length:
+            raise ValueError(
+                f"epoch_length: expected {state['epoch_length']} as in the checkpoint, received {self.state.epoch_length}. "
+                "Keep it, or start in another output_dir."
+            )
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.nonfinite_steps = int(state["nonfinite_steps"])
+        self.state.iteration = int(state["iteration"])
+        self.state.epoch = self.state.iteration // self.state.epoch_length
+        if isinstance(self.data_loader, TwoStreamLoader):
+            self.data_loader.start_at(self.state.iteration)
+
+
+def _distributed(method: Method, device: torch.device) -> nn.Module:
+    """The method, wrapped once for ``torch.distributed`` where that is running."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return method
+    return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _autocast_dtype(device: torch.device, amp: bool, wanted: torch.dtype | None) -> torch.dtype | None:
+    """bf16 where the GPU has it, else fp16; ``None`` without AMP."""
+    if not amp:
+        return None
+    if device.type != "cuda":
+        log.info("AMP is off: it needs a CUDA device, the device is %s.", device)
+        return None
+    return wanted or (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)

@@ -1,0 +1,219 @@
+"""From a data set folder to what training needs: split, fingerprint, plan, preprocessed cases. Each stage leaves a file.
+
+Files in the run folder: ``splits.json``, ``fingerprint.json``, ``rejected.json``, ``plan.json``, ``preprocessed/``. A second call
+with the same inputs reads them back; a ``plan.json`` that a person edited is used as it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcsc_bundle.io import ImageError
+from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
+from mcsc_bundle.store import CaseStore
+from preprocessing.dataset import Dataset, DatasetError, read_dataset
+from preprocessing.fingerprint import measure
+from preprocessing.phantom import make_phantom_dataset
+from preprocessing.planner import make_plan
+from preprocessing.preprocess import preprocess
+from preprocessing.split import Split, make_split, training_cases
+
+log = logging.getLogger(__name__)
+
+USER_ERRORS = (DatasetError, ImageError, PlanError)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs of a data set.
+
+    Args:
+        plan: the choices made.
+        store: the preprocessed cases.
+        train: items ``{"case", "labeled", "image", "label"}`` of the training part; unlabelled items carry no label path.
+        val: items of the cases that validation watches; nothing is selected on them but ``model_best.pt``.
+        test: items of the labelled cases kept out of everything, if the split has any.
+    """
+
+    plan: Plan
+    store: CaseStore
+    train: list[dict[str, Any]]
+    val: list[dict[str, Any]]
+    test: list[dict[str, Any]]
+
+
+def prepare(
+    dataset_dir: str,
+    output_dir: str,
+    num_labeled: int | None = None,
+    num_test: int | None = None,
+    split_seed: int = 0,
+    split_file: str | None = None,
+    fold: int | str = "auto",
+    dimensions: int | str = "auto",
+    memory_gb: float | None = None,
+    device: str = "auto",
+    cache_dir: str | None = None,
+    workers: int | None = None,
+    demo_dir: str | None = None,
+) -> Prepared:
+    """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
+
+    Under ``torchrun`` the first process of the job works and the others wait for it.
+
+    Args:
+        dataset_dir: Decathlon, nnU-Net v2 or bare folder (see ``preprocessing.dataset``).
+        output_dir: the run folder.
+        num_labeled: keep this many label maps and hide the others, to simulate a small label budget.
+        num_test: labelled cases kept out of everything; with ``num_labeled`` a fifth (at most 40) by default.
+        split_seed: decides which cases keep their labels.
+        split_file: a file that names the cases instead (see ``preprocessing.split``).
+        fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``.
+        dimensions: 2, 3 or ``auto``.
+        memory_gb: memory budget; ``None`` takes what the device has.
+        device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
+        cache_dir: folder of preprocessed cases, to share among runs; ``None`` takes ``output_dir/preprocessed``.
+        workers: processes; ``None`` takes what cores and memory allow.
+        demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
+
+    Raises:
+        DatasetError, ImageError, PlanError: the data or the plan cannot be used; the message says what to do.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_rank() > 0:
+        torch.distributed.barrier()
+    if demo_dir is not None and _same_folder(dataset_dir, demo_dir) and not (Path(demo_dir) / "dataset.json").exists():
+        log.info("Making the phantom demo set in %s.", demo_dir)
+        make_phantom_dataset(demo_dir)
+    run = Path(output_dir)
+    dataset = read_dataset(dataset_dir)
+    split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
+    fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
+    plan = _plan(run, fingerprint, measured, {"dimensions": dimensions, "memory_gb": memory_gb, "device": device})
+    prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
+    if distributed and torch.distributed.get_rank() == 0:
+        torch.distributed.barrier()
+    return prepared
+
+
+def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
+    """``prepare`` for configs: a user's mistake ends the program with its message instead of a traceback."""
+    try:
+        return prepare(*args, **kwargs)
+    except USER_ERRORS as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _fingerprint(run: Path, dataset: Dataset, split: Split, workers: int | None) -> tuple[Fingerprint, dict[str, str], bool]:
+    """Read back or measure; True in the third place if it was measured anew.
+
+    Raises:
+        DatasetError: the folder holds a training of other data or another split.
+    """
+    key_file, key = run / "fingerprint.key", _inputs_key(dataset, split)
+    if key_file.exists() and key_file.read_text() == key and (run / "fingerprint.json").exists():
+        rejected = json.loads((run / "rejected.json").read_text())
+        return Fingerprint.load(run / "fingerprint.json"), rejected, False
+    if (run / "models" / "checkpoint.pt").exists():
+        raise DatasetError(
+            f"{run} holds a training on other data or another split than {dataset.root} gives now. "
+            "Choose another --output_dir, or delete that folder to train again."
+        )
+    save_json(run / "splits.json", split)
+    fingerprint, rejected = measure(dataset, split, workers)
+    for warning in fingerprint.warnings:
+        log.warning("%s", warning)
+    fingerprint.save(run / "fingerprint.json")
+    save_json(run / "rejected.json", rejected)
+    key_file.write_text(key)
+    return fingerprint, rejected, True
+
+
+def _plan(run: Path, fingerprint: Fingerprint, measured: bool, options: dict[str, Any]) -> Plan:
+    """Read back the plan, edited or not, or make it; a new fingerprint replaces a plan that nobody edited."""
+    path, made = run / "plan.json", run / "plan.key"
+    edited = path.exists() and (not made.exists() or made.read_text() != _hash(path.read_text()))
+    if path.exists() and (edited or not measured):
+        if edited:
+            log.info("Using %s as edited; delete it to plan again.", path)
+        return Plan.load(path)
+    plan = make_plan(fingerprint, **options)
+    plan.save(path)
+    made.write_text(_hash(path.read_text()))
+    log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
+    return plan
+
+
+def _preprocess(
+    run: Path,
+    dataset: Dataset,
+    split: Split,
+    fold: int | str,
+    plan: Plan,
+    rejected: dict[str, str],
+    cache_dir: str | None,
+    workers: int | None,
+) -> Prepared:
+    """Store every training and validation case on the plan's grid; cases that fail join ``rejected.json``."""
+    labeled, unlabeled, val = training_cases(split, fold)
+    roles = {**dict.fromkeys(unlabeled, False), **dict.fromkeys((*labeled, *val, *split.test), True)}
+    cases = {case.name: case for case in dataset.cases}
+    items = {
+        name: {
+            "case": name,
+            "labeled": has_label,
+            "image": [str(path) for path in cases[name].images],
+            **({"label": str(cases[name].label)} if has_label else {}),
+        }
+        for name, has_label in roles.items()
+        if name not in rejected
+    }
+    store = CaseStore(cache_dir or run / "preprocessed", plan.data_key)
+    needed = [items[name] for name in (*labeled, *unlabeled, *val) if name in items]
+    failed = preprocess(needed, plan, store, workers)
+    if failed:
+        save_json(run / "rejected.json", {**rejected, **failed})
+    usable = {name: item for name, item in items.items() if name not in failed}
+    train, watched, test = (
+        [usable[name] for name in names if name in usable] for names in ((*labeled, *unlabeled), val, split.test)
+    )
+    if not any(item["labeled"] for item in train):
+        raise DatasetError(f"{dataset.root}: no labelled case is left to train on; see {run / 'rejected.json'}.")
+    counts = len(labeled), len(train) - sum(item["labeled"] for item in train), len(watched), len(rejected) + len(failed)
+    log.info("Training on %d labelled and %d unlabelled cases, validating on %d; %d set aside.", *counts)
+    return Prepared(plan, store, train, watched, test)
+
+
+def _inputs_key(dataset: Dataset, split: Split) -> str:
+    """Changes when a file of the data set, or the split, does."""
+    stats = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        for case in dataset.cases
+        for path in (*case.images, *([case.label] if case.name in {*split.labeled, *split.test} and case.label else []))
+        if path.exists()
+    ]
+    declared = [dataset.name, list(dataset.channel_names), dataset.labels]
+    return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _same_folder(one: str, other: str) -> bool:
+    return os.path.abspath(one) == os.path.abspath(other)
+
+
+def _summary(plan: Plan) -> str:
+    kind = f"{plan.spatial_dims}-D" + (f" slices along axis {plan.slice_axis}" if plan.slice_axis is not None else "")
+    spacing = " x ".join("own" if s is None else f"{s:.4g}" for s in plan.spacing_mm)
+    patch = " x ".join(map(str, plan.patch_size))
+    return f"{kind}, spacing {spacing} mm, patch {patch}, batch {plan.batch_labeled} + {plan.batch_unlabeled}, for {plan.device}"
