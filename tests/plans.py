@@ -13,10 +13,10 @@ def make_plan(kind: str = "3d", **changes: Any) -> Plan:
     """A plan small enough to train in a test.
 
     Args:
-        kind: ``2d`` (2-D images, patch 16 x 24), ``slicewise`` (volumes walked along axis 2 by 2-D networks, patch 16 x 24),
-            ``3d`` (isotropic, patch 8 x 16 x 16) or ``anisotropic`` (patch 4 x 16 x 16, coarse first axis).
-        changes: fields of ``Plan`` to replace, e.g. ``labels={"background": 0, "lesion": 255}``. The normalisation follows
-            ``channel_names`` unless it is given too.
+        kind: ``2d`` (2-D images, patch 16 x 24), ``slicewise`` (volumes walked along axis 2 by 2-D networks, patch
+            16 x 24), ``3d`` (isotropic, patch 8 x 16 x 16) or ``anisotropic`` (patch 4 x 16 x 16, coarse first axis).
+        changes: fields of ``Plan`` to replace, e.g. ``labels={"background": 0, "lesion": 255}``. The normalisation
+            follows ``channel_names`` unless it is given too.
     """
     channels = changes.get("channel_names", ("MRI",))
     entries: dict[str, Any] = {
