@@ -4,7 +4,8 @@ from mcsc_bundle.methods.base import Method
 from mcsc_bundle.methods.contrast import MultiScaleContrast
 from mcsc_bundle.methods.cross_teaching import CrossTeaching
 from mcsc_bundle.methods.mcsc import MCSC
+from mcsc_bundle.methods.mcsc_paper import PaperMCSC
 from mcsc_bundle.methods.mean_teacher import MeanTeacher
 from mcsc_bundle.methods.supervised import Supervised
 
-__all__ = ["MCSC", "CrossTeaching", "MeanTeacher", "Method", "MultiScaleContrast", "Supervised"]
+__all__ = ["MCSC", "CrossTeaching", "MeanTeacher", "Method", "MultiScaleContrast", "PaperMCSC", "Supervised"]

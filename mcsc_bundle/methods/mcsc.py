@@ -1,7 +1,14 @@
-"""MCSC: multi-scale cross contrastive learning (Liu, Gu, Henderson, Deligianni, BMVC 2023, arXiv 2306.14293).
+"""MCSC, the default: the paper's cross teaching and contrast, fed with what has lifted semi-supervised training since.
 
-A CNN and a Transformer teach each other by hard pseudo-labels (cross teaching), and a class-balanced contrastive loss
-ties their decoder features at several scales. ``docs/method.md`` sets this beside the paper and the released code.
+On top of ``PaperMCSC``, with the same two networks:
+
+- **weak to strong**: pseudo-labels come from the weakly augmented patch, the networks learn on a strong view of it
+  (FixMatch, Sohn et al. 2020; UniMatch, Yang et al. 2023), where the teacher is confident;
+- **mixing by boxes**: the strong view holds a box of a labelled patch with its true labels (bidirectional copy-paste,
+  Bai et al. 2023) or of another unlabelled patch (CutMix, French et al. 2020);
+- **EMA teachers** of both networks, taking turns as in AD-MT (Zhao et al. 2024), so that a step pays for one more
+  forward pass only; the CNN's teacher is the network that is shipped;
+- **contrast** over the mixed patches, with anchors balanced by class and only confident pixels as keys.
 """
 
 from __future__ import annotations
@@ -11,27 +18,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcsc_bundle.losses.consistency import pseudo_labels
-from mcsc_bundle.methods.base import IMAGE, LABEL
+from mcsc_bundle.losses.consistency import confident_loss, sigmoid_rampup
+from mcsc_bundle.methods.base import IMAGE, LABEL, split_streams
 from mcsc_bundle.methods.contrast import MultiScaleContrast
-from mcsc_bundle.methods.cross_teaching import CrossTeaching
+from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.methods.mcsc_paper import PaperMCSC
+from mcsc_bundle.methods.views import random_boxes, strong_intensity
 from mcsc_bundle.networks.pair import NetworkPair
 
+IGNORED = -1
 
-class MCSC(CrossTeaching):
-    """``L = sum_k [L_s,k + w(t) L_cps,k] + contrast_weight * sum_scales L_cl``.
 
-    Labelled features take the ground truth; **unlabelled CNN features take the Transformer's labels and the other way
-    round**, so that the contrast carries information across the networks too.
+class MCSC(PaperMCSC):
+    """``L = sum_k [L_s,k + w(t) L_strong,k] + contrast_weight * sum_scales L_cl``.
+
+    ``L_strong`` is Dice + cross-entropy on the mixed strong view against teacher labels (true labels inside boxes of
+    labelled patches), over confident voxels.
 
     Args:
-        networks: the plan's CNN and Transformer, both trained.
-        loss: supervised loss of logits and label.
-        contrast: the loss over scales, with its projectors.
-        weight, rampup: of the cross pseudo supervision, as in ``CrossTeaching``.
-        contrast_weight: weight of each scale's loss. The released code adds 0.001 for each of the two networks: 0.002.
-        contrast_unlabeled_from: progress from which unlabelled features join the contrast (released code: iteration
-            3000 of 40 000 = 0.075). Before it pseudo-labels are too poor to serve as positives.
+        networks, loss, contrast: as in ``PaperMCSC``.
+        weight: final weight of the unlabelled loss.
+        rampup: progress at which it is full.
+        contrast_weight: weight of each scale's contrastive loss.
+        confidence: least teacher probability of a voxel that is learnt from.
+        box_share: smallest and largest share of the patch that the mixed-in box covers.
+        copy_paste: probability that the box comes from a labelled patch instead of an unlabelled one.
+        decay: of the EMA teachers.
     """
 
     def __init__(
@@ -39,37 +51,73 @@ class MCSC(CrossTeaching):
         networks: NetworkPair,
         loss: nn.Module,
         contrast: MultiScaleContrast,
-        weight: float = 0.1,
-        rampup: float = 0.75,
-        contrast_weight: float = 0.002,
-        contrast_unlabeled_from: float = 0.075,
+        weight: float = 0.5,
+        rampup: float = 0.4,
+        contrast_weight: float = 0.01,
+        confidence: float = 0.9,
+        box_share: tuple[float, float] = (0.1, 0.5),
+        copy_paste: float = 0.5,
+        decay: float = 0.99,
     ) -> None:
-        super().__init__(networks, loss, weight, rampup)
-        self.contrast = contrast
-        self.contrast_weight = contrast_weight
-        self.contrast_unlabeled_from = contrast_unlabeled_from
+        super().__init__(networks, loss, contrast, weight, rampup, contrast_weight)
+        self.confidence, self.box_share, self.copy_paste = confidence, box_share, copy_paste
+        self.cnn_teacher = EMATeacher(self.cnn, decay)
+        self.transformer_teacher = EMATeacher(self.transformer, decay)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Terms of ``CrossTeaching`` and ``contrast_1``, ``contrast_2``, ... from fine to coarse."""
+        """Terms ``supervised_*``, ``strong_*`` for both networks and ``contrast_1``, ``contrast_2``, ..."""
         image, label = batch[IMAGE], batch[LABEL]
+        labeled, weak = split_streams(image, len(label))
+        target = label[:, 0].long()
+        if len(weak):
+            image, strong_target = self.strong_view(labeled, target, weak)
+            target = torch.cat((target, strong_target))
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
-        terms = {**self.supervised_terms(logits, label), **self.cross_terms(logits, len(label), progress)}
-        used = len(image) if progress >= self.contrast_unlabeled_from else len(label)
-        labels = tuple(both[:used] for both in crossed_labels(logits, label))
-        losses = self.contrast(tuple([level[:used] for level in branch] for branch in features), labels)
-        for scale, value in enumerate(losses, start=1):
-            terms[f"contrast_{scale}"] = self.contrast_weight * value
-        return terms
+        terms = self.supervised_terms(logits, label)
+        if len(weak):
+            weight = self.weight * sigmoid_rampup(progress / self.rampup)
+            for name, both in zip(("cnn", "transformer"), logits, strict=True):
+                terms[f"strong_{name}"] = weight * confident_loss(both[len(label) :], strong_target)
+        return terms | self.contrast_terms(features, (target, target))
 
+    @torch.no_grad()
+    def strong_view(self, labeled: Tensor, target: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch ``(L + U, C, *spatial)`` with its unlabelled part mixed and jittered, and the labels of that part.
 
-def crossed_labels(logits: tuple[Tensor, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
-    """Class indices ``(L + U, *spatial)`` for the features of the CNN and of the Transformer.
+        Args:
+            labeled: labelled patches ``(L, C, *spatial)``, passed through.
+            target: their class indices ``(L, *spatial)``.
+            weak: unlabelled patches ``(U, C, *spatial)`` as augmented by the loader.
 
-    Args:
-        logits: of CNN and Transformer, ``(L + U, C, *spatial)``.
-        label: ground truth of the labelled part, ``(L, 1, *spatial)``.
-    """
-    truth = label[:, 0].long()
-    cnn, transformer = (pseudo_labels(both[len(label) :])[:, 0] for both in logits)
-    return torch.cat((truth, transformer)), torch.cat((truth, cnn))
+        Returns:
+            Images and class indices ``(U, *spatial)``, -1 where the teacher is not confident.
+        """
+        share, pseudo = self.teacher()(weak).float().softmax(1).max(1)
+        pseudo = pseudo.masked_fill(share < self.confidence, IGNORED)
+        donors = torch.arange(len(weak), device=weak.device) % len(labeled)
+        from_labeled = torch.rand(len(weak), device=weak.device) < self.copy_paste
+        choice = from_labeled.view(-1, *[1] * (weak.ndim - 1))
+        partner = torch.where(choice, labeled[donors], weak.roll(1, 0))
+        partner_target = torch.where(choice[:, 0], target[donors], pseudo.roll(1, 0))
+        box = random_boxes(len(weak), tuple(weak.shape[2:]), *self.box_share, device=weak.device)
+        mixed = strong_intensity(torch.where(box, partner, weak))
+        return torch.cat((labeled, mixed)), torch.where(box[:, 0], partner_target, pseudo)
+
+    def teacher(self) -> EMATeacher:
+        """The teacher whose turn it is."""
+        return self.cnn_teacher if self.cnn_teacher.updates % 2 else self.transformer_teacher
+
+    def after_step(self, progress: float) -> None:
+        """Both teachers follow."""
+        self.cnn_teacher.update(self.cnn)
+        self.transformer_teacher.update(self.transformer)
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The CNN's moving average."""
+        return self.cnn_teacher.network
+
+    def branches(self) -> dict[str, nn.Module]:
+        """Both moving averages."""
+        return {"cnn": self.shipped, "transformer": self.transformer_teacher.network}

@@ -1,0 +1,80 @@
+"""MCSC as the paper means it: multi-scale cross contrastive learning (Liu, Gu, Henderson, Deligianni, BMVC 2023, arXiv 2306.14293).
+
+A CNN and a Transformer teach each other by hard pseudo-labels (cross teaching), and a class-balanced contrastive loss
+ties their decoder features at several scales. ``docs/method.md`` sets this beside the paper and the released code;
+``mcsc.py`` is the product's default, which adds what has been shown to lift it since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mcsc_bundle.losses.consistency import pseudo_labels
+from mcsc_bundle.methods.base import IMAGE, LABEL
+from mcsc_bundle.methods.contrast import MultiScaleContrast
+from mcsc_bundle.methods.cross_teaching import CrossTeaching
+from mcsc_bundle.networks.pair import NetworkPair
+
+
+class PaperMCSC(CrossTeaching):
+    """``L = sum_k [L_s,k + w(t) L_cps,k] + contrast_weight * sum_scales L_cl``.
+
+    Labelled features take the ground truth; **unlabelled CNN features take the Transformer's labels and the other way
+    round**, so that the contrast carries information across the networks too.
+
+    Args:
+        networks: the plan's CNN and Transformer, both trained.
+        loss: supervised loss of logits and label.
+        contrast: the loss over scales, with its projectors.
+        weight, rampup: of the cross pseudo supervision, as in ``CrossTeaching``.
+        contrast_weight: weight of each scale's loss. The released code adds 0.001 for each of the two networks: 0.002.
+        contrast_unlabeled_from: progress from which unlabelled features join the contrast (released code: iteration
+            3000 of 40 000 = 0.075). Before it pseudo-labels are too poor to serve as positives.
+    """
+
+    def __init__(
+        self,
+        networks: NetworkPair,
+        loss: nn.Module,
+        contrast: MultiScaleContrast,
+        weight: float = 0.1,
+        rampup: float = 0.75,
+        contrast_weight: float = 0.002,
+        contrast_unlabeled_from: float = 0.075,
+    ) -> None:
+        super().__init__(networks, loss, weight, rampup)
+        self.contrast = contrast
+        self.contrast_weight = contrast_weight
+        self.contrast_unlabeled_from = contrast_unlabeled_from
+
+    def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Terms of ``CrossTeaching`` and ``contrast_1``, ``contrast_2``, ... from fine to coarse."""
+        image, label = batch[IMAGE], batch[LABEL]
+        features = (self.cnn.features(image), self.transformer.features(image))
+        logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
+        terms = {**self.supervised_terms(logits, label), **self.cross_terms(logits, len(label), progress)}
+        used = len(image) if progress >= self.contrast_unlabeled_from else len(label)
+        labels = tuple(both[:used] for both in crossed_labels(logits, label))
+        return terms | self.contrast_terms(tuple([level[:used] for level in branch] for branch in features), labels)
+
+    def contrast_terms(
+        self, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weighted contrastive loss of each scale, see ``MultiScaleContrast.forward``."""
+        losses = self.contrast(features, labels)
+        return {f"contrast_{scale}": self.contrast_weight * value for scale, value in enumerate(losses, start=1)}
+
+
+def crossed_labels(logits: tuple[Tensor, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices ``(L + U, *spatial)`` for the features of the CNN and of the Transformer.
+
+    Args:
+        logits: of CNN and Transformer, ``(L + U, C, *spatial)``.
+        label: ground truth of the labelled part, ``(L, 1, *spatial)``.
+    """
+    truth = label[:, 0].long()
+    cnn, transformer = (pseudo_labels(both[len(label) :])[:, 0] for both in logits)
+    return torch.cat((truth, transformer)), torch.cat((truth, cnn))

@@ -1,0 +1,49 @@
+"""Strong views of a batch, made on the device: intensity changes and mixing by boxes (CutMix, bidirectional copy-paste)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def random_boxes(batch: int, shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
+    """Boolean masks ``(B, 1, *shape)`` of one box each, covering a share of the volume drawn from ``[low, high]``.
+
+    The box's sides are the same share of each axis up to a factor drawn in [0.75, 1.33], then clipped to the image.
+    No device synchronisation: positions are compared with coordinate grids.
+    """
+    dims = len(shape)
+    share = torch.empty(batch, 1, device=device).uniform_(low, high) ** (1 / dims)
+    aspect = torch.empty(batch, dims, device=device).uniform_(-0.29, 0.29).exp()
+    side = (share * aspect / aspect.log().mean(1, keepdim=True).exp()).clamp(max=1.0)
+    start = torch.rand(batch, dims, device=device) * (1 - side)
+    mask = torch.ones((batch, 1) + (1,) * dims, dtype=torch.bool, device=device)
+    for axis, size in enumerate(shape):
+        centre = (torch.arange(size, device=device) + 0.5) / size
+        inside = (centre >= start[:, axis, None]) & (centre < (start + side)[:, axis, None])
+        mask = mask & inside.view((batch, 1) + (1,) * axis + (size,) + (1,) * (dims - axis - 1))
+    return mask
+
+
+def strong_intensity(image: Tensor) -> Tensor:
+    """Brightness, contrast, gamma and blur drawn per sample, for normalised images ``(B, C, *spatial)``.
+
+    UniMatch's medical recipe (Yang et al., 2023: colour jitter with probability 0.8, blur 0.5) for one-channel scans:
+    contrast and brightness by up to a half, gamma 0.5 to 2 on the image's own range.
+    """
+    batch, dims = len(image), image.ndim - 2
+    column = (batch, 1) + (1,) * dims
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(column, device=image.device).uniform_(low, high)
+
+    low = image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
+    span = image.amax(dim=tuple(range(1, image.ndim)), keepdim=True) - low + 1e-6
+    curved = ((image - low) / span).pow(uniform(-0.69, 0.69).exp()) * span + low
+    mean = curved.mean(dim=tuple(range(1, image.ndim)), keepdim=True)
+    jittered = (curved - mean) * uniform(0.5, 1.5) + mean + uniform(-0.5, 0.5)
+    jittered = torch.where(uniform(0, 1) < 0.8, jittered, image)
+    pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
+    blurred = pool(jittered, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.where(uniform(0, 1) < 0.5, blurred, jittered)

@@ -1,0 +1,86 @@
+"""Batches are a function of (seed, iteration)."""
+
+from itertools import islice
+
+import pytest
+import torch
+
+from mcsc_bundle.augmentation import PatchAugmentation
+from mcsc_bundle.data import LABELED, UNLABELED, PatchKey, TwoStreamDataset, TwoStreamLoader
+from tests.mcsc_bundle.memory_store import MemoryStore
+from tests.plans import KINDS, make_plan
+
+
+def dataset(plan, seed=0, items=None):
+    store = MemoryStore(plan)
+    return TwoStreamDataset(items or store.items, plan, store, PatchAugmentation(plan), seed)
+
+
+def volumetric_kinds():
+    return [kind for kind in KINDS if kind != "2d"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_has_labelled_patches_first_and_labels_for_them_alone(kind):
+    plan = make_plan(kind, batch_labeled=2, batch_unlabeled=3)
+    batch = next(iter(TwoStreamLoader(dataset(plan))))
+    assert batch["image"].shape == (5, 1, *plan.patch_size)
+    assert batch["label"].shape == (2, 1, *plan.patch_size)
+
+
+def test_a_patch_is_a_function_of_seed_and_key():
+    plan = make_plan("3d")
+    key = PatchKey(7, LABELED, 0)
+    assert torch.equal(dataset(plan)[key]["image"], dataset(plan)[key]["image"])
+    assert not torch.equal(dataset(plan)[key]["image"], dataset(plan, seed=1)[key]["image"])
+    assert not torch.equal(dataset(plan)[key]["image"], dataset(plan)[PatchKey(8, LABELED, 0)]["image"])
+
+
+def test_loader_that_starts_late_gives_the_batches_of_one_that_did_not_stop():
+    plan = make_plan("slicewise")
+    whole = list(islice(TwoStreamLoader(dataset(plan)), 4))
+    late = TwoStreamLoader(dataset(plan))
+    late.start_at(2)
+    for expected, received in zip(whole[2:], islice(late, 2), strict=True):
+        assert torch.equal(expected["image"], received["image"])
+
+
+def test_loader_workers_change_nothing():
+    plan = make_plan("slicewise")
+    alone, helped = (next(iter(TwoStreamLoader(dataset(plan), num_workers=n))) for n in (0, 1))
+    assert torch.equal(alone["image"], helped["image"])
+
+
+def test_two_ranks_read_what_one_process_with_the_joined_batch_reads():
+    plan = make_plan("3d")
+    ranks = [next(iter(TwoStreamLoader(dataset(plan), rank=rank, world_size=2))) for rank in (0, 1)]
+    joined = next(iter(TwoStreamLoader(dataset(plan.replace(batch_labeled=2, batch_unlabeled=2)))))
+    assert torch.equal(joined["label"], torch.cat([batch["label"] for batch in ranks]))
+    assert torch.equal(joined["image"][:2], torch.cat([batch["image"][:1] for batch in ranks]))
+    assert torch.equal(joined["image"][2:], torch.cat([batch["image"][1:] for batch in ranks]))
+
+
+def test_without_unlabelled_cases_the_batch_is_labelled_alone():
+    plan = make_plan("3d")
+    items = [item for item in MemoryStore(plan).items if item["labeled"]]
+    assert len(next(iter(TwoStreamLoader(dataset(plan, items=items))))["image"]) == plan.batch_labeled
+
+
+def test_without_labelled_cases_it_is_refused():
+    plan = make_plan("3d")
+    items = [item for item in MemoryStore(plan).items if not item["labeled"]]
+    with pytest.raises(ValueError, match="at least one labelled case"):
+        dataset(plan, items=items)
+
+
+def test_labelled_patches_hold_foreground_often():
+    plan = make_plan("3d", patch_size=(4, 4, 4), contrast=())
+    data = dataset(plan)
+    share = sum(bool((data[PatchKey(i, LABELED, 0)]["label"] > 0).any()) for i in range(60)) / 60
+    assert share > 0.5
+
+
+def test_unlabelled_patches_never_ask_for_a_label():
+    plan = make_plan("3d")
+    data = dataset(plan)  # MemoryCase.read_label asserts
+    assert all("label" not in data[PatchKey(i, UNLABELED, 0)] for i in range(5))

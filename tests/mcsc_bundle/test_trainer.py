@@ -1,0 +1,156 @@
+"""The trainer: learns, resumes to the same weights, skips what is not finite, clips after unscaling."""
+
+import pytest
+import torch
+from torch import nn
+
+from mcsc_bundle.augmentation import PatchAugmentation
+from mcsc_bundle.data import TwoStreamDataset, TwoStreamLoader
+from mcsc_bundle.handlers import CheckpointHandler, LossLog
+from mcsc_bundle.losses.segmentation import nnunet_loss
+from mcsc_bundle.methods import MCSC, MultiScaleContrast, Supervised
+from mcsc_bundle.methods.base import Method
+from mcsc_bundle.networks import NetworkPair
+from mcsc_bundle.trainer import MCSCTrainer, NonFiniteLossError, polynomial
+from tests.mcsc_bundle.memory_store import MemoryStore
+from tests.plans import make_plan
+
+
+def trainer(folder=None, kind="slicewise", method=MCSC, max_epochs=2, epoch_length=3, network=None, **kwargs):
+    plan = make_plan(kind)
+    store = MemoryStore(plan)
+    loader = TwoStreamLoader(TwoStreamDataset(store.items, plan, store, PatchAugmentation(plan)))
+    torch.manual_seed(0)
+    networks = NetworkPair.from_plan(plan)
+    extra = {"contrast": MultiScaleContrast(plan, networks)} if method is MCSC else {}
+    module = network or method(networks, nnunet_loss(), **extra)
+    handlers = [CheckpointHandler(folder / "models"), LossLog(folder)] if folder else []
+    return MCSCTrainer(
+        "cpu", max_epochs, loader, module, torch.optim.AdamW(module.parameter_groups(1e-3)), epoch_length, train_handlers=handlers, **kwargs
+    )
+
+
+def weights(engine):
+    return nn.utils.parameters_to_vector(engine.method.parameters())
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_loss_falls(tmp_path):
+    engine = trainer(tmp_path, method=Supervised, max_epochs=8, epoch_length=8)
+    engine.run()
+    losses = [float(line.split(",")[5]) for line in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("stop_at", (1, 4, 5))
+def test_resume_equals_uninterrupted(tmp_path, stop_at):
+    from ignite.engine import Events
+
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+
+    def stop(engine):
+        raise Interrupted
+
+    killed = trainer(tmp_path / "killed")
+    killed.add_event_handler(Events.ITERATION_COMPLETED(once=stop_at), stop)
+    with pytest.raises(Interrupted):
+        killed.run()
+    resumed = trainer(tmp_path / "killed")
+    resumed.run()
+    assert torch.equal(weights(whole), weights(resumed))
+    logs = [[row.split(",")[:2] for row in (tmp_path / name / "log.csv").read_text().splitlines()] for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    trainer(tmp_path).run()
+    again = trainer(tmp_path)
+    again.run()
+    assert torch.equal(weights(again), weights_of_checkpoint(tmp_path, again))
+
+
+def weights_of_checkpoint(folder, engine):
+    state = torch.load(folder / "models" / "checkpoint.pt", weights_only=True)
+    engine.method.load_state_dict(state["method"])
+    return weights(engine)
+
+
+def test_extending_a_finished_run_goes_on(tmp_path):
+    trainer(tmp_path, max_epochs=1).run()
+    longer = trainer(tmp_path, max_epochs=2)
+    longer.run()
+    assert longer.state.epoch == 2
+
+
+def test_model_file_is_the_shipped_network(tmp_path):
+    engine = trainer(tmp_path)
+    engine.run()
+    engine.method.shipped.load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+
+
+class Exploding(Method):
+    """Gives a loss that is not finite at chosen calls."""
+
+    def __init__(self, bad):
+        nn.Module.__init__(self)
+        self.weight, self.bad, self.calls = nn.Parameter(torch.ones(())), bad, 0
+
+    def forward(self, batch, progress):
+        self.calls += 1
+        return {"loss": self.weight * (float("nan") if self.calls in self.bad else 1.0)}
+
+
+def test_one_bad_step_is_skipped_and_counted():
+    engine = trainer(network=Exploding({2}))
+    engine.run()
+    assert engine.nonfinite_steps == 1 and torch.isfinite(engine.method.weight)
+
+
+def test_many_bad_steps_in_a_row_stop_with_a_message():
+    engine = trainer(network=Exploding(set(range(99))), max_nonfinite=3)
+    with pytest.raises(NonFiniteLossError, match="3 non-finite steps in a row up to iteration 3"):
+        engine.run()
+
+
+def test_gradients_are_clipped():
+    engine = trainer(network=Exploding(set()), grad_clip=0.1, max_epochs=1, epoch_length=1)
+    engine.run()
+    assert engine.method.weight.grad.item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_other_epoch_length_is_refused_on_resume(tmp_path):
+    trainer(tmp_path).run()
+    with pytest.raises(ValueError, match="epoch_length: expected 3"):
+        trainer(tmp_path, epoch_length=4).run()
+
+
+def test_accumulated_steps_equal_one_large_one():
+    def run(steps, length):
+        engine = trainer(network=Counting(), max_epochs=1, epoch_length=length, accumulation_steps=steps, grad_clip=None)
+        engine.run()
+        return engine.method
+
+    method = run(2, 4)
+    assert method.updates == 2
+
+
+class Counting(Exploding):
+    def __init__(self):
+        super().__init__(set())
+        self.updates = 0
+
+    def after_step(self, progress):
+        self.updates += 1
+
+
+@pytest.mark.parametrize(("progress", "warmup", "expected"), [(0, 0, 1), (1, 0, 0), (0.5, 0, 0.5**0.9), (0, 0.1, 0.001), (0.05, 0.1, 0.5005)])
+def test_schedule(progress, warmup, expected):
+    assert polynomial(progress, warmup) == pytest.approx(expected)
+
+
+def test_amp_is_off_on_a_cpu():
+    assert trainer(amp=True).autocast_dtype is None
