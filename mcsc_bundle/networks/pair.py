@@ -1,0 +1,77 @@
+"""The two networks that teach each other, and how one of them, or both, predict."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcsc_bundle.networks.swin_unet import SwinUNet
+from mcsc_bundle.networks.swin_weights import load_imagenet_weights
+from mcsc_bundle.networks.unet import UNet
+from mcsc_bundle.plan import Plan
+
+BRANCHES = ("cnn", "transformer", "both")
+
+
+class NetworkPair(nn.Module):
+    """A CNN and a Transformer for the same task.
+
+    Args:
+        cnn, transformer: networks with the interface of ``UNet`` and ``SwinUNet`` (``features``, ``head``,
+            ``feature_channels``, ``feature_strides``).
+    """
+
+    def __init__(self, cnn: UNet, transformer: SwinUNet) -> None:
+        super().__init__()
+        self.cnn = cnn
+        self.transformer = transformer
+
+    @classmethod
+    def from_plan(cls, plan: Plan, pretrained: str | os.PathLike | None = None) -> NetworkPair:
+        """Both networks as the plan describes them.
+
+        Args:
+            plan: the plan.
+            pretrained: file of ImageNet Swin weights for the Transformer (``load_imagenet_weights``); ``None`` trains
+                it from scratch.
+        """
+        pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan))
+        if pretrained is not None:
+            load_imagenet_weights(pair.transformer, pretrained)
+        return pair
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, out_channels, *spatial)`` of the CNN and of the Transformer."""
+        return self.cnn(x), self.transformer(x)
+
+
+class BranchPredictor(nn.Module):
+    """A pair as a network with one output, for validation, inference and export.
+
+    Args:
+        pair: the trained networks.
+        branch: ``cnn`` or ``transformer``: the logits of that network. ``both``: log of the mean of their softmax.
+
+    Raises:
+        ValueError: unknown branch.
+    """
+
+    def __init__(self, pair: NetworkPair, branch: str = "cnn") -> None:
+        super().__init__()
+        if branch not in BRANCHES:
+            raise ValueError(f"expected branch to be one of {BRANCHES}, received {branch!r}.")
+        self.pair = pair
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits or log-probabilities ``(B, out_channels, *spatial)``."""
+        if self.branch == "cnn":
+            return self.pair.cnn(x)
+        if self.branch == "transformer":
+            return self.pair.transformer(x)
+        cnn, transformer = self.pair(x)
+        return torch.logaddexp(F.log_softmax(cnn, dim=1), F.log_softmax(transformer, dim=1)) - math.log(2.0)
