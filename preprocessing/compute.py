@@ -1,0 +1,78 @@
+"""What a training step costs in floating-point operations, and in seconds on a CPU.
+
+One multiply-add counts as two operations; a backward pass costs twice the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mcsc_bundle.plan import CNNPlan, TransformerPlan
+from preprocessing.memory import attended_tokens, token_grids
+
+CPU_FLOPS = {"cnn": 4.0e10, "transformer": 3.0e10}
+"""Operations per second that a training step reaches on two CPU cores (measured, docs/planning.md)."""
+
+CPU_OVERHEAD_S = 0.2
+"""Augmentation, losses and optimiser of a step, which grow little with the patch."""
+
+FORWARD_AND_BACKWARD = 3
+
+
+def cnn_flops(patch: Sequence[int], cnn: CNNPlan, in_channels: int, num_classes: int) -> float:
+    """Operations of one forward pass of the U-Net on one patch."""
+    voxels = [
+        math.prod(length // stride for length, stride in zip(patch, strides, strict=True))
+        for strides in cnn.cumulative_strides
+    ]
+    total, width = 0.0, in_channels
+    for stage, features in enumerate(cnn.features):
+        products = width * features + (cnn.convs_per_stage - 1) * features**2
+        total += voxels[stage] * math.prod(cnn.kernel_sizes[stage]) * products
+        width = features
+    for stage in range(len(cnn.features) - 1):
+        features, below = cnn.features[stage], cnn.features[stage + 1]
+        products = 2 * features**2 + (cnn.convs_per_stage - 1) * features**2
+        total += voxels[stage] * (math.prod(cnn.kernel_sizes[stage]) * products + below * features)
+    return 2 * (total + voxels[0] * cnn.features[0] * num_classes)
+
+
+def transformer_flops(patch: Sequence[int], swin: TransformerPlan, in_channels: int, num_classes: int) -> float:
+    """Operations of one forward pass of the Swin-UNet on one patch."""
+    grids = token_grids(patch, swin)
+    total = float(math.prod(patch) * in_channels * swin.embed_dim)
+    for stage, (grid, depth) in enumerate(zip(grids, swin.depths, strict=True)):
+        width, tokens, deepest = swin.embed_dim * 2**stage, math.prod(grid), stage == len(grids) - 1
+        block = 12 * width**2 + 2 * attended_tokens(grid, swin.window) * width
+        total += tokens * (depth if deepest else 2 * depth) * block
+        if not deepest:  # merging to the next stage, expansion back, fusion of the skip
+            total += tokens * (2 * width**2 + 2 * width**2 + 2 * width**2)
+    full_size = math.prod(grids[0]) * math.prod(swin.patch)
+    return 2 * (total + full_size * swin.embed_dim * (swin.embed_dim + num_classes))
+
+
+def contrast_flops(
+    pixels: int, block_pixels: int, batch: int, widths: int, hidden: int = 256, projection: int = 128
+) -> float:
+    """Operations of the contrastive loss of one scale, forward and backward.
+
+    Args:
+        pixels: feature voxels sampled from each of the ``2 * batch`` maps.
+        block_pixels: of these, how many lie in one local block; a group joins one block of every map.
+        batch: patches in the step.
+        widths: channels of the two networks' maps together.
+        hidden, projection: widths of the projectors.
+    """
+    maps = 2 * batch
+    groups, rows = pixels / block_pixels, maps * block_pixels
+    similarity = groups * rows**2 * projection * 2
+    projectors = pixels * batch * (widths * hidden + 2 * hidden * projection) * 2
+    # One similarity product forward, three backward (one recomputed); exponentials weigh about as much.
+    return 5 * similarity + FORWARD_AND_BACKWARD * projectors
+
+
+def cpu_step_seconds(cnn_forward: float, transformer_forward: float, batch: int) -> float:
+    """Seconds of one step (forward and backward of both networks on ``batch`` patches) on two CPU cores."""
+    per_patch = cnn_forward / CPU_FLOPS["cnn"] + transformer_forward / CPU_FLOPS["transformer"]
+    return CPU_OVERHEAD_S + FORWARD_AND_BACKWARD * batch * per_patch

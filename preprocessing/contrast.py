@@ -1,0 +1,63 @@
+"""Scales of the contrastive loss: strides, local blocks and how many pixels it looks at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mcsc_bundle.plan import CNNPlan, ContrastScale, TransformerPlan
+from preprocessing.compute import contrast_flops
+
+FINE_BLOCKS = 12
+"""Blocks per axis at full size: the paper cuts 224 pixels into blocks of 19."""
+
+COARSE_BLOCKS = 2
+"""Blocks per axis at the coarse scale: the paper cuts 28 pixels into blocks of 14."""
+
+MAX_PIXELS, MIN_PIXELS = 4096, 128
+BLOCK_PIXELS = 64
+"""Pixels that one block gives to its group (``mcsc_bundle.methods.contrast.choose_voxels``)."""
+
+STEP_SHARE = 0.08
+"""Share of the step's operations that the contrastive loss of all scales may take."""
+
+
+def plan_contrast(
+    patch: Sequence[int], cnn: CNNPlan, swin: TransformerPlan, batch: int, step_flops: float
+) -> tuple[ContrastScale, ...]:
+    """A fine scale at full size and a coarse one where both decoders have a map, as in the paper (224 and 28 of 224).
+
+    The coarse stride is that of the CNN's map nearest to the Transformer's second stage. Each image gives as many
+    pixels as keep both scales within ``STEP_SHARE`` of the step's operations, 4096 at most; a map smaller than that
+    is taken whole.
+
+    Args:
+        patch: network patch.
+        cnn, swin: the two networks.
+        batch: patches in a step.
+        step_flops: operations of the step without contrast.
+    """
+    strides = [tuple(1 for _ in patch)]
+    inner = cnn.cumulative_strides[1:]
+    if inner:
+        wanted = swin.cumulative_strides[min(1, len(swin.depths) - 1)]
+        strides.append(min(inner, key=lambda stride: _octaves_apart(stride, wanted)))
+    scales = []
+    for stride, pieces in zip(strides, (FINE_BLOCKS, COARSE_BLOCKS), strict=False):
+        cells = tuple(math.ceil(length / step) for length, step in zip(patch, stride, strict=True))
+        block = tuple(min(length, max(2, round(length / pieces))) for length in cells)
+        widths = cnn.features[cnn.cumulative_strides.index(stride)] + swin.embed_dim * 2
+        pixels = _pixel_budget(math.prod(block), batch, widths, step_flops * STEP_SHARE / len(strides))
+        scales.append(ContrastScale(stride, block, None if math.prod(cells) <= pixels else pixels))
+    return tuple(scales)
+
+
+def _pixel_budget(block_voxels: int, batch: int, widths: int, flops: float) -> int:
+    pixels = MAX_PIXELS
+    while pixels > MIN_PIXELS and contrast_flops(pixels, min(BLOCK_PIXELS, block_voxels), batch, widths) > flops:
+        pixels //= 2
+    return pixels
+
+
+def _octaves_apart(one: Sequence[int], other: Sequence[int]) -> float:
+    return sum(abs(math.log2(a / b)) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,239 @@
+"""From a fingerprint to a plan: nnU-Net's rules for one network, extended to a pair of networks and to a CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
+from preprocessing.compute import FORWARD_AND_BACKWARD
+from preprocessing.contrast import plan_contrast
+from preprocessing.geometry import ANISOTROPY_RATIO, Geometry, measure_geometry
+from preprocessing.reasons import Decisions, reasons
+from preprocessing.sizing import Task, build_networks, fit_networks, lowres_spacing, memory_of_step
+
+SCHEMES = {
+    "ct": "ct",
+    "nonorm": "none",
+    "zscore": "zscore",
+    "rescale_to_0_1": "rescale_to_0_1",
+    "rgb_to_0_1": "rgb_to_0_1",
+}
+"""Channel names that name their normalisation (nnU-Net ``map_channel_name_to_normalization.py``); else z-score."""
+
+MASK_BELOW_KEPT_RATIO = 3 / 4
+"""Normalise inside the non-zero voxels if cropping to them keeps less than this share of the image (nnU-Net)."""
+
+CPU_MEMORY_CAP_GB = 8.0
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    memory_gb: float | None = None,
+    device: str = "auto",
+    networks: str = "pair",
+    dimensions: int | str = "auto",
+    num_cases: int | None = None,
+) -> Plan:
+    """Plan preprocessing, networks and training of a data set.
+
+    Args:
+        fingerprint: what was measured on its training cases.
+        memory_gb: memory for one training process; ``None`` takes the GPU's, or half of the free memory, at most 8,
+            on a CPU.
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is a GPU). On a CPU the plan narrows the networks, see
+            ``sizing``.
+        networks: ``pair`` counts CNN and Transformer; ``cnn`` counts the CNN alone, which gives nnU-Net's plan.
+        dimensions: 2, 3 or ``auto``: 2-D for images, and slice by slice for volumes with thick slices; 3-D otherwise.
+        num_cases: training cases, if the fingerprint lists fewer.
+
+    Returns:
+        The plan, with the reason for each choice in ``why``.
+
+    Raises:
+        PlanError: an impossible request; the message says what would be possible.
+    """
+    _check_request(fingerprint, memory_gb, device, networks, dimensions)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    budget = default_memory_gb(device) if memory_gb is None else float(memory_gb)
+    geometry = measure_geometry(fingerprint, num_cases)
+    spatial_dims, slice_axis, why_dims = choose_dimensions(fingerprint, geometry, dimensions)
+    axes = tuple(axis for axis in geometry.order if axis != slice_axis)
+    task = Task(
+        spacing_mm=tuple(geometry.spacing_mm[axis] for axis in axes),
+        median_shape=tuple(geometry.median_shape[axis] for axis in axes),
+        dataset_voxels=geometry.voxels,
+        in_channels=len(fingerprint.channel_names),
+        num_classes=len(fingerprint.labels),
+        memory_gb=budget,
+        device=device,
+        pair=networks == "pair",
+    )
+    sizing = fit_networks(task)
+    width = sizing.networks.cnn.features[0]
+    lowres = lowres_spacing(task, sizing.networks.topology.patch, width) if spatial_dims == 3 else None
+    decisions = Decisions(geometry, task, sizing, axes, slice_axis, why_dims, lowres, memory_gb is None)
+    return _assemble(fingerprint, decisions)
+
+
+def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
+    """Bring the decisions to the image's axis order and into a plan."""
+    geometry, task, sizing, slice_axis = made.geometry, made.task, made.sizing, made.slice_axis
+    dims, image_dims = task.dims, fingerprint.image_dims
+    back = sorted(range(dims), key=lambda index: made.axes[index])
+    spacing = tuple(task.spacing_mm[index] for index in back)
+    placed = Task(**{**vars(task), "spacing_mm": spacing, "median_shape": tuple(task.median_shape[i] for i in back)})
+    nets = build_networks(placed, sizing.networks.topology.permuted(back), sizing.networks.cnn.features[0])
+    patch, batch = nets.topology.patch, sizing.batch
+    labeled, unlabeled = split_batch(batch, len(fingerprint.unlabeled) > 0)
+    flops = FORWARD_AND_BACKWARD * batch * (nets.cnn_flops + nets.transformer_flops)
+    plan = Plan(
+        dataset_name=fingerprint.dataset_name,
+        channel_names=fingerprint.channel_names,
+        labels=fingerprint.labels,
+        image_dims=image_dims,
+        spatial_dims=dims,
+        slice_axis=slice_axis,
+        orientation=geometry.orientation,
+        spacing_mm=tuple(None if axis == slice_axis else geometry.spacing_mm[axis] for axis in range(image_dims)),
+        median_shape=_median_shape(fingerprint, geometry, slice_axis),
+        normalization=plan_normalization(fingerprint),
+        patch_size=patch,
+        batch_labeled=labeled,
+        batch_unlabeled=unlabeled,
+        batch_dice=dims == 2 or made.lowres_mm is not None,
+        cnn=nets.cnn,
+        transformer=nets.transformer,
+        contrast=plan_contrast(patch, nets.cnn, nets.transformer, batch, flops),
+        mirror_axes=tuple(range(dims)),
+        memory_gb=task.memory_gb,
+        estimated_memory_gb=round(memory_of_step(nets, batch, task.device), 2),
+        device=task.device,
+    )
+    return plan.replace(why=reasons(plan, fingerprint, made))
+
+
+def _median_shape(fingerprint: Fingerprint, geometry: Geometry, slice_axis: int | None) -> tuple[int, ...]:
+    """Median shape on the plan's grid; along a slice axis the cases keep their own slices."""
+    shape = [round(length) for length in geometry.median_shape]
+    if slice_axis is not None:
+        shape[slice_axis] = round(median(case.shape_after_crop[slice_axis] for case in fingerprint.cases))
+    return tuple(shape)
+
+
+def choose_dimensions(
+    fingerprint: Fingerprint, geometry: Geometry, dimensions: int | str
+) -> tuple[int, int | None, str]:
+    """Dimensions of the networks, the axis sliced along if any, and why.
+
+    Raises:
+        PlanError: 3-D networks were asked for images without a third dimension.
+    """
+    if fingerprint.image_dims == 2:
+        if dimensions == 3:
+            raise PlanError(
+                f"Planning {fingerprint.dataset_name}: expected dimensions=2 or 'auto' for 2-D images, received 3. "
+                "Stack the images to volumes if they are slices of one scan."
+            )
+        return 2, None, "The images are 2-D."
+    flat = [axis for axis in geometry.order if geometry.median_shape[axis] <= 1]
+    slice_axis = flat[0] if flat else geometry.coarse_axis
+    if dimensions == 3 and geometry.median_shape[geometry.coarse_axis] <= 1:
+        raise PlanError(
+            f"Planning {fingerprint.dataset_name}: expected dimensions=2 or 'auto' for volumes of a single slice "
+            f"(median shape {geometry.median_shape}), received 3."
+        )
+    ratio, limit = geometry.anisotropy, ANISOTROPY_RATIO
+    measured = f"target spacing is {ratio:.3g} times coarser on axis {geometry.coarse_axis} than on the finest axis"
+    if dimensions in (2, 3):
+        return int(dimensions), slice_axis if dimensions == 2 else None, f"Asked for; the {measured}."
+    if flat:
+        return 2, slice_axis, f"The volumes are a single slice along axis {slice_axis}."
+    if ratio > limit:
+        return (
+            2,
+            slice_axis,
+            (
+                f"The {measured}, above nnU-Net's anisotropy threshold of {limit:g}: neighbouring slices show too "
+                f"different anatomy for 3-D convolutions to join, so the networks work slice by slice."
+            ),
+        )
+    return (
+        3,
+        None,
+        f"The {measured}, within nnU-Net's anisotropy threshold of {limit:g}: 3-D context is worth its cost.",
+    )
+
+
+def plan_normalization(fingerprint: Fingerprint) -> tuple[ChannelNormalization, ...]:
+    """Normalisation of each channel by its name.
+
+    Raises:
+        PlanError: a CT channel without foreground statistics.
+    """
+    inside = median_kept_ratio(fingerprint) < MASK_BELOW_KEPT_RATIO
+    entries = []
+    for index, name in enumerate(fingerprint.channel_names):
+        scheme = SCHEMES.get(name.casefold(), "zscore")
+        if scheme != "ct":
+            entries.append(ChannelNormalization(name, scheme, inside_mask=inside and scheme == "zscore"))
+            continue
+        if index >= len(fingerprint.foreground):
+            raise PlanError(
+                f"Planning {fingerprint.dataset_name}: expected foreground statistics for the CT channel '{name}', "
+                f"received none: no labelled case holds foreground. Label at least one case, or name the channel "
+                f"'zscore' in dataset.json."
+            )
+        stats = fingerprint.foreground[index]
+        limits = stats.percentile_00_5, stats.percentile_99_5
+        entries.append(ChannelNormalization(name, "ct", False, *limits, stats.mean, max(stats.std, 1e-8)))
+    return tuple(entries)
+
+
+def median_kept_ratio(fingerprint: Fingerprint) -> float:
+    """Median over the cases of the share of voxels that cropping to non-zero keeps."""
+    return median(case.kept_ratio for case in fingerprint.cases)
+
+
+def split_batch(batch: int, has_unlabeled: bool) -> tuple[int, int]:
+    """Labelled and unlabelled patches of a batch: half and half (the paper: 2 + 2), the odd one labelled."""
+    return (batch - batch // 2, batch // 2) if has_unlabeled else (batch, 0)
+
+
+def default_memory_gb(device: str) -> float:
+    """Memory a plan may use: the GPU's, or half of what is free on the machine, at most 8 GB."""
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            return CPU_MEMORY_CAP_GB
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
+    return round(min(CPU_MEMORY_CAP_GB, available_gb() / 2), 1)
+
+
+def available_gb() -> float:
+    """Memory that a new process could use without swapping; the machine's total where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024 / 1e9
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _check_request(
+    fingerprint: Fingerprint, memory_gb: float | None, device: str, networks: str, dimensions: int | str
+) -> None:
+    def refuse(argument: str, expected: str, received: object) -> None:
+        raise PlanError(
+            f"Planning {fingerprint.dataset_name}: expected {argument} to be {expected}, received {received!r}."
+        )
+
+    if dimensions not in ("auto", 2, 3):
+        refuse("dimensions", "2, 3 or 'auto'", dimensions)
+    if networks not in ("pair", "cnn"):
+        refuse("networks", "'pair' or 'cnn'", networks)
+    if device not in ("auto", "cpu", "cuda"):
+        refuse("device", "'cpu', 'cuda' or 'auto'", device)
+    if memory_gb is not None and not memory_gb > 0:
+        refuse("memory_gb", "a positive number of gigabytes", memory_gb)

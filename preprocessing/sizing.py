@@ -1,0 +1,249 @@
+"""Patch, batch and width of the networks for a memory budget and, on a CPU, a time budget.
+
+With one network and a GPU this is nnU-Net's procedure (``default_experiment_planner.py``:
+``get_plans_for_configuration``). The second network adds its own count to the same loop. On a CPU the networks are
+narrowed first, then the batch halved, and the patch shrinks only when that does not suffice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mcsc_bundle.plan import CNNPlan, PlanError, TransformerPlan
+from preprocessing.compute import cnn_flops, cpu_step_seconds, transformer_flops
+from preprocessing.memory import (
+    BYTES_PER_COUNT,
+    REFERENCE_BATCH,
+    REFERENCE_COUNT,
+    REFERENCE_GB,
+    cnn_count,
+    cnn_parameters,
+    stage_features,
+    step_gigabytes,
+    transformer_count,
+    transformer_parameters,
+)
+from preprocessing.topology import Topology, fit_patch
+from preprocessing.transformer import plan_transformer
+
+FULL_WIDTH = 32
+"""Channels of the CNN's first stage where compute allows (nnU-Net)."""
+
+TRANSFORMER_WIDTH = 3
+"""Channels of the Transformer's first stage per channel of the CNN's: 96 beside 32 (Swin-T)."""
+
+MIN_BATCH = 2
+MAX_DATASET_SHARE = 0.05
+"""A batch may cover at most this share of the data set's voxels (nnU-Net)."""
+
+CPU_WIDTHS = (32, 16, 8)
+CPU_BATCH = {2: 8, 3: 4}
+"""Patches of a CPU step where time allows: the paper's 2 + 2 in 3-D, twice as many where a patch is a slice."""
+
+CPU_STEP_SECONDS = {2: 3.0, 3: 4.0}
+"""Time budget of one step on two cores."""
+
+LOWRES_BELOW, LOWRES_GROWTH, LOWRES_GAIN = 0.25, 1.03, 2.0
+"""Low-resolution stage (nnU-Net): share of the image below which it is planned, growth of spacing, least gain in voxels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be fitted. All per-axis values in nnU-Net's axis order, without the slice axis.
+
+    Args:
+        spacing_mm, median_shape: of the network's axes.
+        dataset_voxels: voxels of all cases on the target grid, slice axis included.
+        in_channels, num_classes: of the networks.
+        memory_gb: budget.
+        device: ``cpu`` or ``cuda``.
+        pair: count the Transformer too.
+    """
+
+    spacing_mm: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    dataset_voxels: float
+    in_channels: int
+    num_classes: int
+    memory_gb: float
+    device: str
+    pair: bool
+
+    @property
+    def dims(self) -> int:
+        """Network dimensions."""
+        return len(self.spacing_mm)
+
+    @property
+    def reference_count(self) -> float:
+        """Feature-map voxels of one patch that fill the budget at the reference batch."""
+        on_device = BYTES_PER_COUNT["cuda"] / BYTES_PER_COUNT[self.device]
+        return REFERENCE_COUNT[self.dims] * (self.memory_gb / REFERENCE_GB) * on_device
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The two networks at one patch and width, with what they cost.
+
+    Args:
+        topology: patch, strides and kernels.
+        cnn, transformer: their shapes.
+        cnn_count, transformer_count: feature-map voxels of one patch.
+        cnn_flops, transformer_flops: operations of one forward pass of one patch.
+        parameters: weights of the counted networks.
+    """
+
+    topology: Topology
+    cnn: CNNPlan
+    transformer: TransformerPlan
+    cnn_count: int
+    transformer_count: int
+    cnn_flops: float
+    transformer_flops: float
+    parameters: int
+
+    @property
+    def count(self) -> int:
+        """Feature-map voxels of one patch, all counted networks."""
+        return self.cnn_count + self.transformer_count
+
+    def step_seconds(self, batch: int) -> float:
+        """Seconds of a step on two CPU cores."""
+        return cpu_step_seconds(self.cnn_flops, self.transformer_flops, batch)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What fits.
+
+    Args:
+        networks: the networks at the chosen patch and width.
+        batch: patches in a step.
+        first_patch: the patch first tried.
+        memory_batch: the batch that memory alone would allow.
+        dataset_batch: the batch at which a step covers ``MAX_DATASET_SHARE`` of the data set.
+        memory_patch: the patch that memory alone would allow (larger than the chosen one only on a CPU).
+    """
+
+    networks: Networks
+    batch: int
+    first_patch: tuple[int, ...]
+    memory_batch: int
+    dataset_batch: int
+    memory_patch: tuple[int, ...]
+
+
+def build_networks(task: Task, topology: Topology, width: int) -> Networks:
+    """Both networks for a patch, and their costs; the Transformer's are 0 if it is not counted."""
+    cnn = CNNPlan(
+        preset="plan",
+        features=stage_features(width, len(topology.strides), task.dims),
+        kernel_sizes=topology.kernels,
+        strides=topology.strides,
+    )
+    swin = plan_transformer(topology.patch, task.spacing_mm, width * TRANSFORMER_WIDTH)
+    ends, patch = (task.in_channels, task.num_classes), topology.patch
+    return Networks(
+        topology,
+        cnn,
+        swin,
+        cnn_count(topology, cnn.features, task.num_classes),
+        transformer_count(patch, swin, task.num_classes) if task.pair else 0,
+        cnn_flops(patch, cnn, *ends),
+        transformer_flops(patch, swin, *ends) if task.pair else 0.0,
+        cnn_parameters(cnn, *ends) + (transformer_parameters(swin, *ends) if task.pair else 0),
+    )
+
+
+def fit_networks(task: Task) -> Sizing:
+    """Choose patch, batch and width.
+
+    Raises:
+        PlanError: no patch fits the memory budget.
+    """
+    if task.device == "cuda":
+        return _fit_memory(task, FULL_WIDTH)
+    for width in CPU_WIDTHS:
+        sizing = _fit_memory(task, width)
+        for batch in _halvings(min(sizing.batch, CPU_BATCH[task.dims]), at_most=2 if width > CPU_WIDTHS[-1] else None):
+            if sizing.networks.step_seconds(batch) <= CPU_STEP_SECONDS[task.dims]:
+                return _with_batch(sizing, batch)
+    return _fit_time(task, sizing)
+
+
+def lowres_spacing(task: Task, patch: Sequence[int], width: int) -> tuple[float, ...] | None:
+    """Spacing of the low-resolution stage that nnU-Net would add to a 3-D plan, or ``None`` if the patch sees enough.
+
+    Its existence decides ``batch_dice``: small patches of large images often hold no foreground, so Dice is summed
+        over the batch.
+    """
+    spacing, median = np.array(task.spacing_mm), np.array(task.median_shape)
+    coarse, voxels, covered = spacing.copy(), float(np.prod(median)), float(math.prod(patch))
+    while covered / voxels < LOWRES_BELOW:
+        finer = coarse.max() / coarse > 2
+        coarse[finer if finer.any() else slice(None)] *= LOWRES_GROWTH
+        shape = spacing / coarse * median
+        voxels = float(np.prod(shape))
+        topology, _ = fit_patch(
+            coarse, [round(float(length)) for length in shape], lambda t: _fits_memory(task, t, width)
+        )
+        covered = float(math.prod(topology.patch))
+    return tuple(float(s) for s in coarse) if np.prod(median) / voxels >= LOWRES_GAIN else None
+
+
+def _fits_memory(task: Task, topology: Topology, width: int) -> bool:
+    count = build_networks(task, topology, width).count
+    return count / REFERENCE_BATCH[task.dims] * MIN_BATCH <= task.reference_count
+
+
+def _fit_memory(task: Task, width: int) -> Sizing:
+    """nnU-Net's loop: shrink the patch until two of them fit, then fill the memory with more."""
+    try:
+        topology, first = fit_patch(task.spacing_mm, task.median_shape, lambda t: _fits_memory(task, t, width))
+    except PlanError as error:
+        raise PlanError(
+            f"Planning: expected a memory budget that holds {MIN_BATCH} patches, received "
+            f"memory_gb={task.memory_gb:g} ({error}). Give more memory_gb."
+        ) from None
+    networks = build_networks(task, topology, width)
+    by_memory = round(task.reference_count / networks.count * REFERENCE_BATCH[task.dims])
+    by_dataset = round(task.dataset_voxels * MAX_DATASET_SHARE / math.prod(topology.patch))
+    batch = max(min(by_memory, by_dataset), MIN_BATCH)
+    return Sizing(networks, batch, first.patch, by_memory, by_dataset, topology.patch)
+
+
+def _fit_time(task: Task, widest: Sizing) -> Sizing:
+    """The narrowest networks and the smallest batch are still too slow: shrink the patch by the same loop."""
+    width, limit = CPU_WIDTHS[-1], CPU_STEP_SECONDS[task.dims]
+
+    def fits(topology: Topology) -> bool:
+        quick = build_networks(task, topology, width).step_seconds(MIN_BATCH) <= limit
+        return quick and _fits_memory(task, topology, width)
+
+    topology, _ = fit_patch(task.spacing_mm, task.median_shape, fits)
+    by_dataset = round(task.dataset_voxels * MAX_DATASET_SHARE / math.prod(topology.patch))
+    networks = build_networks(task, topology, width)
+    return Sizing(networks, MIN_BATCH, widest.first_patch, widest.memory_batch, by_dataset, widest.memory_patch)
+
+
+def _with_batch(sizing: Sizing, batch: int) -> Sizing:
+    return Sizing(
+        sizing.networks, batch, sizing.first_patch, sizing.memory_batch, sizing.dataset_batch, sizing.memory_patch
+    )
+
+
+def _halvings(batch: int, at_most: int | None) -> list[int]:
+    """The batch and its halves down to ``MIN_BATCH``, or the first ``at_most`` of them."""
+    sizes = [batch]
+    while sizes[-1] // 2 >= MIN_BATCH:
+        sizes.append(sizes[-1] // 2)
+    return sizes[:at_most]
+
+
+def memory_of_step(networks: Networks, batch: int, device: str) -> float:
+    """Gigabytes a training step is expected to take."""
+    return step_gigabytes(networks.count, batch, networks.parameters, device)
