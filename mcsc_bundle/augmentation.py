@@ -25,6 +25,7 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
     Transform,
 )
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +38,7 @@ def intensity_augmentation(plan: Plan) -> Compose:
     """nnU-Net's intensity transforms and mirroring on ``image`` (and ``label`` for the mirroring)."""
     image = "image"
     dims = plan.spatial_dims
+    linear = {2: "bilinear", 3: "trilinear"}[dims]
     blur = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[:dims]}
     return Compose(
         [
@@ -44,7 +46,7 @@ def intensity_augmentation(plan: Plan) -> Compose:
             RandGaussianSmoothd(image, prob=0.2, **blur),
             RandScaleIntensityd(image, prob=0.15, factors=0.25),
             RandScaleIntensityFixedMeand(image, prob=0.15, factors=0.25, preserve_range=True),
-            RandSimulateLowResolutiond(image, prob=0.25, zoom_range=(0.5, 1.0)),
+            RandSimulateLowResolutiond(image, prob=0.25, zoom_range=(0.5, 1.0), upsample_mode=linear),
             RandAdjustContrastd(image, prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
             RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
             *(RandFlipd((image, "label"), prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in plan.mirror_axes),
@@ -107,7 +109,7 @@ class PatchAugmentation(Randomizable, Transform):
             data["image"] = _sampled(data["image"], grid, "bilinear")
             if "label" in data:
                 data["label"] = _sampled(data["label"], grid, "nearest")
-        return self.intensity(data)
+        return {key: convert_to_tensor(value, track_meta=False) for key, value in self.intensity(data).items()}
 
 
 def rotation_matrix(angles: list[float]) -> np.ndarray:

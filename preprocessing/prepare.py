@@ -21,6 +21,7 @@ from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
+from preprocessing.paper import paper_plan
 from preprocessing.phantom import make_phantom_dataset
 from preprocessing.planner import make_plan
 from preprocessing.preprocess import preprocess
@@ -58,6 +59,7 @@ def prepare(
     split_seed: int = 0,
     split_file: str | None = None,
     fold: int | str = "auto",
+    preset: str = "plan",
     dimensions: int | str = "auto",
     memory_gb: float | None = None,
     device: str = "auto",
@@ -77,6 +79,7 @@ def prepare(
         split_seed: decides which cases keep their labels.
         split_file: a file that names the cases instead (see ``preprocessing.split``).
         fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``.
+        preset: ``plan``, or ``paper`` for the paper's networks and patch (2-D only).
         dimensions: 2, 3 or ``auto``.
         memory_gb: memory budget; ``None`` takes what the device has.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
@@ -97,7 +100,7 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    plan = _plan(run, fingerprint, measured, {"dimensions": dimensions, "memory_gb": memory_gb, "device": device})
+    plan = _plan(run, fingerprint, measured, preset, {"dimensions": dimensions, "memory_gb": memory_gb, "device": device})
     prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -137,7 +140,7 @@ def _fingerprint(run: Path, dataset: Dataset, split: Split, workers: int | None)
     return fingerprint, rejected, True
 
 
-def _plan(run: Path, fingerprint: Fingerprint, measured: bool, options: dict[str, Any]) -> Plan:
+def _plan(run: Path, fingerprint: Fingerprint, measured: bool, preset: str, options: dict[str, Any]) -> Plan:
     """Read back the plan, edited or not, or make it; a new fingerprint replaces a plan that nobody edited."""
     path, made = run / "plan.json", run / "plan.key"
     edited = path.exists() and (not made.exists() or made.read_text() != _hash(path.read_text()))
@@ -146,6 +149,8 @@ def _plan(run: Path, fingerprint: Fingerprint, measured: bool, options: dict[str
             log.info("Using %s as edited; delete it to plan again.", path)
         return Plan.load(path)
     plan = make_plan(fingerprint, **options)
+    if preset == "paper":
+        plan = paper_plan(plan)
     plan.save(path)
     made.write_text(_hash(path.read_text()))
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)

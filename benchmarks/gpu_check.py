@@ -1,0 +1,254 @@
+"""Everything worth knowing on a GPU, in one call; tiny shapes without one, so that it always runs.
+
+    python -m benchmarks.gpu_check [--minutes 8] [--device cuda|cpu]
+
+1. laws on the device: AMP bf16 and fp16 with its scaler, resume, ``torch.compile``;
+2. seconds and peak memory of a training step by method and precision, as ratios to its floor (forward and backward of the two
+   bare networks on the same batch) and to cross teaching;
+3. contrastive loss at the paper's shapes against the dense form;
+4. windows per second in prediction.
+
+The last line is one JSON object; exits non-zero when a law fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.contrastive import compare
+from mcsc_bundle.losses.segmentation import nnunet_loss
+from mcsc_bundle.methods import MCSC, CrossTeaching, MeanTeacher, MultiScaleContrast, PaperMCSC, Supervised
+from mcsc_bundle.networks import NetworkPair
+from mcsc_bundle.plan import ChannelNormalization, CNNPlan, ContrastScale, Plan, TransformerPlan
+from mcsc_bundle.trainer import MCSCTrainer
+from preprocessing.paper import paper_plan
+
+METHODS = {"supervised": Supervised, "mean_teacher": MeanTeacher, "cross_teaching": CrossTeaching, "mcsc_paper": PaperMCSC, "mcsc": MCSC}
+
+
+def cardiac_plan(size: int = 224, batch: int = 2, pixels: int | None = 2048) -> Plan:
+    """A 2-D slice-wise plan like the one made for ACDC on a GPU."""
+    return Plan(
+        dataset_name="ACDC-like",
+        channel_names=("cineMRI",),
+        labels={"background": 0, "RV": 1, "MYO": 2, "LV": 3},
+        image_dims=3,
+        spatial_dims=2,
+        slice_axis=2,
+        orientation="RAS",
+        spacing_mm=(1.5, 1.5, None),
+        median_shape=(220, 240, 9),
+        normalization=(ChannelNormalization("cineMRI", "zscore"),),
+        patch_size=(size, size),
+        batch_labeled=batch,
+        batch_unlabeled=batch,
+        batch_dice=True,
+        cnn=CNNPlan("plan", (32, 64, 128, 256, 512), ((3, 3),) * 5, ((1, 1),) + ((2, 2),) * 4),
+        transformer=TransformerPlan("plan", (4, 4), ((1, 1), (2, 2), (2, 2)), 96, (2, 2, 2), (3, 6, 12), (7, 7)),
+        contrast=(
+            ContrastScale((1, 1), (size // 12,) * 2, pixels),
+            ContrastScale((8, 8), (max(2, size // 16),) * 2, pixels and pixels // 4),
+        ),
+        mirror_axes=(0, 1),
+        device="cuda",
+    )
+
+
+class Batches:
+    """Endless copies of one random batch, so that reading data is no part of the step."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shape = (plan.batch_labeled + plan.batch_unlabeled, 1, *plan.patch_size)
+        label = torch.zeros((plan.batch_labeled, 1, *plan.patch_size), dtype=torch.uint8)
+        quarter = [slice(size // 4, size // 2) for size in plan.patch_size]
+        for index in range(1, plan.num_classes):
+            label[(slice(None), 0, *[slice(s.start + index * 8, s.stop) for s in quarter])] = index
+        self.batch = {"image": torch.randn(shape, generator=generator).to(device), "label": label.to(device)}
+
+    def __iter__(self) -> Any:
+        while True:
+            yield self.batch
+
+
+def make_trainer(plan: Plan, name: str, device: torch.device, steps: int, **kwargs: Any) -> MCSCTrainer:
+    """A trainer of the named method on random data."""
+    torch.manual_seed(0)
+    networks = NetworkPair.from_plan(plan)
+    method_class = METHODS[name]
+    extra = {"contrast": MultiScaleContrast(plan, networks)} if issubclass(method_class, PaperMCSC) else {}
+    if method_class is PaperMCSC:
+        extra["contrast_unlabeled_from"] = 0.0
+    method = method_class(networks, nnunet_loss(plan.batch_dice), **extra).to(device)
+    optimizer = torch.optim.AdamW(method.parameter_groups(1e-3))
+    return MCSCTrainer(device, 1, Batches(plan, device), method, optimizer, steps, **kwargs)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def step_seconds(engine: MCSCTrainer, device: torch.device, warmup: int, steps: int) -> tuple[list[float], float]:
+    """Seconds of each step after the warm-up, and the peak memory in GiB (0 on a CPU)."""
+    from ignite.engine import Events
+
+    stamps: list[float] = []
+
+    def stamp(_: Any) -> None:
+        synchronise(device)
+        stamps.append(time.perf_counter())
+        if device.type == "cuda" and len(stamps) == warmup:
+            torch.cuda.reset_peak_memory_stats()
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, stamp)
+    engine.run()
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    return [b - a for a, b in zip(stamps[warmup - 1 :], stamps[warmup:], strict=False)], peak
+
+
+def floor_seconds(plan: Plan, device: torch.device, dtype: torch.dtype | None, warmup: int, steps: int) -> list[float]:
+    """Forward and backward of the two bare networks on the batch: what no method with both can go below."""
+    torch.manual_seed(0)
+    networks = NetworkPair.from_plan(plan).to(device).train()
+    image = Batches(plan, device).batch["image"]
+    seconds = []
+    for _ in range(warmup + steps):
+        synchronise(device)
+        began = time.perf_counter()
+        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = sum(logits.float().mean() for logits in networks(image))
+        loss.backward()
+        networks.zero_grad(set_to_none=True)
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds[warmup:]
+
+
+def check_laws(device: torch.device) -> dict[str, bool]:
+    """AMP, scaler state, resume and compile on this device."""
+    plan = cardiac_plan(size=64, pixels=256)
+    laws: dict[str, bool] = {}
+
+    def losses_of(**kwargs: Any) -> tuple[MCSCTrainer, float]:
+        engine = make_trainer(plan, "mcsc", device, 6, **kwargs)
+        engine.run()
+        return engine, float(engine.state.output["loss"])
+
+    _, exact = losses_of()
+    laws["finite fp32"] = exact == exact
+    if device.type == "cuda":
+        for dtype in (torch.bfloat16, torch.float16):
+            engine, loss = losses_of(amp=True, amp_dtype=dtype)
+            name = str(dtype).removeprefix("torch.")
+            laws[f"{name} near fp32"] = abs(loss - exact) < 0.05 * abs(exact)
+            laws[f"{name} scaler on only for fp16"] = engine.scaler.is_enabled() == (dtype == torch.float16)
+        laws["fp16 scaler state in checkpoint"] = bool(engine.training_state()["scaler"])
+        laws["resume repeats the run"] = resumes(plan, device)
+        _, compiled = losses_of(compile=True)
+        laws["compile near eager"] = abs(compiled - exact) < 0.02 * abs(exact)
+    return laws
+
+
+def resumes(plan: Plan, device: torch.device) -> bool:
+    """Six fp16 steps in one go against three, a saved state, and three more: equal to float tolerance of CUDA atomics."""
+    whole = make_trainer(plan, "mcsc", device, 3, amp=True, amp_dtype=torch.float16)
+    whole.state.max_epochs = 2
+    whole.run()
+    first = make_trainer(plan, "mcsc", device, 3, amp=True, amp_dtype=torch.float16)
+    first.state.max_epochs = 2  # the schedule hangs on the planned length
+    from ignite.engine import Events
+
+    first.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda engine: engine.terminate())
+    first.run()
+    second = make_trainer(plan, "mcsc", device, 3, amp=True, amp_dtype=torch.float16)
+    second.state.max_epochs = 2
+    state = first.training_state()
+    second.add_event_handler(Events.STARTED, lambda engine: engine.load_training_state(state))
+    second.run()
+    one, two = (nn.utils.parameters_to_vector(engine.method.parameters()) for engine in (whole, second))
+    return bool((one - two).norm() / one.norm() < 1e-3) and whole.scaler.get_scale() == second.scaler.get_scale()
+
+
+def time_methods(device: torch.device, quick: bool) -> list[dict[str, Any]]:
+    """One row per plan, precision and method."""
+    warmup, steps = (2, 3) if quick else (8, 25)
+    plans = {"plan": cardiac_plan(64, 1, 256)} if quick else {"plan 224 b12+12": cardiac_plan(224, 12), "paper 224 b2+2": paper_plan(cardiac_plan())}
+    precisions: list[tuple[str, dict[str, Any], torch.dtype | None]] = [("fp32", {}, None)]
+    if device.type == "cuda":
+        precisions += [("bf16", {"amp": True, "amp_dtype": torch.bfloat16}, torch.bfloat16)]
+        precisions += [("bf16 compiled", {"amp": True, "amp_dtype": torch.bfloat16, "compile": True}, torch.bfloat16)]
+    rows = []
+    for plan_name, plan in plans.items():
+        for precision, options, dtype in precisions:
+            floor = statistics.median(floor_seconds(plan, device, dtype, warmup, steps))
+            for name in METHODS:
+                engine = make_trainer(plan, name, device, warmup + steps, **options)
+                seconds, peak = step_seconds(engine, device, warmup, steps)
+                median = statistics.median(seconds)
+                spread = statistics.quantiles(seconds, n=4)
+                rows.append(
+                    {"plan": plan_name, "precision": precision, "method": name, "ms": 1e3 * median, "iqr_ms": 1e3 * (spread[2] - spread[0]),
+                     "over_floor": median / floor, "peak_gib": peak}
+                )  # fmt: skip
+                print("  {plan:18s} {precision:14s} {method:15s} {ms:8.1f} ms (iqr {iqr_ms:.1f})  x{over_floor:.2f} floor  {peak_gib:.2f} GiB".format(**rows[-1]), flush=True)  # fmt: skip
+    return rows
+
+
+def time_prediction(device: torch.device, quick: bool) -> dict[str, float]:
+    """Windows of 224 x 224 per second through the plan's CNN, by precision."""
+    plan = cardiac_plan(64 if quick else 224)
+    network = NetworkPair.from_plan(plan).cnn.to(device).eval()
+    image = torch.randn(4 if quick else 32, 1, *plan.patch_size, device=device)
+    rates = {}
+    for name, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
+        def once() -> None:
+            with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is not None):  # noqa: B023
+                network(image)
+            synchronise(device)
+
+        rates[name] = len(image) / median_seconds(once, 3, 10)
+    return rates
+
+
+def median_seconds(work: Callable[[], None], warmup: int, repeats: int) -> float:
+    seconds = []
+    for _ in range(warmup + repeats):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[warmup:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes (the default on a CPU)")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    quick = arguments.quick or device.type == "cpu"
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"torch {torch.__version__}, {hardware}")
+    laws = check_laws(device)
+    for name, kept in laws.items():
+        print(f"  {'kept  ' if kept else 'BROKEN'} {name}", flush=True)
+    rows = time_methods(device, quick)
+    contrastive = compare(device=device.type, quick=quick)
+    prediction = time_prediction(device, quick)
+    print("windows per second:", prediction)
+    result = {"hardware": hardware, "torch": torch.__version__, "laws": laws, "steps": rows, "contrastive": contrastive, "windows_per_second": prediction}
+    print(json.dumps(result))
+    return 0 if all(laws.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
