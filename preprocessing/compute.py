@@ -9,10 +9,13 @@ import math
 from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
-from preprocessing.memory import attended_tokens, token_grids
+from preprocessing.memory import attended_tokens, full_size_channels, token_grids
 
-CPU_FLOPS = {"cnn": 4.0e10, "transformer": 3.0e10}
+CNN_CPU_FLOPS, NARROW_CNN_CPU_FLOPS, TRANSFORMER_CPU_FLOPS = 8.0e10, 4.0e10, 3.5e10
 """Operations per second that a training step reaches on two CPU cores (measured, docs/planning.md)."""
+
+NARROW_CNN = 16
+"""A CNN of fewer channels at full size leaves the vector units half empty."""
 
 CPU_OVERHEAD_S = 0.2
 """Augmentation, losses and optimiser of a step, which grow little with the patch."""
@@ -41,15 +44,16 @@ def cnn_flops(patch: Sequence[int], cnn: CNNPlan, in_channels: int, num_classes:
 def transformer_flops(patch: Sequence[int], swin: TransformerPlan, in_channels: int, num_classes: int) -> float:
     """Operations of one forward pass of the Swin-UNet on one patch."""
     grids = token_grids(patch, swin)
-    total = float(math.prod(patch) * in_channels * swin.embed_dim)
+    voxels = math.prod(grids[0]) * math.prod(swin.patch)
+    total = float(voxels * in_channels * swin.embed_dim)
     for stage, (grid, depth) in enumerate(zip(grids, swin.depths, strict=True)):
         width, tokens, deepest = swin.embed_dim * 2**stage, math.prod(grid), stage == len(grids) - 1
         block = 12 * width**2 + 2 * attended_tokens(grid, swin.window) * width
         total += tokens * (depth if deepest else 2 * depth) * block
         if not deepest:  # merging to the next stage, expansion back, fusion of the skip
             total += tokens * (2 * width**2 + 2 * width**2 + 2 * width**2)
-    full_size = math.prod(grids[0]) * math.prod(swin.patch)
-    return 2 * (total + full_size * swin.embed_dim * (swin.embed_dim + num_classes))
+    head = 3 ** len(patch) * num_classes
+    return 2 * (total + voxels * full_size_channels(swin) * (swin.embed_dim + head))
 
 
 def contrast_flops(
@@ -72,7 +76,14 @@ def contrast_flops(
     return 5 * similarity + FORWARD_AND_BACKWARD * projectors
 
 
-def cpu_step_seconds(cnn_forward: float, transformer_forward: float, batch: int) -> float:
-    """Seconds of one step (forward and backward of both networks on ``batch`` patches) on two CPU cores."""
-    per_patch = cnn_forward / CPU_FLOPS["cnn"] + transformer_forward / CPU_FLOPS["transformer"]
+def cpu_step_seconds(cnn_forward: float, cnn_width: int, transformer_forward: float, batch: int) -> float:
+    """Seconds of one step (forward and backward of both networks on ``batch`` patches) on two CPU cores.
+
+    Args:
+        cnn_forward, transformer_forward: operations of one forward pass of one patch.
+        cnn_width: channels of the CNN at full size.
+        batch: patches in a step.
+    """
+    cnn_rate = NARROW_CNN_CPU_FLOPS if cnn_width < NARROW_CNN else CNN_CPU_FLOPS
+    per_patch = cnn_forward / cnn_rate + transformer_forward / TRANSFORMER_CPU_FLOPS
     return CPU_OVERHEAD_S + FORWARD_AND_BACKWARD * batch * per_patch

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
 from preprocessing.topology import Topology
+from preprocessing.transformer import FULL_SIZE_CHANNELS
 
 REFERENCE_COUNT = {2: 8.5e7, 3: 5.6e8}
 """Feature-map voxels of one patch at which ``REFERENCE_BATCH`` patches fill ``REFERENCE_GB`` (nnU-Net)."""
@@ -52,9 +53,12 @@ def cnn_count(topology: Topology, features: Sequence[int], num_classes: int, con
 
 
 def token_grids(patch: Sequence[int], swin: TransformerPlan) -> tuple[tuple[int, ...], ...]:
-    """Tokens per axis in each stage; a grid that does not divide is padded up."""
+    """Tokens per axis in each stage; the network pads a patch that the last stage's stride does not divide."""
+    padded = tuple(
+        math.ceil(length / stride) * stride for length, stride in zip(patch, swin.cumulative_strides[-1], strict=True)
+    )
     return tuple(
-        tuple(math.ceil(length / stride) for length, stride in zip(patch, strides, strict=True))
+        tuple(length // stride for length, stride in zip(padded, strides, strict=True))
         for strides in swin.cumulative_strides
     )
 
@@ -70,7 +74,7 @@ def transformer_count(patch: Sequence[int], swin: TransformerPlan, num_classes: 
     Per token of width ``d`` a block gives 9 d values (query, key, value 3, attention 1, projection 1, hidden layer 4)
     and ``heads x window`` attention weights. Each decoder stage but the deepest mirrors the encoder's and adds fusion
     of the skip and expansion (2 d).
-    The end expands to full size: ``embed_dim`` channels per voxel, then the classes.
+    The end expands to full size: 16 channels per voxel, then the classes.
     """
     total = 0
     grids = token_grids(patch, swin)
@@ -81,7 +85,12 @@ def transformer_count(patch: Sequence[int], swin: TransformerPlan, num_classes: 
         blocks, seams = (depth, width) if deepest else (2 * depth, 3 * width)
         total += math.prod(grid) * (blocks * block + seams)
     full_size = math.prod(grids[0]) * math.prod(swin.patch)
-    return total + full_size * (swin.embed_dim + num_classes)
+    return total + full_size * (full_size_channels(swin) + num_classes)
+
+
+def full_size_channels(swin: TransformerPlan) -> int:
+    """Width of the Swin-UNet's map at full size."""
+    return swin.embed_dim if swin.preset == "paper" else min(swin.embed_dim, FULL_SIZE_CHANNELS)
 
 
 def cnn_parameters(cnn: CNNPlan, in_channels: int, num_classes: int) -> int:
@@ -108,7 +117,8 @@ def transformer_parameters(swin: TransformerPlan, in_channels: int, num_classes:
         if stage > 0:  # merging on the way down; expansion and fusion of the skip on the way up
             merged = math.prod(swin.merges[stage])
             total += merged * (width // 2) * width + width * merged * (width // 2) + 2 * (width // 2) ** 2
-    return total + swin.embed_dim**2 * math.prod(swin.patch) + swin.embed_dim * num_classes
+    full_size = full_size_channels(swin)
+    return total + full_size * (swin.embed_dim * math.prod(swin.patch) + 3 ** len(swin.patch) * num_classes)
 
 
 def step_gigabytes(counts: int, batch: int, parameters: int, device: str) -> float:

@@ -48,7 +48,7 @@ CPU_STEP_SECONDS = {2: 3.0, 3: 4.0}
 """Time budget of one step on two cores."""
 
 LOWRES_BELOW, LOWRES_GROWTH, LOWRES_GAIN = 0.25, 1.03, 2.0
-"""Low-resolution stage (nnU-Net): share of the image below which it is planned, growth of spacing, least gain in voxels."""
+"""Low-resolution stage (nnU-Net): planned below this share of the image, spacing growth, least gain."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Networks:
 
     def step_seconds(self, batch: int) -> float:
         """Seconds of a step on two CPU cores."""
-        return cpu_step_seconds(self.cnn_flops, self.transformer_flops, batch)
+        return cpu_step_seconds(self.cnn_flops, self.cnn.features[0], self.transformer_flops, batch)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from mcsc_bundle.plan import TransformerPlan
 from preprocessing.topology import SIMILAR_SPACING
 
-TOKEN_EDGE = 4
-"""Voxels per token along the finest axis (Swin-Unet: 4 x 4)."""
+TOKEN_EDGE, FINE_TOKEN_EDGE = 4, 2
+"""Voxels per token along the finest axis: as in Swin-Unet, and where that leaves few tokens."""
 
-FINE_TOKEN_EDGE, FINE_TOKEN_LIMIT = 2, 16_384
-"""In 3-D tokens are halved while the grid stays below this many: small organs are lost in tokens of 4 x 4 x 4."""
+FINE_TOKEN_LIMIT = {2: 1024, 3: 16_384}
+"""Tokens take the fine edge while there are no more than this many: small organs are lost in tokens of 4 x 4 x 4."""
 
 MAX_STAGES = 4
 MIN_TOKENS = 4
-"""An axis is merged while this many tokens are left on it."""
+"""Each axis keeps this many tokens, in the first stage and after merging."""
+
+FINE_TOKEN_WIDTH = 48
+"""Most channels of the first stage beside fine tokens (as in SwinUNETR), of which there are more."""
+
+FULL_SIZE_CHANNELS = 16
+"""Channels of the full-size map (``mcsc_bundle.networks.swin_unet``)."""
 
 BLOCKS_PER_STAGE = 2
 WINDOWS = {2: (7, 8, 6, 5, 4), 3: (7, 6, 5, 4)}
@@ -27,21 +33,21 @@ def plan_transformer(patch: Sequence[int], spacing_mm: Sequence[float], width: i
     """A Swin-UNet whose tokens, merges and windows suit a patch of any shape.
 
     - Tokens are about as long in mm on every axis: a coarse axis gets fewer voxels per token, down to one.
-    - An axis is merged while at least ``MIN_TOKENS`` are left on it and its tokens are less than twice the finest in
-      mm.
+    - An axis is merged while that leaves ``MIN_TOKENS`` and its tokens are less than twice the finest in mm.
+    - Tokens and merges divide the patch, so that the network pads nothing.
     - The window of an axis is the edge of 4 to 7 (2-D: 8) whose multiples pad the grids of all stages least.
 
     Args:
         patch, spacing_mm: the CNN's patch and the target spacing, per network axis.
-        width: channels of the first stage when a token is 4 voxels long; finer tokens, of which there are more, take
-            half.
+        width: channels of the first stage; beside fine tokens at most ``FINE_TOKEN_WIDTH``.
     """
-    size, embed_dim = _token_size(patch, spacing_mm), width
-    if math.prod(size) < TOKEN_EDGE ** len(patch) and max(size) == FINE_TOKEN_EDGE:
-        embed_dim = max(24, width // 2)
-    grid = [math.ceil(length / edge) for length, edge in zip(patch, size, strict=True)]
-    merges, grids = _merges(grid, [s * edge for s, edge in zip(spacing_mm, size, strict=True)])
-    heads = max(1, embed_dim // _head_width(embed_dim))
+    size = _token_size(patch, spacing_mm, FINE_TOKEN_EDGE)
+    fine = _tokens(patch, size) <= FINE_TOKEN_LIMIT[len(patch)]
+    if not fine:
+        size = _token_size(patch, spacing_mm, TOKEN_EDGE)
+    embed_dim = min(width, FINE_TOKEN_WIDTH) if fine else width
+    merges, grids = _merges(patch, spacing_mm, size)
+    heads = embed_dim // _head_width(embed_dim)
     return TransformerPlan(
         preset="plan",
         patch=size,
@@ -49,37 +55,47 @@ def plan_transformer(patch: Sequence[int], spacing_mm: Sequence[float], width: i
         embed_dim=embed_dim,
         depths=(BLOCKS_PER_STAGE,) * len(merges),
         heads=tuple(heads * 2**stage for stage in range(len(merges))),
-        window=tuple(_window([stage[axis] for stage in grids], len(patch)) for axis in range(len(patch))),
+        window=tuple(_window([grid[axis] for grid in grids], len(patch)) for axis in range(len(patch))),
     )
 
 
-def _token_size(patch: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """Voxels per token: powers of two, about isotropic in mm."""
-    finest = min(spacing_mm)
-
-    def tokens_of(edge: int) -> tuple[int, ...]:
-        lengths = [2 ** round(math.log2(max(1.0, edge * finest / spacing))) for spacing in spacing_mm]
-        return tuple(min(length, _largest_power_of_two(voxels)) for length, voxels in zip(lengths, patch, strict=True))
-
-    fine = tokens_of(FINE_TOKEN_EDGE)
-    few = math.prod(math.ceil(voxels / edge) for voxels, edge in zip(patch, fine, strict=True)) <= FINE_TOKEN_LIMIT
-    return fine if few and len(patch) == 3 else tokens_of(TOKEN_EDGE)
+def _token_size(patch: Sequence[int], spacing_mm: Sequence[float], edge: int) -> tuple[int, ...]:
+    """Voxels per token: powers of two that divide the patch, about ``edge`` times the finest spacing in mm."""
+    wished = [2 ** round(math.log2(max(1.0, edge * min(spacing_mm) / spacing))) for spacing in spacing_mm]
+    return tuple(_dividing(length, voxels) for length, voxels in zip(wished, patch, strict=True))
 
 
-def _merges(grid: list[int], token_mm: list[float]) -> tuple[tuple[tuple[int, ...], ...], list[list[int]]]:
+def _dividing(edge: int, voxels: int) -> int:
+    """Largest power of two up to ``edge`` that divides an axis and leaves ``MIN_TOKENS`` on it; 1 if none does."""
+    while edge > 1 and (voxels % edge or voxels // edge < MIN_TOKENS):
+        edge //= 2
+    return edge
+
+
+def _tokens(patch: Sequence[int], size: Sequence[int]) -> int:
+    return math.prod(voxels // edge for voxels, edge in zip(patch, size, strict=True))
+
+
+def _merges(
+    patch: Sequence[int], spacing_mm: Sequence[float], size: Sequence[int]
+) -> tuple[tuple[tuple[int, ...], ...], list[tuple[int, ...]]]:
+    """Merging on entering each stage, and the token grid of each stage."""
+    grid = tuple(voxels // edge for voxels, edge in zip(patch, size, strict=True))
+    length_mm = [edge * spacing for edge, spacing in zip(size, spacing_mm, strict=True)]
     merges, grids = [tuple(1 for _ in grid)], [grid]
     while len(merges) < MAX_STAGES:
-        finest = min(token_mm)
-        wide = [math.ceil(tokens / 2) >= MIN_TOKENS for tokens in grids[-1]]
-        similar = [length / finest < SIMILAR_SPACING for length in token_mm]
-        step = tuple(2 if both else 1 for both in map(all, zip(wide, similar, strict=True)))
-        if max(step) == 1:  # nothing of the finest axes is left to merge: let a coarser one catch up
-            step = tuple(2 if enough else 1 for enough in wide)
-        if max(step) == 1:
+        mergeable = [tokens % 2 == 0 and tokens // 2 >= MIN_TOKENS for tokens in grid]
+        if not any(mergeable):
             break
+        finest = min(length for length, possible in zip(length_mm, mergeable, strict=True) if possible)
+        step = tuple(
+            2 if possible and length / finest < SIMILAR_SPACING else 1
+            for length, possible in zip(length_mm, mergeable, strict=True)
+        )
+        grid = tuple(tokens // factor for tokens, factor in zip(grid, step, strict=True))
+        length_mm = [length * factor for length, factor in zip(length_mm, step, strict=True)]
         merges.append(step)
-        grids.append([math.ceil(tokens / factor) for tokens, factor in zip(grids[-1], step, strict=True)])
-        token_mm = [length * factor for length, factor in zip(token_mm, step, strict=True)]
+        grids.append(grid)
     return tuple(merges), grids
 
 
@@ -97,7 +113,3 @@ def _head_width(embed_dim: int) -> int:
     if embed_dim >= 96 and embed_dim % 32 == 0:
         return 32
     return 16 if embed_dim % 16 == 0 else 24
-
-
-def _largest_power_of_two(number: int) -> int:
-    return 2 ** int(math.log2(number))
