@@ -31,7 +31,7 @@ class WindowAttention(nn.Module):
     def __init__(self, channels: int, heads: int, window: Sequence[int]) -> None:
         super().__init__()
         self.heads = heads
-        self.window: list[int] = list(window)
+        self.window = list(window)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.empty(math.prod(2 * size - 1 for size in window), heads))
@@ -85,7 +85,7 @@ class SwinBlock(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.window: list[int] = list(window)
+        self.window = list(window)
         self.shifted = shifted
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(channels)
@@ -100,10 +100,10 @@ class SwinBlock(nn.Module):
         return x + self._drop_path(self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
-        grid = x.shape[1:4]
+        grid = list(x.shape[1:4])
         window, shift, padding = fit_window(grid, self.window, self.shifted)
         x = F.pad(x, [0, 0, 0, padding[2], 0, padding[1], 0, padding[0]])
-        padded = x.shape[1:4]
+        padded = list(x.shape[1:4])
         blocked: Tensor | None = None
         if max(shift) > 0:
             x = torch.roll(x, [-shift[0], -shift[1], -shift[2]], [1, 2, 3])

@@ -98,9 +98,10 @@ class SwinUNet(nn.Module):
         nn.init.xavier_normal_(self.head.weight)
 
         strides = (torch.tensor([list(patch)]) * torch.tensor([list(merge) for merge in merges]).cumprod(0)).tolist()
-        self.divisor: list[int] = strides[-1]
-        self.feature_channels: tuple[int, ...] = (*reversed(widths), full_size)
-        self.feature_strides: tuple[tuple[int, ...], ...] = (
+        # a list: TorchScript cannot iterate over a tuple of unknown length
+        self.divisor = strides[-1]
+        self.feature_channels = (*reversed(widths), full_size)
+        self.feature_strides = (
             *(tuple(stride) for stride in reversed(strides)),
             (1,) * spatial_dims,
         )
@@ -134,7 +135,7 @@ class SwinUNet(nn.Module):
         authors take their contrastive features), then the full-size map. A map of stride s covers an image of size n
         with ceil(n / s) voxels.
         """
-        size = x.shape[2:]
+        size = list(x.shape[2:])
         if self.repeat_grey:
             x = x.repeat_interleave(3, dim=1)
         tokens = self.patch_embed(self._pad(x))

@@ -19,6 +19,8 @@ from mcsc_bundle.networks.swin_unet import SwinUNet
 
 logger = logging.getLogger(__name__)
 
+PROBE = "encoder.0.blocks.0.attn.qkv.weight"  # where the checkpoint's width must agree
+
 
 def load_imagenet_weights(network: SwinUNet, path: str | os.PathLike) -> list[str]:
     """Copy what fits from an official checkpoint, e.g. ``swin_tiny_patch4_window7_224.pth``.
@@ -31,19 +33,16 @@ def load_imagenet_weights(network: SwinUNet, path: str | os.PathLike) -> list[st
         Names of the parameters that were set.
 
     Raises:
-        ValueError: no such file, no readable checkpoint, or none of its weights fits.
+        ValueError: no such file, no readable checkpoint, or weights of another width.
     """
     source = {ours: tensor for name, tensor in _read(Path(path)).items() for ours in _our_names(name, network)}
     own = network.state_dict()
-    fitting = {}
-    for name, tensor in source.items():
-        if name in own and own[name].numel() == tensor.numel() and own[name].shape[0] == tensor.shape[0]:
-            fitting[name] = tensor.reshape(own[name].shape)
-    if not fitting:
+    fitting = {name: tensor for name, tensor in source.items() if name in own and own[name].shape == tensor.shape}
+    if PROBE not in fitting:
+        width = own[PROBE].shape[1]
         raise ValueError(
-            f"{path}: expected official Swin Transformer weights that fit the network (names such as "
-            f"'layers.0.blocks.0.attn.qkv.weight', width {network.feature_channels[-2]}), none of {len(source)} does. "
-            "Use weights of the same width, or train from scratch (pretrained: null)."
+            f"{path}: expected official Swin Transformer weights of width {width} (layers.0.blocks.0.attn.qkv.weight: "
+            f"{3 * width} x {width}), which it does not hold. Use such weights or none (pretrained: null)."
         )
     network.load_state_dict(fitting, strict=False)
     kept = sorted(set(own) - set(fitting))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from mcsc_bundle.plan import Plan
 
@@ -72,9 +73,10 @@ class UNet(nn.Module):
         )
         self.head = parts.head(features[0], out_channels)
         cumulative = torch.tensor([list(stride) for stride in strides]).cumprod(0).tolist()
-        self.divisor: list[int] = cumulative[-1]
-        self.feature_channels: tuple[int, ...] = tuple(reversed(features))
-        self.feature_strides: tuple[tuple[int, ...], ...] = tuple(tuple(stride) for stride in reversed(cumulative))
+        # a list: TorchScript cannot iterate over a tuple of unknown length
+        self.divisor = cumulative[-1]
+        self.feature_channels = tuple(reversed(features))
+        self.feature_strides = tuple(tuple(stride) for stride in reversed(cumulative))
 
     @classmethod
     def from_plan(cls, plan: Plan) -> UNet:
@@ -206,9 +208,10 @@ def _activation() -> nn.Module:
     return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
 
-def _he(conv: nn.Module) -> nn.Module:
+def _he(conv: _ConvNd) -> _ConvNd:
     nn.init.kaiming_normal_(conv.weight, a=NEGATIVE_SLOPE)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv
 
 

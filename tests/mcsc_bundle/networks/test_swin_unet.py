@@ -1,0 +1,104 @@
+"""The Swin-Unet: shapes, any input size, both presets, and ImageNet weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mcsc_bundle.networks import SwinUNet, swin_unet_from_plan
+from tests.mcsc_bundle.networks.test_unet import image_for, reloaded
+from tests.plans import KINDS, make_plan
+
+PAPER_MERGES = ((1, 1), (2, 2), (2, 2), (2, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_have_the_stated_width_and_stride(kind: str) -> None:
+    plan = make_plan(kind)
+    network = SwinUNet.from_plan(plan)
+    maps = network.features(image_for(kind))
+    full_size = (1,) * plan.spatial_dims
+    assert network.feature_strides == (*reversed(plan.transformer.cumulative_strides), full_size)
+    for feature_map, channels, stride in zip(maps, network.feature_channels, network.feature_strides, strict=True):
+        cells = tuple(size // step for size, step in zip(plan.patch_size, stride, strict=True))
+        assert feature_map.shape == (2, channels, *cells)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_is_the_head_on_the_last_map(kind: str) -> None:
+    network, x = SwinUNet.from_plan(make_plan(kind)).eval(), image_for(kind)
+    logits = network(x)
+    assert logits.shape == (2, 3, *x.shape[2:])
+    torch.testing.assert_close(network.head(network.features(x)[-1]), logits)
+
+
+def test_any_size_works_as_if_padded_with_zeros() -> None:
+    network, x = SwinUNet.from_plan(make_plan("3d")).eval(), torch.randn(1, 1, 5, 9, 14)
+    padded = network.features(F.pad(x, (0, 2, 0, 3, 0, 3)))
+    maps = network.features(x)
+    assert [tuple(m.shape[2:]) for m in maps] == [(2, 3, 4), (3, 5, 7), (5, 9, 14)]
+    torch.testing.assert_close(maps[-1], padded[-1][:, :, :5, :9, :14])
+
+
+def test_paper_preset_has_the_published_size_and_maps() -> None:
+    """Official Swin-Unet tiny: 27,168,036 parameters before its classifier; here with a 3 x 3 head to 4 classes."""
+    network = SwinUNet(2, 1, 4, (4, 4), PAPER_MERGES, 96, (2, 2, 2, 2), (3, 6, 12, 24), (7, 7), "paper").eval()
+    head = 96 * 4 * 9 + 4
+    assert sum(parameter.numel() for parameter in network.parameters()) == 27_168_036 + head
+    with torch.no_grad():
+        maps = network.features(torch.zeros(1, 1, 224, 224))
+    sizes = [(768, 7), (384, 14), (192, 28), (96, 56), (96, 224)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(channels, size, size) for channels, size in sizes]
+
+
+def test_paper_preset_sees_grey_images_in_three_channels() -> None:
+    network = SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4), "paper").eval()
+    assert network.patch_embed.proj.in_channels == 3
+    x = torch.randn(1, 1, 16, 16)
+    network.repeat_grey = False
+    three = network(x.expand(-1, 3, -1, -1))
+    network.repeat_grey = True
+    torch.testing.assert_close(network(x), three)
+
+
+def test_paper_preset_drops_paths_up_to_a_fifth() -> None:
+    network = SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4), "paper")
+    rates = [[block.drop_path for block in stage.blocks] for stage in (*network.encoder, *network.decoder)]
+    assert rates[0] == rates[2] == pytest.approx([0.0, 0.2 / 3])
+    assert rates[1] == pytest.approx([0.4 / 3, 0.2])
+
+
+def test_unknown_preset_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match="'plan' or 'paper', received 'tiny'"):
+        SwinUNet(2, 1, 2, (4, 4), ((1, 1),), 8, (2,), (1,), (4, 4), "tiny")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learning_signal_reaches_every_parameter(kind: str) -> None:
+    torch.manual_seed(0)
+    network = SwinUNet.from_plan(make_plan(kind))
+    (network(image_for(kind)) ** 2).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_same_seed_same_weights() -> None:
+    first, second = [], []
+    for weights in (first, second):
+        torch.manual_seed(3)
+        weights.extend(SwinUNet.from_plan(make_plan("3d")).state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["2d", "anisotropic"])
+def test_scripted_network_equals_eager(kind: str) -> None:
+    network, x = swin_unet_from_plan(make_plan(kind)).eval(), image_for(kind)
+    scripted = reloaded(torch.jit.script(network))
+    torch.testing.assert_close(scripted(x), network(x))
+    torch.testing.assert_close(scripted.features(x), network.features(x))
+
+
+def test_scripted_network_takes_other_sizes() -> None:
+    network, x = swin_unet_from_plan(make_plan("3d")).eval(), torch.randn(1, 1, 5, 9, 14)
+    torch.testing.assert_close(torch.jit.script(network)(x), network(x))
