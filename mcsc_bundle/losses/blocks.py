@@ -1,0 +1,88 @@
+"""Local blocks: which voxels of which feature map meet in one contrastive group (MCSC, Liu et al., BMVC 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+def local_blocks(
+    shape: Sequence[int],
+    block: Sequence[int],
+    maps: int,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Voxels of each group: each map shuffles its blocks, group ``k`` takes the ``k``-th block of every map.
+
+    So a group mixes positions, slices, patients and networks at a bounded size. The grid has ``size // block`` blocks
+    on an axis and starts at a random offset in the remainder, drawn at every call, so that every voxel is seen at
+    times. (The authors' grid is one block short on every axis and starts at 0: D2 in ``docs/method.md``.)
+
+    Args:
+        shape: spatial shape of the feature maps, any number of axes.
+        block: edges of a block, in voxels of the map.
+        maps: number of maps, M.
+        device: where the result is made, without synchronisation.
+        generator: source of the offset and of the shuffles; ``None`` takes the device's own.
+
+    Returns:
+        Indices into the flattened map, ``(groups, M, voxels of a block)``, the last axis of a block fastest.
+
+    Raises:
+        ValueError: a block that is empty or larger than the map.
+
+    Example::
+
+        local_blocks((4, 4), (2, 2), maps=2).shape  # (4, 2, 4)
+    """
+    if len(shape) != len(block) or any(not 1 <= edge <= size for size, edge in zip(shape, block, strict=False)):
+        raise ValueError(f"expected a block of 1 to {tuple(shape)} voxels, received {tuple(block)}.")
+    strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    corners = torch.zeros(1, dtype=torch.long, device=device)
+    inside = torch.zeros(1, dtype=torch.long, device=device)
+    for size, edge, stride in zip(shape, block, strides, strict=True):
+        offset = torch.randint(size % edge + 1, (1,), device=device, generator=generator)
+        starts = offset + edge * torch.arange(size // edge, device=device)
+        corners = (corners[:, None] + stride * starts).flatten()
+        inside = (inside[:, None] + stride * torch.arange(edge, device=device)).flatten()
+    order = torch.rand(len(corners), maps, device=device, generator=generator).argsort(0)  # one shuffle per map
+    return corners[order].unsqueeze(2) + inside
+
+
+def sample_voxels(
+    where: Tensor, pixels: int, labels: Tensor | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """At most ``pixels`` voxels of every block, drawn without repetition; no device synchronisation.
+
+    The projectors are pointwise, so sampling before them saves their work too. The authors take every pixel.
+
+    Args:
+        where: voxel indices ``(G, M, V)`` from ``local_blocks``.
+        pixels: voxels kept of each map in each group.
+        labels: class indices ``(M, voxels of the map)``. If given, each class present in a block has the same chance at
+            each draw however few voxels it has, and negative labels come last. ``None`` draws all voxels alike.
+        generator: source of the draw; ``None`` takes the device's own.
+
+    Returns:
+        ``(G, M, min(pixels, V))``.
+    """
+    if pixels >= where.shape[2]:
+        return where
+    keys = torch.rand(where.shape, device=where.device, generator=generator).log_()
+    if labels is not None:
+        keys = keys * _class_sizes(labels.expand(len(where), -1, -1).gather(2, where))
+    return where.gather(2, keys.topk(pixels, dim=2).indices)
+
+
+def _class_sizes(labels: Tensor) -> Tensor:
+    """For each voxel of ``(G, M, V)`` the number of voxels of its class there, infinite where the label is negative.
+
+    ``log(u) * n`` orders like draws with weight ``1 / n`` (Efraimidis and Spirakis, 2006).
+    """
+    ordered = labels.sort(dim=2).values
+    first, last = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
+    return (last - first).float().masked_fill(labels < 0, torch.inf)

@@ -1,0 +1,86 @@
+"""Losses on unlabelled patches: what one prediction asks of another. Pseudo-labels never carry a gradient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -1
+
+
+def pseudo_labels(logits: Tensor) -> Tensor:
+    """Most probable class of each voxel, ``(B, 1, *spatial)``, of logits ``(B, C, *spatial)``."""
+    return logits.detach().argmax(1, keepdim=True)
+
+
+def hard_dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """Dice against hard labels: the cross pseudo supervision of MCSC and of cross teaching (Luo et al., MIDL 2022).
+
+    Mean over all classes, background included, of ``1 - (2 sum p y + 1e-5) / (sum p^2 + sum y^2 + 1e-5)`` with sums
+    over the whole batch, as in ``paper_loss``.
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        labels: class indices ``(B, 1, *spatial)``; voxels with -1 take no part, and if all have it the loss is 0.
+    """
+    known = labels != IGNORED
+    probability = logits.float().softmax(1) * known
+    truth = _one_hot(labels[:, 0].clamp(min=0), logits.shape[1]) * known
+    axes = [0, *range(2, logits.ndim)]
+    overlap = (probability * truth).sum(axes)
+    total = probability.square().sum(axes) + truth.sum(axes)
+    return (1 - (2 * overlap + 1e-5) / (total + 1e-5)).mean()
+
+
+def hard_ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy against hard labels (cross pseudo supervision, Chen et al., CVPR 2021).
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        labels: class indices ``(B, 1, *spatial)``. Voxels with -1 add 0 but count in the mean, as voxels below the
+            threshold do in FixMatch (Sohn et al., 2020), so that little confidence means little weight.
+    """
+    return F.cross_entropy(logits.float(), labels[:, 0].long(), ignore_index=IGNORED, reduction="none").mean()
+
+
+def confident_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """``hard_ce + hard_dice`` against a target that holds -1 where its teacher was not sure.
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        target: class indices ``(B, *spatial)`` or -1. The loss is 0 where all of it is -1.
+    """
+    labels = target.unsqueeze(1)
+    return hard_ce(logits, labels) + hard_dice(logits, labels)
+
+
+def softmax_mse(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Mean squared difference of probabilities (Mean Teacher, Tarvainen and Valpola, NeurIPS 2017).
+
+    Args:
+        logits, teacher_logits: ``(B, C, *spatial)``; the teacher's get no gradient.
+    """
+    return F.mse_loss(logits.float().softmax(1), teacher_logits.detach().float().softmax(1))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of each voxel's class probabilities as a share of its maximum, in [0, 1], ``(B, 1, *spatial)``.
+
+    Its mean is the loss of entropy minimisation; as a weight or a mask it tells unsure voxels (UA-MT, Yu et al., 2019).
+    """
+    log_probability = logits.float().log_softmax(1)
+    return -(log_probability.exp() * log_probability).sum(1, keepdim=True) / math.log(logits.shape[1])
+
+
+def sigmoid_rampup(progress: float) -> float:
+    """``exp(-5 (1 - t)^2)`` with ``t`` clipped to [0, 1] (Laine and Aila, ICLR 2017): 0.0067 at 0, 1 from 1 on."""
+    return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """``(B, *spatial)`` to float ``(B, C, *spatial)``, without the read-back of ``F.one_hot``."""
+    shape = (1, classes) + (1,) * (labels.ndim - 1)
+    return (labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(shape)).float()
