@@ -54,8 +54,9 @@ class WindowAttention(nn.Module):
             bias = bias.masked_fill(blocked.unsqueeze(1), float("-inf")).flatten(0, 1)
             qkv = qkv.flatten(2, 3)  # (3, B, windows * heads, N, C / heads)
         out = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=bias.unsqueeze(0))
-        out = out.reshape(batch, windows, self.heads, tokens, channels // self.heads)
-        return self.proj(out.transpose(2, 3).reshape(batch, windows, tokens, channels))
+        out = out.reshape(batch, windows, self.heads, tokens, channels // self.heads).transpose(2, 3)
+        out = out.clone(memory_format=torch.contiguous_format)  # its strides vary by kernel, which ONNX export trips on
+        return self.proj(out.view(batch, windows, tokens, channels))
 
     def _position_bias(self, window: list[int], tokens: int) -> Tensor:
         index = relative_position_index(window, self.window, self.relative_position_bias_table.device)

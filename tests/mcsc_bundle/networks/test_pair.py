@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -44,3 +46,14 @@ def test_unknown_branch_lists_the_choices() -> None:
 def test_from_plan_passes_pretrained_weights_on() -> None:
     with pytest.raises(ValueError, match="no_such_file"):
         NetworkPair.from_plan(make_plan("2d"), pretrained="no_such_file.pth")
+
+
+@pytest.mark.parametrize("branch", ["cnn", "transformer"])
+def test_onnx_export_gives_the_same_logits(branch: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    predictor, x = BranchPredictor(NetworkPair.from_plan(make_plan("2d")), branch).eval(), image_for("2d", batch=1)
+    torch.onnx.export(predictor, (x,), tmp_path / "network.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "network.onnx")
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), predictor(x), rtol=1e-4, atol=1e-4)
