@@ -1,0 +1,242 @@
+"""Check and measure one case. Pure: the result depends on the case's files and the arguments alone, so it may be cached."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from monai.data import MetaTensor
+from nibabel.orientations import aff2axcodes, io_orientation
+from scipy import ndimage
+
+from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacing_mm
+from mcsc_bundle.plan import CaseFingerprint, IntensityStats
+from preprocessing.dataset import Case
+
+SAMPLE_SEED = 1234
+CHUNK = 2**20  # voxels turned into float64 at a time
+
+
+@dataclass(frozen=True)
+class CaseMeasurement:
+    """A case's fingerprint and a sample of its foreground.
+
+    Args:
+        fingerprint: what was measured.
+        foreground: intensities at foreground voxels, ``(C, voxels)`` float32; no voxels without a label.
+    """
+
+    fingerprint: CaseFingerprint
+    foreground: np.ndarray
+
+
+def measure_case(
+    case: Case, labeled: bool, channel_names: Sequence[str], labels: Mapping[str, int], max_foreground: int
+) -> CaseMeasurement:
+    """Read a case, check it, and measure it.
+
+    Args:
+        case: its files. The label is opened only if ``labeled``.
+        labeled: whether to read the label.
+        channel_names: declared channels, in order.
+        labels: declared class name to value.
+        max_foreground: at most so many foreground voxels are sampled, without replacement and always the same ones.
+
+    Raises:
+        ImageError: the case cannot be used: a file does not open, has non-finite values, other channels or labels than
+            declared, a constant channel, or image and label lie on different grids.
+    """
+    image = load_image(case.images)
+    _check_channels(image, case, channel_names)
+    classes = None
+    if labeled and case.label is not None:
+        label = load_label(case.label)
+        _check_grid(image, label, case)
+        classes = class_indices(_as_stored(label)[0], labels, case.label)
+    voxels = _as_stored(image)
+    shape, cropped = voxels.shape[:0:-1], tuple(part.stop - part.start for part in reversed(bounding_box(voxels)))
+    order, orientation = _axes(image)
+    spacing = spacing_mm(image)
+    digest, foreground = content_hash(voxels), _foreground(voxels, classes, max_foreground)
+    whole, nonzero = zip(*(_channel_stats(channel) for channel in voxels), strict=True)  # reorders the voxels
+    _check_not_constant(whole, case, channel_names)
+    fingerprint = CaseFingerprint(
+        case=case.name,
+        labeled=classes is not None,
+        spacing_mm=tuple(spacing[axis] for axis in order),
+        shape=tuple(shape[axis] for axis in order),
+        shape_after_crop=tuple(cropped[axis] for axis in order),
+        orientation=orientation,
+        oblique_degrees=_oblique_degrees(image),
+        kept_ratio=math.prod(cropped) / math.prod(shape),
+        whole=whole,
+        nonzero=nonzero,
+        class_voxels={} if classes is None else _class_voxels(classes, labels),
+        class_components={} if classes is None else _class_components(classes, labels),
+        content_hash=digest,
+    )
+    return CaseMeasurement(fingerprint, foreground)
+
+
+def label_values(path: Path) -> set[int]:
+    """Values in a label file.
+
+    Raises:
+        ImageError: the file does not open or is no label map.
+    """
+    return {int(value) for value in np.unique(np.asarray(load_label(path)))}
+
+
+def class_indices(label: np.ndarray, labels: Mapping[str, int], path: Path) -> np.ndarray:
+    """Label values as positions in ``labels``, uint8.
+
+    Raises:
+        ImageError: values that are not declared.
+    """
+    values = np.array(list(labels.values()))
+    order = np.argsort(values)
+    ascending = values[order]
+    classes = np.empty(label.shape, dtype=np.uint8)
+    for plane, target in zip(label, classes, strict=True):  # plane by plane: no second volume of 64-bit positions
+        position = np.searchsorted(ascending, plane).clip(max=len(values) - 1)
+        if not np.array_equal(ascending[position], plane):
+            unknown = sorted({int(value) for value in np.unique(label)} - set(labels.values()))
+            raise ImageError(
+                f"{path}: expected the declared label values {dict(labels)}, received {unknown[:10]}. "
+                f"Declare them in dataset.json, or correct the file."
+            )
+        target[...] = order[position]
+    return classes
+
+
+def bounding_box(voxels: np.ndarray) -> tuple[slice, ...]:
+    """Smallest box around the voxels of ``(C, *spatial)`` where any channel is not zero; the whole image if there are none."""
+    inside = (voxels != 0).any(axis=0)
+    return next(iter(ndimage.find_objects(inside.view(np.uint8))), None) or tuple(
+        slice(0, size) for size in inside.shape
+    )
+
+
+def describe(values: np.ndarray) -> IntensityStats:
+    """Statistics of a set of intensities, ``(voxels,)`` float32. Reorders ``values``. All zero without voxels."""
+    if values.size == 0:
+        return IntensityStats(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    mean = _mean(values)
+    spread = _mean(values, around=mean)
+    low, median, high = np.percentile(values, (0.5, 50, 99.5), overwrite_input=True)
+    return IntensityStats(
+        mean=mean,
+        median=float(median),
+        std=math.sqrt(spread),
+        min=float(values.min()),
+        max=float(values.max()),
+        percentile_00_5=float(low),
+        percentile_99_5=float(high),
+        voxels=int(values.size),
+    )
+
+
+def content_hash(voxels: np.ndarray) -> str:
+    """Hash of shape and voxel values: equal for one image saved twice, whatever the file format or header."""
+    digest = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
+    digest.update(voxels.data)
+    return digest.hexdigest()
+
+
+def _check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str]) -> None:
+    if image.shape[0] == len(channel_names):
+        return
+    files = ", ".join(str(path) for path in case.images)
+    raise ImageError(
+        f"{files}: expected {len(channel_names)} channels ({', '.join(channel_names)}), received {image.shape[0]} of shape "
+        f"{tuple(image.shape[1:])}. Declare every channel under channel_names in dataset.json, or keep only the declared ones "
+        f"(one volume of a 4-D series)."
+    )
+
+
+def _check_grid(image: MetaTensor, label: MetaTensor, case: Case) -> None:
+    if image.shape[1:] != label.shape[1:]:
+        raise ImageError(
+            f"{case.label}: expected the image's shape {tuple(image.shape[1:])}, received {tuple(label.shape[1:])}. "
+            f"Resample the label onto the image's grid ({case.images[0]})."
+        )
+    if not same_grid(image, label):
+        ours, theirs = (np.round(np.asarray(part.affine), 4).tolist() for part in (image, label))
+        raise ImageError(
+            f"{case.label}: expected the image's affine {ours} ({case.images[0]}), received {theirs}. "
+            f"If the voxels match, copy the image's header to the label; else resample the label."
+        )
+
+
+def _check_not_constant(stats: Sequence[IntensityStats], case: Case, channel_names: Sequence[str]) -> None:
+    for name, channel in zip(channel_names, stats, strict=True):
+        if channel.min == channel.max:
+            files = ", ".join(str(path) for path in case.images)
+            raise ImageError(
+                f"{files}: expected an image, received {channel.min:g} in every voxel of channel {name}. Replace the file."
+            )
+
+
+def _as_stored(image: MetaTensor) -> np.ndarray:
+    """``(C, *spatial)`` with the spatial axes reversed, C-contiguous: files run along x first, so this rarely copies."""
+    array = np.asarray(image)
+    return np.ascontiguousarray(array.transpose(0, *range(array.ndim - 1, 0, -1)))
+
+
+def _axes(image: MetaTensor) -> tuple[tuple[int, ...], str]:
+    """File axis of each axis after reorientation to RAS, and the file's axis codes; 2-D images stay as they are."""
+    if image.ndim == 3:
+        return (0, 1), ""
+    affine = np.asarray(image.affine)
+    target = io_orientation(affine)[:, 0].astype(int)
+    return tuple(int(axis) for axis in np.argsort(target)), "".join(aff2axcodes(affine))
+
+
+def _oblique_degrees(image: MetaTensor) -> float:
+    axes = np.asarray(image.affine)[:-1, :-1]
+    cosines = np.abs(axes / np.linalg.norm(axes, axis=0)).max(axis=0)
+    return float(np.degrees(np.arccos(cosines.clip(max=1))).max())
+
+
+def _channel_stats(channel: np.ndarray) -> tuple[IntensityStats, IntensityStats]:
+    """Over all voxels, and over the non-zero ones. Reorders ``channel``, to spare a copy of the image."""
+    values = channel.reshape(-1)
+    nonzero = describe(values[values != 0])
+    return describe(values), nonzero
+
+
+def _mean(values: np.ndarray, around: float | None = None) -> float:
+    """Mean, or mean square distance from ``around``, in float64 without a float64 copy of the image."""
+    total = 0.0
+    for start in range(0, values.size, CHUNK):
+        chunk = values[start : start + CHUNK].astype(np.float64)
+        total += float((chunk if around is None else np.square(chunk - around)).sum())
+    return total / values.size
+
+
+def _class_voxels(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
+    counts = sum(np.bincount(plane.ravel(), minlength=len(labels)) for plane in classes)
+    return {name: int(count) for name, count in zip(labels, counts, strict=True)}
+
+
+def _class_components(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
+    """Connected components of each foreground class; voxels that share a corner are connected."""
+    touching = np.ones((3,) * classes.ndim, dtype=bool)
+    boxes = ndimage.find_objects(classes, max_label=len(labels) - 1)
+    return {
+        name: 0 if box is None else int(ndimage.label(classes[box] == index, touching)[1])
+        for index, (name, box) in enumerate(zip(list(labels)[1:], boxes, strict=True), start=1)
+    }
+
+
+def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:
+    if classes is None:
+        return np.empty((voxels.shape[0], 0), dtype=np.float32)
+    inside = np.flatnonzero(classes)
+    if inside.size > limit:
+        inside = np.sort(np.random.default_rng(SAMPLE_SEED).choice(inside, limit, replace=False))
+    return voxels.reshape(voxels.shape[0], -1)[:, inside]
