@@ -24,7 +24,7 @@ REFERENCE_GB = 8.0
 FEATURE_CAP = {2: 512, 3: 320}
 """Most channels of a stage (nnU-Net)."""
 
-BYTES_PER_COUNT = {"cuda": 7.0, "cpu": 12.0}
+BYTES_PER_COUNT = {"cuda": 5.5, "cpu": 12.0}
 """Peak bytes of a training step per counted voxel: AMP on a GPU, 32 bits on a CPU (docs/planning.md)."""
 
 BYTES_PER_PARAMETER = 16
