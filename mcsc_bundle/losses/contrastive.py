@@ -130,7 +130,7 @@ class _BalancedContrast(torch.autograd.Function):
             parts = features[groups], members[groups], weights[groups]
             value, slope = _contrast(*parts, temperature, edge, with_gradient)
             loss += value
-            if gradient is not None:
+            if gradient is not None and slope is not None:
                 gradient[groups] = slope
         ctx.save_for_backward(gradient)
         return loss

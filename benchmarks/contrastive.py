@@ -1,0 +1,198 @@
+"""The contrastive loss beside its dense form: seconds, peak memory and agreement at the paper's two shapes.
+
+    python -m benchmarks.contrastive [--device cpu|cuda] [--quick] [--groups 100]
+
+Forward and backward in float32. The dense form is the formula in plain PyTorch, one N x N matrix per group under
+autograd (at the paper's shape it holds over 10 GB; --groups 20 compares on fewer). Seconds are medians of repeats in
+which both forms take turns. Peak memory is what is held above the inputs: the allocator's peak on a GPU; on a CPU the
+peak of the resident set (VmHWM of Linux) minus its size before the call, in a process of its own for each figure. Then
+peak memory over N, dense only as far as it fits. The last line is one JSON object; exits non-zero when values or
+gradients disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
+
+WIDTH, CLASSES, TEMPERATURE = 128, 4, 0.1
+TOLERANCE = 1e-5  # of the value; gradients are float32 sums over N terms and may differ ten times as much
+SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
+DENSE_SIZES = 8192  # largest single group the dense form is asked for
+
+
+def dense_loss(features: Tensor, labels: Tensor) -> Tensor:
+    """The formula of ``balanced_contrastive_loss`` as one would write it down, group by group."""
+    losses = []
+    for z, y in zip(F.normalize(features, dim=2), labels, strict=True):
+        itself = torch.eye(len(y), dtype=torch.bool, device=y.device)
+        same = y[:, None] == y
+        positive = (same & ~itself).float()
+        keys = torch.bincount(y, minlength=CLASSES)[y] - same.int()  # m_ia
+        logits = z @ z.T / TEMPERATURE
+        weights = (~itself) / keys.clamp(min=1)
+        log_denominator = ((logits.exp() * weights).sum(1) + 1e-6).log()
+        positives = positive.sum(1)
+        losses.append((positives * log_denominator - (logits * positive).sum(1)).div(positives + 1e-6).mean())
+    return torch.stack(losses).mean()
+
+
+def our_loss(features: Tensor, labels: Tensor) -> Tensor:
+    return balanced_contrastive_loss(features, labels, CLASSES, TEMPERATURE)
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ours": our_loss, "dense": dense_loss}
+
+
+def draw(groups: int, size: int, device: str) -> tuple[Tensor, Tensor]:
+    """Features and labels of which three quarters are background, as in a heart; each group holds every class."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(groups, size, WIDTH, generator=generator)
+    labels = (torch.rand(groups, size, generator=generator) * 4 * (CLASSES - 1)).long()
+    labels = labels.where(labels < CLASSES, 0)
+    return features.to(device).requires_grad_(), labels.to(device)
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def step(form: str, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Value and gradient."""
+    features.grad = None
+    value = FORMS[form](features, labels)
+    value.backward()
+    assert features.grad is not None
+    return value.item(), features.grad
+
+
+def seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, float]:
+    """Median seconds of a step of both forms, which take turns."""
+    features, labels = draw(*shape, device)
+    times: dict[str, list[float]] = {form: [] for form in FORMS}
+    for _ in range(repeats + 1):  # the first warms up
+        for form, taken in times.items():
+            synchronise(device)
+            began = time.perf_counter()
+            step(form, features, labels)
+            synchronise(device)
+            taken.append(time.perf_counter() - began)
+    return {form: statistics.median(taken[1:]) for form, taken in times.items()}
+
+
+def errors(shape: tuple[int, int], device: str) -> tuple[float, float]:
+    """Relative difference of the value, and of the gradient in the Euclidean norm."""
+    features, labels = draw(*shape, device)
+    value, gradient = step("ours", features, labels)
+    judge, right = step("dense", features, labels)
+    return abs(value - judge) / abs(judge), float((gradient - right).norm() / right.norm())
+
+
+def peak_mib(form: str, shape: tuple[int, int], device: str) -> float:
+    """Peak memory of a step above its inputs."""
+    if device == "cuda":
+        return own_peak_mib(form, shape, device)
+    command = [sys.executable, "-m", "benchmarks.contrastive", "--peak", form, *map(str, shape)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    return float(done.stdout) if done.returncode == 0 else float("nan")  # nan: killed for memory
+
+
+def own_peak_mib(form: str, shape: tuple[int, int], device: str) -> float:
+    """The same, measured in this process: on a CPU it must not have held more before."""
+    features, labels = draw(*shape, device)
+    step(form, *draw(1, 64, device))  # libraries are loaded on first use
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(form, features, labels)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resident_kib("VmRSS")
+    step(form, features, labels)
+    return (resident_kib("VmHWM") - before) / 2**10
+
+
+def resident_kib(entry: str) -> int:
+    """Size of the resident set now (``VmRSS``) or at its peak (``VmHWM``)."""
+    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict[str, Any]:
+    """All figures as the JSON object of the last line; prints the tables.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        quick: few groups, repeats and sizes.
+        groups: groups of the full-size scale that are compared (100 cover a 224 x 224 map).
+    """
+    groups, repeats, sizes = (2, 3, SIZES[:3]) if quick else (groups, 5, SIZES)
+    shapes = {"224 x 224, blocks of 19": (groups, 2888), "28 x 28, blocks of 14": (4, 1568)}
+    result: dict[str, Any] = {"device": device, "threads": torch.get_num_threads(), "agree": True, "shapes": {}}
+    for name, shape in shapes.items():
+        mib = {form: peak_mib(form, shape, device) for form in FORMS}
+        taken = seconds(shape, device, repeats)
+        value_error, gradient_error = errors((min(4, shape[0]), shape[1]), device)
+        agree = value_error <= TOLERANCE and gradient_error <= 10 * TOLERANCE
+        ratios = {"faster": taken["dense"] / taken["ours"], "smaller": mib["dense"] / mib["ours"]}
+        print(f"{name}: {shape[0]} groups of {shape[1]} vectors")
+        print(f"  ours  {1e3 * taken['ours']:8.0f} ms {mib['ours']:8.0f} MiB")
+        print(f"  dense {1e3 * taken['dense']:8.0f} ms {mib['dense']:8.0f} MiB")
+        print(f"  ratio {ratios['faster']:8.1f} x  {ratios['smaller']:8.1f} x")
+        print(f"  differ by {value_error:.0e} (value), {gradient_error:.0e} (gradient): {agree=}", flush=True)
+        result["shapes"][name] = {
+            "shape": shape,
+            "seconds": taken,
+            "peak_mib": mib,
+            **ratios,
+            "value_error": value_error,
+            "gradient_error": gradient_error,
+        }
+        result["agree"] &= agree
+    result["peak_mib_over_n"] = {}
+    for size in sizes:
+        forms = [form for form in FORMS if form == "ours" or size <= DENSE_SIZES]
+        mib = {form: peak_mib(form, (1, size), device) for form in forms}
+        print(
+            f"one group of {size:6d}: " + ", ".join(f"{form} {value:8.1f} MiB" for form, value in mib.items()),
+            flush=True,
+        )
+        result["peak_mib_over_n"][size] = mib
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--quick", action="store_true", help="two groups, few repeats, small sizes")
+    parser.add_argument("--groups", type=int, default=100, help="groups of the full-size scale")
+    parser.add_argument(
+        "--peak", nargs=3, metavar=("FORM", "G", "N"), help="print the peak MiB of one step, nothing else"
+    )
+    arguments = parser.parse_args()
+    if arguments.peak:
+        form, groups, size = arguments.peak
+        print(own_peak_mib(form, (int(groups), int(size)), "cpu"))
+        return 0
+    result = compare(arguments.device, arguments.quick, arguments.groups)
+    print(json.dumps(result))
+    return 0 if result["agree"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

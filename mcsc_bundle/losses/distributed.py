@@ -1,0 +1,50 @@
+"""Contrast over all processes: features and labels of every rank in each group."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def gather_features(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the groups of all ranks, so that group ``k`` holds the vectors of group ``k`` on every rank.
+
+    With ``DistributedDataParallel``, which averages gradients over the ranks, every rank then computing the same loss
+    gives the gradient of one process on the joined batch. (The authors train on one GPU.)
+
+    Args:
+        features: ``(G, N, D)`` of this rank, the same shape on every rank.
+        labels: class indices ``(G, N)``.
+
+    Returns:
+        Features ``(G, ranks * N, D)`` through which gradients flow back to the rank they came from, and labels
+        ``(G, ranks * N)``. Without a process group, or alone in it, the arguments themselves.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return features, labels
+    return _Gather.apply(features), _joined(labels)
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather along axis 1. Gradients of a rank's part are summed over the losses of all ranks."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.size = x.shape[1]
+        return _joined(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):
+        total = upstream.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.narrow(1, dist.get_rank() * ctx.size, ctx.size)
+
+
+def _joined(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x)
+    return torch.cat(parts, dim=1)
