@@ -1,4 +1,4 @@
-"""Check and measure one case. Pure: the result depends on the case's files and the arguments alone, so it may be cached."""
+"""Check and measure one case. The result depends on the case's files and the arguments alone, so it may be cached."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def class_indices(label: np.ndarray, labels: Mapping[str, int], path: Path) -> n
 
 
 def bounding_box(voxels: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box around the voxels of ``(C, *spatial)`` where any channel is not zero; the whole image if there are none."""
+    """Smallest box around the voxels of ``(C, *spatial)`` where any channel is not 0; the image if there are none."""
     inside = (voxels != 0).any(axis=0)
     return next(iter(ndimage.find_objects(inside.view(np.uint8))), None) or tuple(
         slice(0, size) for size in inside.shape
@@ -152,9 +152,9 @@ def _check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str])
         return
     files = ", ".join(str(path) for path in case.images)
     raise ImageError(
-        f"{files}: expected {len(channel_names)} channels ({', '.join(channel_names)}), received {image.shape[0]} of shape "
-        f"{tuple(image.shape[1:])}. Declare every channel under channel_names in dataset.json, or keep only the declared ones "
-        f"(one volume of a 4-D series)."
+        f"{files}: expected {len(channel_names)} channels ({', '.join(channel_names)}), received {image.shape[0]} of "
+        f"shape {tuple(image.shape[1:])}. Declare every channel under channel_names in dataset.json, or keep only the "
+        f"declared ones (one volume of a 4-D series)."
     )
 
 
@@ -177,12 +177,13 @@ def _check_not_constant(stats: Sequence[IntensityStats], case: Case, channel_nam
         if channel.min == channel.max:
             files = ", ".join(str(path) for path in case.images)
             raise ImageError(
-                f"{files}: expected an image, received {channel.min:g} in every voxel of channel {name}. Replace the file."
+                f"{files}: expected an image, received the value {channel.min:g} all over channel {name}. "
+                "Replace the file."
             )
 
 
 def _as_stored(image: MetaTensor) -> np.ndarray:
-    """``(C, *spatial)`` with the spatial axes reversed, C-contiguous: files run along x first, so this rarely copies."""
+    """``(C, *spatial)``, spatial axes reversed, C-contiguous: files run along x first, so this rarely copies."""
     array = np.asarray(image)
     return np.ascontiguousarray(array.transpose(0, *range(array.ndim - 1, 0, -1)))
 
@@ -219,7 +220,9 @@ def _mean(values: np.ndarray, around: float | None = None) -> float:
 
 
 def _class_voxels(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
-    counts = sum(np.bincount(plane.ravel(), minlength=len(labels)) for plane in classes)
+    counts = np.zeros(len(labels), dtype=np.int64)
+    for plane in classes:  # bincount makes 64-bit copies
+        counts += np.bincount(plane.ravel(), minlength=len(labels))
     return {name: int(count) for name, count in zip(labels, counts, strict=True)}
 
 

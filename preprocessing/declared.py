@@ -19,7 +19,7 @@ MAX_CLASSES = 255  # class indices are stored as uint8
 SAME_PATIENT = re.compile(
     r"(?<=.)[_-](?:(?:frame|time|tp|t|phase|visit|session|ses|slice)[_-]?\d+|ed|es|left|right)$", re.IGNORECASE
 )
-"""Ending of a case name that tells scans of one patient apart: ``_frame01``, ``_ED``, ``_t2``, ``_slice_15``, ``_left``..."""
+"""Ending that tells scans of one patient apart: ``_frame01``, ``_ED``, ``_t2``, ``_slice_15``, ``_left``, ..."""
 
 
 def read_declaration(file: Path) -> dict[str, Any]:
@@ -72,7 +72,8 @@ def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
 def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
     if isinstance(entry, (list, tuple)):
         raise DatasetError(
-            f"{file}: label {key!r} is a region (values {list(entry)}); regions are not supported yet. Declare one value per label."
+            f"{file}: label {key!r} is a region (values {list(entry)}), and regions are not supported yet. "
+            f"Declare one value per label."
         )
     if isinstance(entry, str) and _is_integer(key):
         name, value = entry, int(key)
@@ -84,7 +85,8 @@ def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
         )
     if name.lower() == "ignore":
         raise DatasetError(
-            f"{file}: the ignore label ({value}) is not supported yet. Give such cases without a label, or relabel their ignored voxels."
+            f"{file}: the ignore label ({value}) is not supported yet. Relabel its voxels, or leave the label of such "
+            f"cases away: then they train as unlabelled."
         )
     return name, value
 
@@ -105,25 +107,30 @@ def declared_channels(content: Mapping[str, Any]) -> tuple[str, ...]:
 def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path) -> dict[str, str]:
     """The patient of each case, so that no patient is on both sides of a split.
 
-    ``groups`` (case to group) goes before ``subject_groups`` (lists of case names, or of numbers that are matched with the
-    number at the end of the case name), and both before the case name without its endings ``SAME_PATIENT``.
+    ``groups`` (case to patient) goes before ``subject_groups`` (lists of case names, or of numbers that are matched
+    with the number at the end of the case name), and both before the case name without its endings ``SAME_PATIENT``.
 
     Raises:
-        DatasetError: an entry that fits no case.
+        DatasetError: not such a mapping or list, or ``groups`` names an unknown case.
     """
     groups = {name: _patient_in_name(name) for name in names}
-    for members in _list(content.get("subject_groups"), "subject_groups", file):
-        cases = [
-            name for name in names for member in _list(members, "subject_groups", file) if _is_member(name, member)
-        ]
+    numbered: dict[str, list[str]] = {}
+    for name in names:
+        ending = re.search(r"\d+$", name)
+        for key in {name, str(int(ending[0])) if ending else name}:
+            numbered.setdefault(key, []).append(name)
+    for members in _list(content.get("subject_groups"), file):
+        keys = (str(int(member)) if _is_integer(str(member)) else str(member) for member in _list(members, file))
+        cases = [name for key in keys for name in numbered.get(key, ())]
         groups.update(dict.fromkeys(cases, min(cases, default="")))
     declared = content.get("groups") or {}
     if not isinstance(declared, Mapping):
-        raise DatasetError(f'{file}: expected "groups" as {{case: group}}, received a {type(declared).__name__}.')
+        raise DatasetError(f'{file}: expected "groups" as {{case: patient}}, received a {type(declared).__name__}.')
     unknown = sorted(set(declared) - set(names))
     if unknown:
         raise DatasetError(
-            f'{file}: "groups" names cases that are not in the data set: {", ".join(unknown[:5])}. Remove or correct them.'
+            f'{file}: expected cases of the data set in "groups", received {", ".join(unknown[:5])}. Remove or '
+            "correct them."
         )
     return {**groups, **{name: str(group) for name, group in declared.items()}}
 
@@ -133,16 +140,9 @@ def _patient_in_name(name: str) -> str:
     return name if shorter == name else _patient_in_name(shorter)
 
 
-def _is_member(name: str, member: Any) -> bool:
-    if str(member) == name:
-        return True
-    number = re.search(r"(\d+)$", name)
-    return number is not None and _is_integer(str(member)) and int(number[1]) == int(member)
-
-
-def _list(value: Any, key: str, file: Path) -> Iterable[Any]:
+def _list(value: Any, file: Path) -> Iterable[Any]:
     if value is not None and not isinstance(value, (list, tuple)):
-        raise DatasetError(f'{file}: expected "{key}" as a list of lists, received {value!r}.')
+        raise DatasetError(f'{file}: expected "subject_groups" as a list of lists, received {value!r}.')
     return value or ()
 
 

@@ -1,8 +1,8 @@
 """Where unlabelled scans differ from labelled ones so much that labels may not carry over, in words.
 
-The bounds are ours, set so that the spread inside one study stays below them: half as much again in spacing or field of
-view is another protocol; 200 HU is another definition of the values (CT stored without its offset differs by 1024); a fifth
-of the range between the 0.5th and 99.5th percentile is another contrast.
+The bounds are ours, set so that the spread inside one study stays below them: half as much again in spacing or field
+of view is another protocol; 200 HU is another definition of the values (CT stored without its offset differs by 1024);
+a fifth of the range between the 0.5th and 99.5th percentile is another contrast.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def _ratio_warnings(
         ours, theirs = (median(measured(case, axis) for case in cases) for cases in (labeled, unlabeled))
         if max(ours, theirs) > MAX_RATIO * min(ours, theirs):
             found.append(
-                f"The {what} on axis {axis} differs: median {ours:.4g} mm over {len(labeled)} labelled and {theirs:.4g} mm over "
-                f"{len(unlabeled)} unlabelled cases (more than {MAX_RATIO} times). Labels may not carry over to the unlabelled scans."
+                f"The {what} on axis {axis} differs more than {MAX_RATIO} times: median {ours:.4g} mm over "
+                f"{len(labeled)} "
+                f"labelled and {theirs:.4g} mm over {len(unlabeled)} unlabelled cases. What the labels teach may not "
+                f"carry over to the unlabelled scans."
             )
     return found
 
@@ -67,8 +69,9 @@ def _intensity_warnings(
         return []
     what = "mean value" if absolute else "place of the median between the 0.5th (0) and 99.5th (1) percentile"
     return [
-        f"The intensities of channel {name} differ: {what} {ours:.3g} over {len(labeled)} labelled and {theirs:.3g} over {len(unlabeled)} "
-        f"unlabelled cases (more than {bound:g} apart). Is it another sequence or scanner, or other units?"
+        f"The intensities of channel {name} differ by more than {bound:g}: {what} {ours:.3g} over "
+        f"{len(labeled)} labelled "
+        f"and {theirs:.3g} over {len(unlabeled)} unlabelled cases. Is it another sequence or scanner, or other units?"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Measure a data set: geometry and intensities of all training cases, labels of the labelled ones, and what is wrong with any.
+"""Measure a data set: geometry and intensities of all training cases, labels of the labelled ones, and any defects.
 
 After nnU-Net v2's fingerprint (``fingerprint_extractor.py``). We differ: unlabelled cases count for geometry and
 intensity, all foreground voxels are used up to a total (nnU-Net draws 1e8 with replacement), class sizes and components
@@ -35,8 +35,8 @@ def measure(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
     Labels of ``split.labeled`` and ``split.test`` are read, no others. Test cases are checked but not measured.
 
     Where several cases hold the same image, voxel for voxel, one stays: a test case before a labelled one before an
-    unlabelled one, and of equals the first by name. (ACDC's patient074 and patient076 are one scan with two annotations;
-    kept apart they would leak between training and validation.)
+    unlabelled one, and of equals the first by name. (ACDC's patient074 and patient076 are one scan with two
+    annotations; as two patients they would leak from training into validation.)
 
     Args:
         dataset: the cases.
@@ -104,8 +104,8 @@ def _labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) -
     foreground = sorted(found - {0})
     if not 1 <= len(foreground) < MAX_CLASSES:
         raise DatasetError(
-            f"{dataset.root}: expected 1 to {MAX_CLASSES - 1} label values besides 0 in the {len(files)} label files, received "
-            f"{len(foreground)}. Are they label maps? If so, declare the labels in dataset.json."
+            f"{dataset.root}: expected 1 to {MAX_CLASSES - 1} label values besides 0 in the {len(files)} label files, "
+            f"received {len(foreground)}. Give label maps, and declare their labels in dataset.json."
         )
     log.warning(
         "%s declares no labels: naming the values found class_%s.", dataset.root, ", class_".join(map(str, foreground))
@@ -120,7 +120,7 @@ def _set_aside_other_dims(measured: dict[str, CaseMeasurement], rejected: dict[s
     for name in [name for name, case in measured.items() if len(case.fingerprint.shape) != kept]:
         shape = measured.pop(name).fingerprint.shape
         rejected[name] = (
-            f"expected a {kept}-D image as in most cases, received shape {shape}; keep such scans in a data set of their own."
+            f"expected a {kept}-D image as in most cases, received shape {shape}; keep such scans in another data set."
         )
     return kept
 
@@ -147,12 +147,14 @@ def _check_labeled(fingerprint: Fingerprint, dataset: Dataset, rejected: Mapping
         return
     if fingerprint.labeled:
         raise DatasetError(
-            f"{dataset.root}: expected foreground in at least one of the {len(fingerprint.labeled)} labelled cases, received only "
-            f"background (0). Do the label files hold the values {fingerprint.labels}?"
+            f"{dataset.root}: expected foreground in at least one of the {len(fingerprint.labeled)} labelled cases, "
+            f"received only background (0). Draw the labels with the values {fingerprint.labels}."
         )
     name, reason = next(iter(sorted(rejected.items())), ("none", "the split has no labelled case"))
     raise DatasetError(
-        f"{dataset.root}: no labelled case can be used; {len(rejected)} cases were set aside. The first, {name}: {reason}"
+        f"{dataset.root}: expected a labelled case that can be used, received none; {len(rejected)} cases were "
+        "set aside. "
+        f"The first, {name}: {reason}"
     )
 
 
@@ -162,11 +164,15 @@ def _label_warnings(fingerprint: Fingerprint) -> list[str]:
     for name in list(fingerprint.labels)[1:]:
         if not any(case.class_voxels[name] for case in labeled):
             warnings.append(
-                f"Class {name} ({fingerprint.labels[name]}) is in none of the {len(labeled)} labelled cases: it cannot be learned."
+                f"Class {name} ({fingerprint.labels[name]}) is in none of the {len(labeled)} labelled cases, so "
+                "it cannot "
+                f"be learned."
             )
     empty = [case.case for case in labeled if not any(count for key, count in list(case.class_voxels.items())[1:])]
     if empty:
         warnings.append(
-            f"{len(empty)} labelled cases hold only background, e.g. {empty[0]}. Leave the label file away if they were not annotated."
+            f"{len(empty)} labelled cases hold only background, e.g. {empty[0]}. If nobody annotated them, "
+            "leave their label "
+            f"files away: then they train as unlabelled."
         )
     return warnings

@@ -1,4 +1,4 @@
-"""Files of a data set folder: images by suffix, names in any letter case, channels of one case (``CASE_0000``, ``CASE_0001``)."""
+"""Files of a data set folder: images by suffix, names in any letter case, channels of one case (``CASE_0000``...)."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ def by_name(files: Iterable[Path]) -> dict[str, Path]:
         name = case_name(path)
         if name in found:
             raise DatasetError(
-                f"expected one file per case, received {found[name]} and {path}, both named {name!r}; remove or rename one."
+                f"expected one file per case, received {found[name]} and {path} for case {name!r}; remove or "
+                "rename one."
             )
         found[name] = path
     return found
 
 
 def has_channel_suffix(image_names: Collection[str], label_names: Collection[str]) -> bool:
-    """Whether image names end in a channel number. Not so if a label has the image's full name: then the number is the case's."""
+    """Whether image names end in a channel number; if a label has an image's full name, the number is the case's."""
     return any(name.endswith("_0000") for name in image_names) and not set(image_names) & set(label_names)
 
 
@@ -80,8 +81,8 @@ def channels_by_case(
     Args:
         files: image files by name.
         suffixed: names end in a channel number.
-        num_channels: channels a case should have; ``None`` takes the most that any case has. A channel that is not there
-            is listed where it should be, so that opening the case names it.
+        num_channels: channels a case should have; ``None`` takes the most that any case has. A channel that is not
+            there is listed where it should be, so that opening the case names it.
     """
     if not suffixed:
         return {name: (path,) for name, path in files.items()}

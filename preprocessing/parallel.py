@@ -37,8 +37,8 @@ def map_cases(
         title: of the progress bar.
 
     Yields:
-        Case and result. A case whose process was killed (out of memory) gets a ``MemoryError`` as its result: those that
-        were in work with it are tried again one by one, to tell which it was.
+        Case and result. A case whose process was killed (out of memory) gets a ``MemoryError`` as its result: those
+        that were in work with it are tried again one by one, to tell which it was.
     """
     done = _in_processes(function, arguments, workers) if workers > 1 else _in_turn(function, arguments)
     yield from tqdm(done, total=len(arguments), desc=title, delay=5, unit="case")

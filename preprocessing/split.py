@@ -1,7 +1,7 @@
 """Which cases train with labels, which without, which are kept out, and the folds for cross-validation.
 
-Patients are never parted: all cases of one ``Case.group`` are on one side of test and training, and of a fold's training and
-validation.
+Patients are never parted: all cases of one ``Case.group`` are on one side of test and training, and of a fold's
+training and validation.
 """
 
 from __future__ import annotations
@@ -64,20 +64,21 @@ def make_split(
 ) -> Split:
     """Give each case its part.
 
-    Patients are shuffled once by ``split_seed``. The test part takes whole patients from the end of this order until it has
-    ``num_test`` cases (so it may hold a few more); the labelled part takes ``num_labeled`` cases from the start. So one seed
-    has the same test part at every budget, and a larger budget contains the smaller. Where ``num_labeled`` ends inside a
-    patient, that patient's remaining labelled cases are left out, not hidden: they would be near-copies of labelled ones.
+    Patients are shuffled once by ``split_seed``. The test part takes whole patients from the end of this order until it
+    has ``num_test`` cases (so it may hold a few more); the labelled part takes ``num_labeled`` cases from the start. So
+    one seed has the same test part at every budget, and a larger budget contains the smaller. Where ``num_labeled``
+    ends inside a patient, that patient's remaining labelled cases are left out, not hidden: they would be near-copies
+    of labelled ones. Cases that never had a label stay, unless their patient is in the test part.
 
     Args:
         dataset: the cases.
         num_labeled: how many label maps to keep; the other labelled cases become unlabelled. ``None`` keeps all.
         num_test: labelled cases to keep out. ``None``: none, or with ``num_labeled`` a fifth, at most 40.
         split_seed: decides which.
-        split_file: names the cases instead of drawing them. A text file lists labelled cases, one per line; JSON has lists
-            ``labeled``, ``unlabeled``, ``test``. Without ``labeled``, all labelled cases not named elsewhere; without
-            ``unlabeled``, all others (hidden labels of labelled patients and everything of test patients excepted). With
-            ``num_labeled`` the first so many of its labelled cases, in the file's order, keep their labels.
+        split_file: names the cases instead of drawing them. A text file lists labelled cases, one per line; JSON has
+            lists ``labeled``, ``unlabeled``, ``test``. Without ``labeled``, all labelled cases not named elsewhere;
+            without ``unlabeled``, all others by the rules above. With ``num_labeled`` the first so many of its labelled
+            cases, in the file's order, keep their labels.
         folds: how many; fewer if there are fewer labelled patients, none with one.
 
     Raises:
@@ -127,8 +128,8 @@ def training_cases(split: Split, fold: int | str = "auto") -> tuple[tuple[str, .
 
     Args:
         split: from ``make_split``.
-        fold: a number; ``all`` (train on every label and watch the test part, on which nothing is selected); or ``auto``:
-            ``all`` if there is a test part or fewer than five labelled patients, else 0. The reason is logged.
+        fold: a number; ``all`` (train on every label and watch the test part, on which nothing is selected); or
+            ``auto``: ``all`` if there is a test part or fewer than five labelled patients, else 0; the log says why.
 
     Raises:
         DatasetError: no such fold.
@@ -213,8 +214,8 @@ def _check(
 ) -> None:
     if not labeled or (num_labeled is not None and len(labeled) < num_labeled):
         raise DatasetError(
-            f"{dataset.root}: expected at least {num_labeled or 1} labelled cases to train on, received {len(labeled)} beside {len(test)} "
-            f"kept out for testing. Lower num_labeled or num_test (0 keeps none out)."
+            f"{dataset.root}: expected at least {num_labeled or 1} labelled cases to train on, received {len(labeled)} "
+            f"beside {len(test)} kept out for testing. Lower num_labeled or num_test (0 keeps none out)."
         )
     groups = {case.name: case.group for case in dataset.cases}
     both = {groups[name] for name in training} & {groups[name] for name in test}
@@ -268,8 +269,10 @@ def _json_parts(path: Path, text: str) -> dict[str, tuple[str, ...]]:
     spelled = {"labelled": "labeled", "unlabelled": "unlabeled"}
     parts = {spelled.get(key.lower(), key.lower()): value for key, value in content.items()}
     parts = {key: value for key, value in parts.items() if key in ("labeled", "unlabeled", "test")}
-    if not parts or not all(isinstance(value, list) for value in parts.values()):
+    names = [name for value in parts.values() for name in (value if isinstance(value, list) else [None])]
+    if not names or not all(isinstance(name, str) for name in names):
         raise DatasetError(
-            f'{path}: expected lists of case names under "labeled", "unlabeled", "test", received keys {sorted(content)}.'
+            f'{path}: expected lists of case names under "labeled", "unlabeled", "test", received '
+            f"{text[:80].strip()}..."
         )
-    return {key: tuple(case_name(Path(str(name))) for name in value) for key, value in parts.items()}
+    return {key: tuple(case_name(Path(name)) for name in value) for key, value in parts.items()}

@@ -1,0 +1,183 @@
+"""Where the layouts keep their cases: Medical Segmentation Decathlon, nnU-Net v2, or images and labels matched by name.
+
+Cases without a label are unlabelled cases, wherever they are found: an item without ``label``, a label file that is not
+there, an ``imagesUn`` folder, or a key ``unlabeled`` in ``dataset.json``. Images in ``imagesTs`` are never looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcsc_bundle.io import IMAGE_SUFFIXES, case_name
+from preprocessing.folders import (
+    CHANNEL,
+    DatasetError,
+    by_name,
+    channels_by_case,
+    find_child,
+    has_channel_suffix,
+    image_files,
+    locate,
+)
+
+log = logging.getLogger(__name__)
+
+LAYOUTS = (
+    'a dataset.json with a "training" list (Decathlon), or imagesTr/ and labelsTr/ (nnU-Net), '
+    "or images/ and labels/ with equal file names"
+)
+IMAGE_FOLDERS, LABEL_FOLDERS = ("imagesTr", "images"), ("labelsTr", "labels")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan.
+
+    Args:
+        name: unique in the data set.
+        images: one file per channel in order, or one file of all channels.
+        label: label map, ``None`` for an unlabelled case.
+        group: patient; no split parts the cases of one group. Empty until it is known.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    group: str = ""
+
+
+def find_cases(root: Path, content: Mapping[str, Any], num_channels: int | None) -> list[Case]:
+    """All training cases of a folder, sorted by name.
+
+    Args:
+        root: the folder.
+        content: its ``dataset.json`` with lower-case keys, empty if it has none.
+        num_channels: declared channels; ``None`` if nothing declares them.
+
+    Raises:
+        DatasetError: none of the layouts, an item without an image, a label without an image, a file name twice.
+    """
+    if isinstance(content.get("dataset"), Mapping):  # nnU-Net's list of files kept elsewhere
+        listing = [
+            {"name": name, **entry} if isinstance(entry, Mapping) else entry
+            for name, entry in content["dataset"].items()
+        ]
+        cases = _listed(root, _items(listing, "dataset"))
+    elif "training" in content:
+        cases = _listed(root, _items(content["training"], "training"))
+    else:
+        cases = _matched_by_name(root, str(content.get("file_ending") or ""), num_channels)
+    cases += _unlabelled(root, content, cases, num_channels)
+    _report_unused(root, cases)
+    return sorted(cases, key=lambda case: case.name)
+
+
+def _items(entries: Any, key: str) -> list[dict[str, Any]]:
+    """Items ``{"image": [paths], "label": path or None, "name"?}``; an item that is only a path has no ``label``."""
+    if not isinstance(entries, (list, tuple)):
+        raise DatasetError(f'dataset.json: expected "{key}" as a list, received {entries!r}.')
+    items = []
+    for entry in entries:
+        item = {str(k).lower(): v for k, v in entry.items()} if isinstance(entry, Mapping) else {"image": entry}
+        if isinstance(entry, Mapping):
+            item.setdefault("label", None)
+        images = item.get("image") or item.get("images")
+        images = [images] if isinstance(images, str) else images
+        if not images or not all(isinstance(path, str) for path in [*images, item.get("label") or ""]):
+            raise DatasetError(
+                f'dataset.json: expected each item of "{key}" to have the path of an image, and of a label if '
+                "there is one, "
+                f"received {entry!r}. Complete it, or remove it."
+            )
+        items.append({**item, "image": images})
+    return items
+
+
+def _listed(root: Path, items: Sequence[Mapping[str, Any]]) -> list[Case]:
+    """Cases that ``dataset.json`` lists. One that is only a path has the label of its name in ``labelsTr``."""
+    images = [tuple(locate(root, path) for path in item["image"]) for item in items]
+    labels = [_label(root, files[0], item) for files, item in zip(images, items, strict=True)]
+    gone = [item["label"] for item, label in zip(items, labels, strict=True) if item.get("label") and label is None]
+    if gone:
+        log.warning("%d listed label files are not there; their cases are unlabelled. First: %s.", len(gone), gone[0])
+    names = [case_name(files[0]) for files in images]
+    suffixed = has_channel_suffix(names, [case_name(label) for label in labels if label])
+    return [
+        Case(str(item.get("name") or _name(files, suffixed)), _on_disk(files), label)
+        for files, label, item in zip(images, labels, items, strict=True)
+    ]
+
+
+def _label(root: Path, image: Path, item: Mapping[str, Any]) -> Path | None:
+    if "label" in item:
+        wanted = [locate(root, item["label"])] if item["label"] else []
+    else:
+        wanted = [folder / image.name for name in LABEL_FOLDERS if (folder := find_child(root, name))]
+    return next((path for path in wanted if path.exists()), None)
+
+
+def _matched_by_name(root: Path, ending: str, num_channels: int | None) -> list[Case]:
+    """Cases of an image and a label folder: ``CASE`` with ``CASE``, or ``CASE_0000``... with ``CASE`` (nnU-Net)."""
+    image_folder, label_folder = find_child(root, *IMAGE_FOLDERS), find_child(root, *LABEL_FOLDERS)
+    if image_folder is None:
+        raise DatasetError(f"{root}: expected {LAYOUTS}; received {_some(entry.name for entry in root.iterdir())}.")
+    images, labels = by_name(image_files(image_folder, ending)), by_name(image_files(label_folder, ending))
+    if not images:
+        kinds = ending or ", ".join(IMAGE_SUFFIXES)
+        raise DatasetError(
+            f"{image_folder}: expected images ({kinds}), received {_some(p.name for p in image_folder.iterdir())}."
+        )
+    cases = channels_by_case(images, has_channel_suffix(images, labels), num_channels)
+    lonely = sorted(set(labels) - set(cases))
+    if lonely:
+        raise DatasetError(
+            f"{labels[lonely[0]]}: expected an image of this name in {image_folder}, received none "
+            f"({len(lonely)} such labels). "
+            f"Name image and label alike (CASE or CASE_0000, and CASE), or remove the label."
+        )
+    return [Case(name, files, labels.get(name)) for name, files in cases.items()]
+
+
+def _unlabelled(root: Path, content: Mapping[str, Any], known: Sequence[Case], num_channels: int | None) -> list[Case]:
+    """Cases of the keys ``unlabeled`` and ``unlabelled`` and of the folder ``imagesUn``, each file once."""
+    suffixed = any(case.name != case_name(case.images[0]) for case in known)
+    items = [item for key in ("unlabeled", "unlabelled") for item in _items(content.get(key) or [], key)]
+    listed = [tuple(locate(root, path) for path in item["image"]) for item in items]
+    in_folder = channels_by_case(by_name(image_files(find_child(root, "imagesUn"))), suffixed, num_channels)
+    candidates = [Case(_name(files, suffixed), _on_disk(files), None) for files in listed]
+    candidates += [Case(name, files, None) for name, files in in_folder.items()]
+    found = {case.images[0].resolve(): case for case in (*candidates, *known)}  # a case in training keeps its label
+    return [case for case in found.values() if case not in known]
+
+
+def _report_unused(root: Path, cases: Sequence[Case]) -> None:
+    used = {path.resolve() for case in cases for path in case.images}
+    unused = [path for path in image_files(find_child(root, *IMAGE_FOLDERS)) if path.resolve() not in used]
+    if unused:
+        log.warning(
+            'dataset.json does not list %d images of %s, so they are not used; list them under "unlabeled". First: %s.',
+            *(len(unused), unused[0].parent, unused[0].name),
+        )
+
+
+def _name(images: Sequence[Path], suffixed: bool) -> str:
+    name = case_name(images[0])
+    match = CHANNEL.fullmatch(name) if suffixed or len(images) > 1 else None
+    return match["case"] if match else name
+
+
+def _on_disk(images: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The listed files; for one that is not there, its channels ``_0000``, ``_0001``... (nnU-Net v1), if these are."""
+    if len(images) > 1 or images[0].exists():
+        return images
+    matches = ((path, CHANNEL.fullmatch(case_name(path))) for path in image_files(images[0].parent))
+    return tuple(path for path, match in matches if match and match["case"] == case_name(images[0])) or images
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return (", ".join(ordered[:5]) + (", ..." if len(ordered) > 5 else "")) if ordered else "an empty folder"
