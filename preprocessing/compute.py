@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
 from preprocessing.memory import attended_tokens, full_size_channels, token_grids
 
-CNN_CPU_FLOPS, NARROW_CNN_CPU_FLOPS, TRANSFORMER_CPU_FLOPS = 8.0e10, 4.0e10, 3.5e10
-"""Operations per second that a training step reaches on two CPU cores (measured, docs/planning.md)."""
+CNN_CPU_FLOPS = {2: 1.0e11, 3: 8.0e10}
+TRANSFORMER_CPU_FLOPS = {2: 5.0e10, 3: 3.5e10}
+"""Operations per second that a training step of 2-D and 3-D networks reaches on two CPU cores (docs/planning.md)."""
 
-NARROW_CNN = 16
+NARROW_CNN, NARROW_CNN_CPU_FLOPS = 16, 4.0e10
 """A CNN of fewer channels at full size leaves the vector units half empty."""
 
 CPU_OVERHEAD_S = 0.2
@@ -76,14 +77,15 @@ def contrast_flops(
     return 5 * similarity + FORWARD_AND_BACKWARD * projectors
 
 
-def cpu_step_seconds(cnn_forward: float, cnn_width: int, transformer_forward: float, batch: int) -> float:
+def cpu_step_seconds(dims: int, cnn_width: int, cnn_forward: float, transformer_forward: float, batch: int) -> float:
     """Seconds of one step (forward and backward of both networks on ``batch`` patches) on two CPU cores.
 
     Args:
-        cnn_forward, transformer_forward: operations of one forward pass of one patch.
+        dims: of the networks.
         cnn_width: channels of the CNN at full size.
+        cnn_forward, transformer_forward: operations of one forward pass of one patch.
         batch: patches in a step.
     """
-    cnn_rate = NARROW_CNN_CPU_FLOPS if cnn_width < NARROW_CNN else CNN_CPU_FLOPS
-    per_patch = cnn_forward / cnn_rate + transformer_forward / TRANSFORMER_CPU_FLOPS
+    cnn_rate = NARROW_CNN_CPU_FLOPS if cnn_width < NARROW_CNN else CNN_CPU_FLOPS[dims]
+    per_patch = cnn_forward / cnn_rate + transformer_forward / TRANSFORMER_CPU_FLOPS[dims]
     return CPU_OVERHEAD_S + FORWARD_AND_BACKWARD * batch * per_patch

@@ -147,7 +147,11 @@ def choose_dimensions(
             f"(median shape {geometry.median_shape}), received 3."
         )
     ratio, limit = geometry.anisotropy, ANISOTROPY_RATIO
-    measured = f"target spacing is {ratio:.3g} times coarser on axis {geometry.coarse_axis} than on the finest axis"
+    measured = (
+        f"target spacing on axis {geometry.coarse_axis} is {ratio:.3g} times that of the finest axis"
+        if ratio > 1
+        else "target spacing is the same on all axes"
+    )
     if dimensions in (2, 3):
         return int(dimensions), slice_axis if dimensions == 2 else None, f"Asked for; the {measured}."
     if flat:

@@ -113,7 +113,8 @@ class Networks:
 
     def step_seconds(self, batch: int) -> float:
         """Seconds of a step on two CPU cores."""
-        return cpu_step_seconds(self.cnn_flops, self.cnn.features[0], self.transformer_flops, batch)
+        dims, width = len(self.topology.patch), self.cnn.features[0]
+        return cpu_step_seconds(dims, width, self.cnn_flops, self.transformer_flops, batch)
 
 
 @dataclass(frozen=True)

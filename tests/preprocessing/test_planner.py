@@ -1,0 +1,203 @@
+"""Plans from fingerprints: nnU-Net's values, laws, the pair, the CPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mcsc_bundle.plan import Plan, PlanError
+from preprocessing.explain import explain
+from preprocessing.planner import make_plan, split_batch
+from preprocessing.sizing import CPU_STEP_SECONDS, Task, build_networks
+from preprocessing.topology import Topology
+from tests.preprocessing.fingerprints import make_fingerprint
+
+HIPPOCAMPUS = {"spacing": (1, 1, 1), "shape": (35, 50, 36), "channels": ("MRI",), "classes": 3, "orientation": "RAS"}
+CINE = {"spacing": (1.5, 1.5, 10), "shape": (216, 256, 10), "channels": ("MRI",), "classes": 4, "orientation": "RAS"}
+CT = {"spacing": (0.8, 0.8, 1.5), "shape": (512, 512, 200), "orientation": "RAS"}
+
+
+def one_network(spacing, shape, dimensions, **options) -> Plan:
+    return make_plan(make_fingerprint(spacing, shape, **options), 8, "cuda", networks="cnn", dimensions=dimensions)
+
+
+@pytest.mark.parametrize(  # nnU-Net 2.8.1, ExperimentPlanner, 8 GB, 40 CT cases, one class
+    ("spacing", "shape", "dimensions", "patch", "batch", "stages", "batch_dice"),
+    [
+        ((1, 1, 1), (64, 64, 64), 3, (64, 64, 64), 2, 5, False),
+        ((1, 1, 1), (64, 64, 64), 2, (64, 64), 128, 5, True),
+        ((1.5, 0.8, 0.8), (200, 512, 512), 3, (64, 192, 192), 2, 6, True),
+        ((1.5, 0.8, 0.8), (200, 512, 512), 2, (512, 512), 12, 8, True),
+        ((10, 1.5, 1.5), (10, 256, 216), 3, (10, 256, 224), 2, 6, False),
+        ((10, 1.5, 1.5), (10, 256, 216), 2, (256, 224), 19, 6, True),
+    ],
+)
+def test_one_network_is_planned_as_nnunet_does(spacing, shape, dimensions, patch, batch, stages, batch_dice) -> None:
+    plan = one_network(spacing, shape, dimensions)
+    assert (plan.patch_size, plan.batch_labeled) == (patch, batch)
+    assert (len(plan.cnn.features), plan.batch_dice) == (stages, batch_dice)
+
+
+def test_widths_double_up_to_nnunets_caps() -> None:
+    assert one_network((1, 1, 1), (128, 128, 128), 3).cnn.features == (32, 64, 128, 256, 320, 320)
+    assert one_network((1, 1, 1), (128, 128, 128), 2).cnn.features == (32, 64, 128, 256, 512, 512)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1), (1, 0, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
+@pytest.mark.parametrize("networks", ["cnn", "pair"])
+def test_permuting_the_axes_permutes_the_plan(order, networks) -> None:
+    spacing, shape = (2.0, 0.9, 0.8), (90, 300, 410)  # no two axes tie
+    plan = make_plan(make_fingerprint(spacing, shape), 8, "cuda", networks)
+    moved_fingerprint = make_fingerprint([spacing[axis] for axis in order], [shape[axis] for axis in order])
+    moved = make_plan(moved_fingerprint, 8, "cuda", networks)
+    assert moved.patch_size == tuple(plan.patch_size[axis] for axis in order)
+    assert moved.spacing_mm == tuple(plan.spacing_mm[axis] for axis in order)
+    assert moved.cnn.strides == tuple(tuple(stage[axis] for axis in order) for stage in plan.cnn.strides)
+    assert moved.transformer.window == tuple(plan.transformer.window[axis] for axis in order)
+
+
+@pytest.mark.parametrize("networks", ["cnn", "pair"])
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CINE, CT])
+def test_more_memory_never_shrinks_the_patch_nor_the_batch_of_the_same_patch(networks, data) -> None:
+    fingerprint = make_fingerprint(**data)
+    plans = [make_plan(fingerprint, memory, "cuda", networks) for memory in (3, 5, 8, 12, 24, 48)]
+    for less, more in zip(plans, plans[1:], strict=False):
+        assert math.prod(more.patch_size) >= math.prod(less.patch_size)
+        if more.patch_size == less.patch_size:
+            assert more.batch_labeled >= less.batch_labeled
+
+
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CINE, CT])
+def test_the_second_network_never_enlarges_the_patch(data) -> None:
+    fingerprint = make_fingerprint(**data)
+    alone, pair = (make_plan(fingerprint, 8, "cuda", networks) for networks in ("cnn", "pair"))
+    assert math.prod(pair.patch_size) <= math.prod(alone.patch_size)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CINE, CT, {"spacing": (1, 1), "shape": (90, 70)}])
+def test_patches_divide_in_both_networks(device, data) -> None:
+    plan = make_plan(make_fingerprint(**data, unlabeled=20), 8, device)
+    for divisors in (plan.cnn.divisor, plan.transformer.cumulative_strides[-1]):
+        assert all(size % divisor == 0 for size, divisor in zip(plan.patch_size, divisors, strict=True))
+
+
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CINE, CT, {"spacing": (0.4, 0.4, 0.4), "shape": (700, 700, 900)}])
+def test_a_step_on_a_cpu_stays_in_seconds(data) -> None:
+    fingerprint = make_fingerprint(**data, cases=200, unlabeled=180)
+    plan = make_plan(fingerprint, 8, "cpu")
+    median = tuple(float(size) for size in plan.median_shape)
+    spacing = tuple(value for value in plan.spacing_mm if value is not None)
+    task = Task(spacing, median, 0.0, plan.in_channels, plan.num_classes, 8, "cpu", pair=True)
+    topology = Topology(plan.patch_size, plan.cnn.strides, plan.cnn.kernel_sizes)
+    networks = build_networks(task, topology, plan.cnn.features[0])
+    assert networks.step_seconds(plan.batch_labeled + plan.batch_unlabeled) <= CPU_STEP_SECONDS[plan.spatial_dims]
+
+
+@pytest.mark.parametrize("data", [HIPPOCAMPUS, CINE])
+def test_a_cpu_keeps_nnunets_patch_where_it_can(data) -> None:
+    fingerprint = make_fingerprint(**data, cases=200, unlabeled=180)
+    cpu, nnunet = make_plan(fingerprint, 8, "cpu"), make_plan(fingerprint, 8, "cuda", "cnn")
+    assert (cpu.patch_size, cpu.spacing_mm) == (nnunet.patch_size, nnunet.spacing_mm)
+    assert cpu.cnn.strides == nnunet.cnn.strides
+
+
+def test_a_cpu_says_that_it_narrows() -> None:
+    plan = make_plan(make_fingerprint(**HIPPOCAMPUS, cases=200), 8, "cpu")
+    assert plan.cnn.features[0] < 32
+    assert "Narrower than nnU-Net's 32" in plan.why["cnn"]
+
+
+def test_thick_slices_are_taken_one_by_one() -> None:
+    plan = make_plan(make_fingerprint(**CINE), 8, "cuda")
+    assert (plan.spatial_dims, plan.slice_axis, plan.spacing_mm) == (2, 2, (1.5, 1.5, None))
+    assert "6.67 times" in plan.why["spatial_dims"]
+
+
+def test_slices_up_to_three_times_as_thick_stay_in_3d() -> None:
+    assert make_plan(make_fingerprint((1, 1, 3), (90, 90, 30)), 8, "cuda").spatial_dims == 3
+
+
+def test_a_single_slice_is_2d_along_its_axis() -> None:
+    assert make_plan(make_fingerprint((1, 1, 1), (64, 1, 64)), 8, "cuda").slice_axis == 1
+
+
+@pytest.mark.parametrize(("spacing", "shape"), [((1, 1), (64, 64)), ((5, 1, 1), (1, 64, 64))])
+def test_3d_is_refused_without_a_third_dimension(spacing, shape) -> None:
+    with pytest.raises(PlanError, match=r"dimensions=2 or 'auto'"):
+        make_plan(make_fingerprint(spacing, shape), 8, "cuda", dimensions=3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("dimensions", 4), ("networks", "both"), ("device", "tpu"), ("memory_gb", 0)]
+)
+def test_impossible_options_are_named(option, value) -> None:
+    with pytest.raises(PlanError, match=f"expected {option} to be"):
+        make_plan(make_fingerprint((1, 1), (64, 64)), **{option: value})
+
+
+def test_too_little_memory_is_refused() -> None:
+    with pytest.raises(PlanError, match="Give more memory_gb"):
+        make_plan(make_fingerprint((1, 1, 1), (64, 64, 64)), 1e-6, "cuda")
+
+
+def test_ct_is_clipped_to_its_foreground() -> None:
+    (entry,) = make_plan(make_fingerprint((1, 1), (64, 64), channels=("ct",)), 8, "cuda").normalization
+    assert (entry.scheme, entry.lower, entry.upper, entry.mean, entry.std) == ("ct", -100, 200, 40, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "inside"),
+    [("T2", "zscore", True), ("noNorm", "none", False), ("RGB_to_0_1", "rgb_to_0_1", False), ("CT", "ct", False)],
+)
+def test_channels_are_normalised_by_name(name, scheme, inside) -> None:
+    fingerprint = make_fingerprint((1, 1), (64, 64), channels=(name,), kept_ratio=0.7)
+    (entry,) = make_plan(fingerprint, 8, "cuda").normalization
+    assert (entry.scheme, entry.inside_mask) == (scheme, inside)
+
+
+def test_images_that_fill_their_frame_are_normalised_whole() -> None:
+    fingerprint = make_fingerprint((1, 1), (64, 64), channels=("T2",), kept_ratio=0.75)
+    assert not make_plan(fingerprint, 8, "cuda").normalization[0].inside_mask
+
+
+@pytest.mark.parametrize(
+    ("batch", "has_unlabeled", "expected"),
+    [(2, True, (1, 1)), (4, True, (2, 2)), (9, True, (5, 4)), (9, False, (9, 0))],
+)
+def test_the_batch_is_split_in_half(batch, has_unlabeled, expected) -> None:
+    assert split_batch(batch, has_unlabeled) == expected
+
+
+def test_the_scales_of_the_contrast_are_the_papers_at_its_size() -> None:
+    plan = make_plan(make_fingerprint((1, 1), (224, 224), unlabeled=20), 8, "cuda")
+    fine, coarse = plan.contrast
+    assert (fine.stride, fine.block) == ((1, 1), (19, 19))
+    assert (coarse.stride, coarse.block) == ((8, 8), (14, 14))
+
+
+def test_the_transformer_is_the_papers_at_its_size() -> None:
+    swin = make_plan(make_fingerprint((1, 1), (224, 224)), 8, "cuda").transformer
+    assert (swin.patch, swin.embed_dim, swin.window) == ((4, 4), 96, (7, 7))
+    assert (swin.merges, swin.heads) == (((1, 1), (2, 2), (2, 2), (2, 2)), (3, 6, 12, 24))
+
+
+def test_a_plan_survives_its_file(tmp_path) -> None:
+    plan = make_plan(make_fingerprint(**CINE, unlabeled=20), 8, "cpu")
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_every_choice_has_its_reason_and_the_page_shows_it() -> None:
+    fingerprint = make_fingerprint(**CINE, unlabeled=20)
+    plan = make_plan(fingerprint, 8, "cpu")
+    page = " ".join(explain(plan, fingerprint).split())
+    for reason in plan.why.values():
+        assert " ".join(reason.split()) in page
+    assert "20 labelled and 20 unlabelled cases" in page
+
+
+def test_a_choice_without_a_reason_was_made_by_hand() -> None:
+    plan = make_plan(make_fingerprint(**CINE), 8, "cpu").replace(why={})
+    assert "Set by hand." in explain(plan)
