@@ -90,7 +90,10 @@ def measure_geometry(fingerprint: Fingerprint, num_cases: int | None = None) -> 
     spacings = np.array([[case.spacing_mm[axis] for axis in axes] for case in cases], dtype=np.float64)
     shapes = np.array([[case.shape_after_crop[axis] for axis in axes] for case in cases])
     target = target_spacing(spacings, shapes)
-    resampled = [resampled_shape(shape, old, target) for shape, old in zip(shapes, spacings, strict=True)]
+    resampled = [
+        resampled_shape(shape, spacing, target.tolist())
+        for shape, spacing in zip(shapes.tolist(), spacings.tolist(), strict=True)
+    ]
     median_shape = np.median(resampled, axis=0)
     coarse = int(np.argmax(target)) if fingerprint.image_dims == 3 else 0
     back = np.argsort(axes)

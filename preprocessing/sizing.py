@@ -189,9 +189,8 @@ def lowres_spacing(task: Task, patch: Sequence[int], width: int) -> tuple[float,
         coarse[finer if finer.any() else slice(None)] *= LOWRES_GROWTH
         shape = spacing / coarse * median
         voxels = float(np.prod(shape))
-        topology, _ = fit_patch(
-            coarse, [round(float(length)) for length in shape], lambda t: _fits_memory(task, t, width)
-        )
+        lengths = [round(length) for length in shape.tolist()]
+        topology, _ = fit_patch(coarse.tolist(), lengths, lambda t: _fits_memory(task, t, width))
         covered = float(math.prod(topology.patch))
     return tuple(float(s) for s in coarse) if np.prod(median) / voxels >= LOWRES_GAIN else None
 

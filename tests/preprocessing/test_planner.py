@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_permuting_the_axes_permutes_the_plan(order, networks) -> None:
 def test_more_memory_never_shrinks_the_patch_nor_the_batch_of_the_same_patch(networks, data) -> None:
     fingerprint = make_fingerprint(**data)
     plans = [make_plan(fingerprint, memory, "cuda", networks) for memory in (3, 5, 8, 12, 24, 48)]
-    for less, more in zip(plans, plans[1:], strict=False):
+    for less, more in pairwise(plans):
         assert math.prod(more.patch_size) >= math.prod(less.patch_size)
         if more.patch_size == less.patch_size:
             assert more.batch_labeled >= less.batch_labeled

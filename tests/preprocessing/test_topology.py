@@ -32,7 +32,7 @@ def test_halvings_and_padding(spacing, size, expected_halvings, expected_patch) 
 
 
 def test_a_coarse_axis_waits_until_the_others_caught_up() -> None:
-    # 8 mm beside 1 mm: 1, 2, 4 mm are each less than half of it or equal, so the third halving leaves 8 mm and it joins.
+    # 8 mm beside 1 mm: 1, 2 and 4 mm are halved alone; then all are 8 mm.
     topology = network_topology((8, 1, 1), (16, 128, 128))
     assert [stride[0] for stride in topology.strides] == [1, 1, 1, 1, 2, 2]
     assert [kernel[0] for kernel in topology.kernels] == [1, 1, 1, 3, 3, 3]
