@@ -1,0 +1,194 @@
+"""The steps between file and network that only the plan knows: what it accepts, how it normalises and resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.transforms.inverse import InvertibleTransform
+from monai.transforms.utils import scale_affine
+from torch import Tensor
+
+from mcsc_bundle.formats import ImageError, spacing_of
+from mcsc_bundle.io import same_grid, spacing_mm
+from mcsc_bundle.normalization import normalize
+from mcsc_bundle.plan import Plan
+from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
+
+
+class PlanCheckd(MapTransform):
+    """Refuses what the plan was not made for, and turns label values into class indices.
+
+    Args:
+        keys: of the image and, if there is one, of the label.
+        plan: the plan.
+    """
+
+    def __init__(self, keys: KeysCollection, plan: Plan) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.plan = plan
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, checked.
+
+        Raises:
+            ImageError: other dimensions or channels than planned, an image of zeros, a label on another grid or with
+                values that the plan does not know.
+        """
+        item = dict(data)
+        image, *labels = (key for key in self.keys if key in item)
+        for key in (image, *labels):
+            item[key] = self._with_plan_dims(item[key])
+        self._check_image(item[image])
+        for key in labels:
+            if not same_grid(item[image], item[key]):
+                raise ImageError(
+                    f"{_file(item[key])}: expected the grid of its image, shape {tuple(item[image].shape[1:])}, "
+                    f"received shape {tuple(item[key].shape[1:])} or another place. Resample the label to its image."
+                )
+            item[key] = self._classes(item[key])
+        return item
+
+    def _with_plan_dims(self, image: MetaTensor) -> MetaTensor:
+        """A volume of one slice, where the plan is for 2-D images, loses that axis."""
+        single = [axis for axis, size in enumerate(image.shape[1:]) if size == 1]
+        if self.plan.image_dims == 2 and image.ndim == 4 and single:
+            axis = single[-1]
+            spacing = [size for index, size in enumerate(spacing_mm(image)) if index != axis]
+            flat = image.squeeze(1 + axis)
+            flat.affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
+            return flat
+        if image.ndim - 1 != self.plan.image_dims:
+            raise ImageError(
+                f"{_file(image)}: expected {self.plan.image_dims} spatial dimensions, as the plan was made for, "
+                f"received shape {tuple(image.shape[1:])}. Give images like those of the training."
+            )
+        return image
+
+    def _check_image(self, image: MetaTensor) -> None:
+        names = self.plan.channel_names
+        if len(image) != len(names):
+            raise ImageError(
+                f"{_file(image)}: expected {len(names)} channels ({', '.join(names)}), received {len(image)}. Give a "
+                "file for each (CASE_0000, CASE_0001, ...), or one file with all of them as its last axis."
+            )
+        if not bool(image.any()):
+            raise ImageError(f"{_file(image)}: expected intensities, received zeros alone. Leave the case out.")
+
+    def _classes(self, label: MetaTensor) -> MetaTensor:
+        values = label.as_tensor().numpy()
+        classes, known = np.zeros(values.shape, np.uint8), np.zeros(values.shape, bool)
+        for index, value in enumerate(self.plan.label_values):
+            there = values == value
+            classes[there] = index
+            known |= there
+        if not known.all():
+            unknown = np.unique(values[~known])[:10].tolist()
+            raise ImageError(
+                f"{_file(label)}: expected the label values {dict(self.plan.labels)}, received {unknown}. "
+                "Declare them in dataset.json, or correct the file."
+            )
+        return MetaTensor(torch.from_numpy(classes), meta=label.meta, applied_operations=label.applied_operations)
+
+
+class PlanNormalized(MapTransform):
+    """Intensities normalised as the plan says, channel by channel.
+
+    Args:
+        keys: of the image.
+        plan: the plan.
+    """
+
+    def __init__(self, keys: KeysCollection, plan: Plan) -> None:
+        super().__init__(keys)
+        self.plan = plan
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its image float32."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = item[key]
+            normalized = normalize(image.as_tensor(), self.plan.normalization)
+            item[key] = MetaTensor(normalized, meta=image.meta, applied_operations=image.applied_operations)
+        return item
+
+
+class PlanResampled(MapTransform, InvertibleTransform):
+    """Resampling to the plan's spacing: cubic for images, linear per class for labels; traced for the way back.
+
+    The inverse is linear for maps of numbers such as logits, and per class for indices.
+
+    Args:
+        keys: of float32 images or uint8 labels.
+        plan: the plan.
+    """
+
+    def __init__(self, keys: KeysCollection, plan: Plan) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.plan = plan
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item on the plan's grid."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self._resample(item[key])
+        return item
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item on the grid it had."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = item[key]
+            shape, coarse, affine = grid_before(self.pop_transform(image), self.plan)
+            resize = resize_logits if image.is_floating_point() else resize_classes
+            resized = _stack([resize(channel, shape, coarse) for channel in image.as_tensor()])
+            item[key] = MetaTensor(resized, meta=image.meta, applied_operations=image.applied_operations)
+            item[key].affine = affine
+        return item
+
+    def _resample(self, image: MetaTensor) -> MetaTensor:
+        spacing = spacing_mm(image)
+        target = [new or old for new, old in zip(self.plan.spacing_mm, spacing, strict=True)]
+        shape = resampled_shape(image.shape[1:], spacing, self.plan.spacing_mm)
+        coarse = coarse_axis(spacing, target, self.plan.separate_z_ratio)
+        resize = resize_image if image.is_floating_point() else resize_classes
+        old_shape = tuple(image.shape[1:])
+        resized = _stack([resize(channel, shape, coarse) for channel in image.as_tensor()])
+        info = {"affine": image.affine.clone(), "target_mm": torch.tensor(target, dtype=torch.float64)}
+        traced = self.track_transform_meta(
+            image,
+            affine=scale_affine(old_shape, shape),
+            extra_info=info,
+            orig_size=old_shape,
+            transform_info=self.get_transform_info(),
+        )
+        return MetaTensor(resized).copy_meta_from(traced)
+
+
+def grid_before(trace: Mapping[str, Any], plan: Plan) -> tuple[tuple[int, ...], int | None, Tensor]:
+    """Where a ``PlanResampled`` came from.
+
+    Args:
+        trace: its entry in ``applied_operations``.
+        plan: the plan.
+
+    Returns:
+        Shape and affine of that grid, and between them the axis that the way back treats apart (``coarse_axis``).
+    """
+    shape, info = tuple(int(size) for size in trace["orig_size"]), trace["extra_info"]
+    target = [float(size) for size in info["target_mm"]]
+    return shape, coarse_axis(target, spacing_of(np.asarray(info["affine"])), plan.separate_z_ratio), info["affine"]
+
+
+def _stack(channels: list[Tensor]) -> Tensor:
+    """``torch.stack`` that copies nothing where there is one channel."""
+    return channels[0][None] if len(channels) == 1 else torch.stack(channels)
+
+
+def _file(image: Tensor) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "image"))

@@ -1,0 +1,223 @@
+"""Preprocessed cases on disk, cut small: a training patch reads a patch and not a volume.
+
+Each case is a compressed, memory-mapped blosc2 array of the image, one of the class indices if it is labelled, voxel
+positions of each class, and a JSON file. The JSON file is written last: a case without it does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from mcsc_bundle.plan import save_json
+
+FORMAT = 1
+BLOCK_BYTES = 128 * 1024  # what is decompressed at once; fits a core's cache (nnU-Net: nnunet_dataset.py, blosc2)
+CHUNK_BYTES = 6 * 1024 * 1024  # what lies together on disk
+FOREGROUND_VOXELS = 10_000  # positions kept per class, as nnU-Net
+OPEN_CASES = 128  # per process; each holds two files open
+
+COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+
+
+class StoredCase:
+    """One preprocessed case.
+
+    Attributes:
+        case: its name.
+        shape: spatial shape.
+        labeled: whether it has class indices.
+    """
+
+    def __init__(self, folder: Path, case: str) -> None:
+        self.case = case
+        self._folder = folder
+        meta = json.loads((folder / f"{case}.json").read_text())
+        self.shape: tuple[int, ...] = tuple(meta["shape"])
+        self.labeled: bool = meta["labeled"]
+
+    @cached_property
+    def foreground(self) -> dict[int, np.ndarray]:
+        """Voxel positions ``(n, image_dims)`` int32 of each class that is present; at most ``FOREGROUND_VOXELS``."""
+        if not self.labeled:
+            return {}
+        with np.load(self._folder / f"{self.case}.foreground.npz", allow_pickle=False) as positions:
+            return {int(index): positions[index] for index in positions}
+
+    def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        """Patch ``(C, *size)`` float32 whose first voxel is ``start``; what lies outside the image is 0."""
+        return _read(self._image, start, size)
+
+    def read_label(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        """Class indices ``(*size)`` uint8 whose first voxel is ``start``; what lies outside the image is 0.
+
+        Raises:
+            ValueError: the case is not labelled.
+        """
+        if not self.labeled:
+            raise ValueError(
+                f"case {self.case}: expected a labelled case, received one that was stored without a label."
+            )
+        return _read(self._label, start, size)[0]
+
+    @cached_property
+    def _image(self) -> blosc2.NDArray:
+        return _open_array(self._folder / f"{self.case}.image.b2nd")
+
+    @cached_property
+    def _label(self) -> blosc2.NDArray:
+        return _open_array(self._folder / f"{self.case}.label.b2nd")
+
+
+class CaseStore:
+    """The preprocessed cases of one plan.
+
+    Args:
+        folder: of all plans' cases; those of this plan lie in ``folder/key``.
+        key: ``plan.data_key``; cases stored under another key are never read.
+    """
+
+    def __init__(self, folder: str | os.PathLike, key: str) -> None:
+        self.folder = Path(folder) / key
+
+    def open(self, case: str) -> StoredCase:
+        """A case for reading; handles are kept, one set for each process and thread.
+
+        Raises:
+            FileNotFoundError: the case is not stored.
+        """
+        changed = (self.folder / f"{case}.json").stat().st_mtime_ns
+        return _open_case(self.folder, case, changed, os.getpid(), threading.get_ident())
+
+    def is_current(self, case: str, source: str, labeled: bool) -> bool:
+        """Whether the case is stored as made from these files.
+
+        Args:
+            case: its name.
+            source: hash of the image files and, where ``labeled``, after a ``+`` that of the label file.
+            labeled: whether the label is needed; a case stored with one also serves without.
+        """
+        meta = self._meta(case)
+        if meta.get("format") != FORMAT:
+            return False
+        return meta["source"] == source if labeled else _image_hash(meta["source"]) == _image_hash(source)
+
+    def write(
+        self,
+        case: str,
+        image: np.ndarray,
+        label: np.ndarray | None,
+        source: str,
+        patch_size: Sequence[int] | None = None,
+    ) -> None:
+        """Store a case, whole or not at all.
+
+        Args:
+            case: its name.
+            image: ``(C, *spatial)`` float32.
+            label: ``(*spatial)`` uint8 class indices, ``None`` for an unlabelled case.
+            source: as in ``is_current``.
+            patch_size: per image axis, what training will mostly read; shapes the blocks. ``None`` for a cube.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if _image_hash(self._meta(case).get("source", "")) != _image_hash(source):
+            (self.folder / f"{case}.json").unlink(missing_ok=True)  # from here until the end the case does not exist
+        patch = tuple(patch_size or (64,) * (image.ndim - 1))
+        self._write_array(f"{case}.image.b2nd", image.astype(np.float32, copy=False), patch)
+        if label is not None:
+            self._write_array(f"{case}.label.b2nd", label.astype(np.uint8, copy=False)[None], patch)
+            self._write_foreground(case, label)
+        meta = {"format": FORMAT, "shape": image.shape[1:], "labeled": label is not None, "source": source}
+        save_json(self.folder / f"{case}.json", meta)
+
+    def _meta(self, case: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / f"{case}.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def _write_array(self, name: str, array: np.ndarray, patch: tuple[int, ...]) -> None:
+        chunks, blocks = chunks_and_blocks(array.shape, patch, array.itemsize)
+        temporary = self.folder / f".{os.getpid()}.{name}"
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(temporary),
+            mode="w",
+            chunks=chunks,
+            blocks=blocks,
+            cparams=COMPRESSION,
+        )
+        os.replace(temporary, self.folder / name)
+
+    def _write_foreground(self, case: str, label: np.ndarray) -> None:
+        rng = np.random.default_rng(0)
+        flat = np.flatnonzero(label)
+        classes = label.ravel()[flat]
+        positions = {}
+        for index in np.unique(classes):
+            voxels = flat[classes == index]
+            if len(voxels) > FOREGROUND_VOXELS:
+                voxels = np.sort(rng.choice(voxels, FOREGROUND_VOXELS, replace=False))
+            positions[str(index)] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
+        temporary = self.folder / f".{os.getpid()}.{case}.foreground.npz"
+        np.savez(temporary, **positions)
+        os.replace(temporary, self.folder / f"{case}.foreground.npz")
+
+
+def chunks_and_blocks(
+    shape: tuple[int, ...], patch: tuple[int, ...], itemsize: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of chunks (on disk) and blocks (decompressed at once) of an array ``(C, *spatial)``.
+
+    Blocks are the patch halved along its longest axis until they have at most ``BLOCK_BYTES``; chunks are blocks
+    doubled where they lag most behind the patch, up to ``CHUNK_BYTES`` and one and a half patches.
+    """
+    channels, *spatial = shape
+    block = [min(size, length) for size, length in zip(spatial, patch, strict=True)]
+    while math.prod(block) * itemsize > BLOCK_BYTES:
+        longest = block.index(max(block))
+        block[longest] = math.ceil(block[longest] / 2)
+    limit = [min(size, max(1, length * 3 // 2)) for size, length in zip(spatial, patch, strict=True)]
+    chunk = list(block)
+    while True:
+        room = [axis for axis in range(len(chunk)) if 2 * chunk[axis] <= limit[axis]]
+        if not room or 2 * math.prod(chunk) * channels * itemsize > CHUNK_BYTES:
+            return (channels, *chunk), (1, *block)
+        chunk[min(room, key=lambda axis: chunk[axis] / patch[axis])] *= 2
+
+
+@lru_cache(maxsize=OPEN_CASES)
+def _open_case(folder: Path, case: str, changed: int, process: int, thread: int) -> StoredCase:
+    """``changed``, ``process`` and ``thread`` make a new handle where an old one would not do."""
+    return StoredCase(folder, case)
+
+
+def _open_array(path: Path) -> blosc2.NDArray:
+    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+
+
+def _read(array: blosc2.NDArray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    inside = [(max(a, 0), min(a + n, end)) for a, n, end in zip(start, size, array.shape[1:], strict=True)]
+    if all((a, b) == (s, s + n) for (a, b), s, n in zip(inside, start, size, strict=True)):
+        return array[(slice(None), *(slice(int(a), int(b)) for a, b in inside))]
+    patch = np.zeros((array.shape[0], *size), array.dtype)
+    if all(a < b for a, b in inside):
+        target = (slice(a - s, b - s) for (a, b), s in zip(inside, start, strict=True))
+        patch[(slice(None), *target)] = array[(slice(None), *(slice(int(a), int(b)) for a, b in inside))]
+    return patch
+
+
+def _image_hash(source: str) -> str:
+    return source.split("+")[0]

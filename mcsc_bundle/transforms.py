@@ -1,0 +1,157 @@
+"""The chains made from a plan: from files to the network's grid, and back; the same for preprocessing and inference.
+
+The order is nnU-Net's (default_preprocessor.py): crop to the non-zero box, normalise, resample. MONAI's transforms do
+what they can; what only the plan knows is in ``mcsc_bundle.plan_transforms``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, CropForegroundd, LoadImaged, MapTransform, Orientationd
+from monai.transforms.inverse import InvertibleTransform
+from monai.transforms.utils import allow_missing_keys_mode
+from torch import Tensor
+
+from mcsc_bundle.io import ScanReader
+from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_transforms import PlanCheckd, PlanNormalized, PlanResampled, grid_before
+from mcsc_bundle.resampling import largest, resize_logits
+
+
+def preprocessing(
+    plan: Plan, keys: Sequence[str] | str = ("image", "label"), allow_missing_keys: bool = True
+) -> Compose:
+    """From files to the plan's grid.
+
+    Takes ``{"image": path or list of paths, "label": path}`` and gives float32 ``(C, *spatial)`` and uint8 class
+    indices ``(1, *spatial)``. Loading is a step of its own; without it the chain takes images that are in memory.
+
+    Args:
+        plan: the plan.
+        keys: of the image and, if there is one, of the label.
+        allow_missing_keys: whether an item may come without a label.
+    """
+    image, *labels = (keys,) if isinstance(keys, str) else tuple(keys)
+    present, missing = (image, *labels), {"allow_missing_keys": allow_missing_keys}
+    load_labels = [LoadImaged(labels, reader=ScanReader(label=True), dtype=None, **missing)] if labels else []
+    orient = [Orientationd(present, axcodes=plan.orientation, labels=None, **missing)] if plan.orientation else []
+    crop = CropForegroundd(
+        present, source_key=image, select_fn=_is_not_zero, start_coord_key=None, end_coord_key=None, **missing
+    )
+    return Compose(
+        [
+            LoadImaged(image, reader=ScanReader()),
+            *load_labels,
+            PlanCheckd(present, plan),
+            crop,
+            *orient,
+            PlanNormalized(image, plan),
+            PlanResampled(present, plan),
+        ]
+    )
+
+
+def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:
+    """The mask that a network saw in a preprocessed image, on the grid of the image's file.
+
+    Logits are resampled linearly class by class, keeping the best so far: two volumes at a time and not one per class.
+
+    Args:
+        logits: ``(C, *spatial)`` on the plan's grid.
+        image: what ``transform`` made, with its trace.
+        transform: the chain of ``preprocessing(plan)``.
+        plan: the plan.
+
+    Returns:
+        Label values as in the label files, ``(1, *spatial)``, uint8 where they fit, else int32.
+    """
+    shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
+    classes = largest((index, resize_logits(channel, shape, coarse)) for index, channel in enumerate(_plain(logits)))
+    restored = _undo_geometry(classes[None].cpu(), affine, image, transform)
+    values = np.array(plan.label_values)
+    values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
+    mask = torch.from_numpy(values[restored.as_tensor().numpy()])
+    return MetaTensor(mask, meta=restored.meta, applied_operations=[])
+
+
+def restore_probabilities(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:
+    """Softmax of the resampled logits, ``(C, *spatial)`` float32 on the grid of the image's file.
+
+    Outside the crop all is background. Arguments as in ``restore_mask``. Holds all classes at once.
+    """
+    shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
+    resized = torch.stack([resize_logits(channel, shape, coarse).cpu() for channel in _plain(logits)])
+    restored = _undo_geometry(torch.softmax(resized, dim=0), affine, image, transform)
+    restored[0] = 1 - restored[1:].sum(0)
+    return restored
+
+
+class RestoreMaskd(MapTransform):
+    """``restore_mask`` for a dictionary; MONAI's ``Invertd`` would hold every class on the original grid.
+
+    Args:
+        keys: of the logits; the mask takes their place.
+        plan: the plan.
+        transform: the preprocessing that made the image.
+        orig_keys: of the preprocessed image.
+        probabilities_key: where probabilities go, ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        plan: Plan,
+        transform: Compose,
+        orig_keys: str = "image",
+        probabilities_key: str | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.plan, self.transform, self.orig_key, self.probabilities_key = plan, transform, orig_keys, probabilities_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its logits replaced by the mask on the original grid."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            arguments = item[key], item[self.orig_key], self.transform, self.plan
+            if self.probabilities_key is not None:
+                item[self.probabilities_key] = restore_probabilities(*arguments)
+            item[key] = restore_mask(*arguments)
+        return item
+
+
+def reason(error: BaseException) -> str:
+    """The words of the error at the root of a chain; MONAI wraps what a transform raises."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MemoryError):
+        return "the memory of this machine does not suffice; give it more, or use fewer processes."
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
+def _is_not_zero(image: Tensor) -> Tensor:
+    return image != 0
+
+
+def _undo_geometry(array: Tensor, affine: Tensor, image: MetaTensor, transform: Compose) -> MetaTensor:
+    """Undo orientation and crop, which is what is left once the resampling is undone."""
+    before = MetaTensor(array, meta=deepcopy(image.meta), applied_operations=deepcopy(image.applied_operations[:-1]))
+    before.affine = affine
+    steps = [
+        step
+        for step in transform.flatten().transforms
+        if isinstance(step, InvertibleTransform) and not isinstance(step, PlanResampled)
+    ]
+    geometry, key = Compose(steps), steps[0].keys[0]
+    with allow_missing_keys_mode(geometry):
+        return geometry.inverse({key: before})[key]
