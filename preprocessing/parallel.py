@@ -90,7 +90,7 @@ def _until_broken(
     function: Callable[..., Any], arguments: Mapping[str, Sequence[Any]], workers: int
 ) -> Iterator[tuple[str, Any]]:
     """Results until all cases are done or a process is killed."""
-    waiting = iter(arguments.items())
+    waiting = iter(list(arguments.items()))  # a copy, as the caller takes out what is done
     context = multiprocessing.get_context("spawn")  # forking a process that has run torch or a data loader can hang
     with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         running: dict[Future, str] = {}

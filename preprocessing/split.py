@@ -6,8 +6,6 @@ training and validation.
 
 from __future__ import annotations
 
-import difflib
-import json
 import logging
 import os
 import random
@@ -15,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mcsc_bundle.io import case_name
 from preprocessing.dataset import Dataset
 from preprocessing.folders import DatasetError
+from preprocessing.split_file import read_split_file
 
 log = logging.getLogger(__name__)
 
@@ -92,26 +90,15 @@ def make_split(
         raise DatasetError(
             f'expected either num_test or split_file, received both; list the test cases under "test" in {split_file}.'
         )
-    groups = {case.name: case.group for case in dataset.cases}
-    has_label = [case.name for case in dataset.cases if case.label is not None]
     if split_file is not None:
-        named = _read_split_file(Path(split_file), groups, set(has_label))
-        test = named.get("test", ())
-        used = {*test, *named.get("unlabeled", ())}
-        pool = named["labeled"] if "labeled" in named else tuple(name for name in has_label if name not in used)
-        unlabeled = named.get("unlabeled")
+        pool, unlabeled, test = _named(dataset, Path(split_file))
     else:
-        order = _shuffled_patients(has_label, groups, split_seed)
-        num_test = _default_num_test(order, num_labeled) if num_test is None else num_test
-        test = _whole_patients(reversed(order), num_test)
-        pool = tuple(name for patient in order for name in patient if name not in test)
-        unlabeled = None
+        pool, unlabeled, test = _drawn(dataset, num_labeled, num_test, split_seed)
     labeled = pool[:num_labeled]
     _check(labeled, (*labeled, *(unlabeled or ())), test, dataset, num_labeled)
-    if unlabeled is None:
-        unlabeled = _rest(dataset, labeled, test)
-    elif num_labeled is not None:
-        unlabeled = (*unlabeled, *(name for name in _rest(dataset, labeled, test) if name in pool))
+    rest = _rest(dataset, labeled, test)
+    unlabeled = rest if unlabeled is None else (*unlabeled, *(name for name in rest if name in pool))
+    groups = {case.name: case.group for case in dataset.cases}
     used = {*labeled, *unlabeled, *test}
     return Split(
         labeled=labeled,
@@ -159,6 +146,30 @@ def _auto_fold(split: Split) -> tuple[int | str, str]:
     if patients < MIN_GROUPS_TO_VALIDATE:
         return "all", f"every label trains, as {patients} labelled patients are too few to spare one"
     return 0, f"one of {len(split.folds)} folds of the labelled cases validates"
+
+
+def _drawn(
+    dataset: Dataset, num_labeled: int | None, num_test: int | None, seed: int
+) -> tuple[tuple[str, ...], None, tuple[str, ...]]:
+    """Labelled cases in the order in which budgets take them, no list of unlabelled ones, and the test part."""
+    groups = {case.name: case.group for case in dataset.cases}
+    order = _shuffled_patients([case.name for case in dataset.cases if case.label is not None], groups, seed)
+    num_test = _default_num_test(order, num_labeled) if num_test is None else num_test
+    test = _whole_patients(reversed(order), num_test)
+    return tuple(name for patient in order for name in patient if name not in test), None, test
+
+
+def _named(dataset: Dataset, path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[str, ...]]:
+    """The same from a file; a list that it does not have follows from the others."""
+    parts = read_split_file(path, {case.name: case.label is not None for case in dataset.cases})
+    test, unlabeled = parts.get("test", ()), parts.get("unlabeled")
+    tested = {case.group for case in dataset.cases if case.name in test}
+    others = tuple(
+        case.name
+        for case in dataset.cases
+        if case.label is not None and case.group not in tested and case.name not in (unlabeled or ())
+    )
+    return parts.get("labeled", others), unlabeled, test
 
 
 def _shuffled_patients(names: Iterable[str], groups: Mapping[str, str], seed: int) -> list[tuple[str, ...]]:
@@ -223,56 +234,3 @@ def _check(
         raise DatasetError(
             f"expected each patient either in training or in test, received {', '.join(sorted(both)[:5])} in both."
         )
-
-
-def _read_split_file(path: Path, names: Iterable[str], has_label: set[str]) -> dict[str, tuple[str, ...]]:
-    """Lists of a split file by part.
-
-    Raises:
-        DatasetError: no such file, no list of names, a name that is unknown, twice, or has no label where it needs one.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"expected split_file to be a readable text or JSON file, received {path}: {error}."
-        ) from None
-    parts = _json_parts(path, text) if text.lstrip().startswith(("{", "[")) else {"labeled": _lines(text)}
-    known, seen = set(names), set()
-    for part, entries in parts.items():
-        for name in entries:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=3)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"cases are named like {min(known)}."
-                raise DatasetError(f"{path}: {part} case {name!r} is not in the data set; {hint}")
-            if name in seen:
-                raise DatasetError(f"{path}: expected each case once, received {name!r} again under {part}.")
-            if part != "unlabeled" and name not in has_label:
-                raise DatasetError(
-                    f"{path}: {part} case {name!r} has no label in the data set; list it under unlabeled."
-                )
-            seen.add(name)
-    return parts
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    entries = (line.split("#")[0].strip() for line in text.splitlines())
-    return tuple(case_name(Path(entry)) for entry in entries if entry)
-
-
-def _json_parts(path: Path, text: str) -> dict[str, tuple[str, ...]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}.") from None
-    content = {"labeled": content} if isinstance(content, list) else content
-    spelled = {"labelled": "labeled", "unlabelled": "unlabeled"}
-    parts = {spelled.get(key.lower(), key.lower()): value for key, value in content.items()}
-    parts = {key: value for key, value in parts.items() if key in ("labeled", "unlabeled", "test")}
-    names = [name for value in parts.values() for name in (value if isinstance(value, list) else [None])]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise DatasetError(
-            f'{path}: expected lists of case names under "labeled", "unlabeled", "test", received '
-            f"{text[:80].strip()}..."
-        )
-    return {key: tuple(case_name(Path(name)) for name in value) for key, value in parts.items()}

@@ -47,12 +47,12 @@ def declare(folder: Path, **content: Any) -> Path:
     return folder
 
 
-def decathlon(folder: Path, labeled: list[str], unlabeled: tuple[str, ...] = (), **content: Any) -> Path:
-    """A Decathlon folder; every case has an image of its own, the labelled ones ``mask()``."""
-    for seed, name in enumerate([*labeled, *unlabeled]):
+def decathlon(folder: Path, labeled: list[str], bare: tuple[str, ...] = (), **content: Any) -> Path:
+    """A Decathlon folder; each case has an image of its own, the ``labeled`` ones ``mask()`` as label."""
+    for seed, name in enumerate([*labeled, *bare]):
         write(folder / "imagesTr" / f"{name}.nii.gz", voxels(seed))
     for name in labeled:
         write(folder / "labelsTr" / f"{name}.nii.gz", mask())
     items = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in labeled]
-    items += [{"image": f"./imagesTr/{name}.nii.gz"} for name in unlabeled]
+    items += [{"image": f"./imagesTr/{name}.nii.gz"} for name in bare]
     return declare(folder, **{"name": "Tiny", "modality": {"0": "MRI"}, "labels": LABELS, "training": items, **content})

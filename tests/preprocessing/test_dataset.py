@@ -1,0 +1,203 @@
+"""Every layout gives the same cases; every ordinary mistake is named with its path."""
+
+import numpy as np
+import pytest
+
+from preprocessing.dataset import DatasetError, read_dataset
+from tests.preprocessing.scans import LABELS, decathlon, declare, mask, voxels, write
+
+
+def names(dataset, labeled):
+    return [case.name for case in dataset.cases if (case.label is not None) == labeled]
+
+
+def folder_of(root, images, labels, image_folder="images", label_folder="labels"):
+    for seed, name in enumerate(images):
+        write(root / image_folder / f"{name}.nii.gz", voxels(seed))
+    for name in labels:
+        write(root / label_folder / f"{name}.nii.gz", mask())
+    return root
+
+
+def test_decathlon_set_is_read_with_its_names(tmp_path):
+    dataset = read_dataset(decathlon(tmp_path, ["b_1", "a_2"], ("c_3",)))
+    assert (dataset.name, dataset.channel_names) == ("Tiny", ("MRI",))
+    assert dataset.labels == {"background": 0, "left": 1, "right": 2}
+    assert names(dataset, labeled=True) == ["a_2", "b_1"] and names(dataset, labeled=False) == ["c_3"]
+    assert dataset.cases[0].label == tmp_path / "labelsTr" / "a_2.nii.gz"
+
+
+def test_dataset_json_may_be_given_itself(tmp_path):
+    assert read_dataset(decathlon(tmp_path, ["a"]) / "dataset.json") == read_dataset(tmp_path)
+
+
+def test_a_listed_label_that_is_not_there_makes_an_unlabelled_case(tmp_path):
+    (decathlon(tmp_path, ["a", "b"]) / "labelsTr" / "b.nii.gz").unlink()
+    assert names(read_dataset(tmp_path), labeled=False) == ["b"]
+
+
+def test_an_item_without_label_is_unlabelled_though_a_label_file_exists(tmp_path):
+    write(decathlon(tmp_path, ["a"], ("b",)) / "labelsTr" / "b.nii.gz", mask())
+    assert names(read_dataset(tmp_path), labeled=False) == ["b"]
+
+
+def test_an_item_that_is_a_path_has_the_label_of_its_name(tmp_path):
+    items = ["./imagesTr/a.nii.gz", "imagesTr/b.nii.gz"]
+    (decathlon(tmp_path, ["a", "b"], training=items) / "labelsTr" / "b.nii.gz").unlink()
+    dataset = read_dataset(tmp_path)
+    assert names(dataset, labeled=True) == ["a"] and names(dataset, labeled=False) == ["b"]
+
+
+@pytest.mark.parametrize("key", ["unlabeled", "Unlabelled"])
+def test_listed_and_folder_unlabelled_cases_count_once(tmp_path, key):
+    decathlon(tmp_path, ["a"], **{key: ["imagesUn/u1.nii.gz", {"image": "imagesUn/u2.nii.gz"}]})
+    for seed, name in enumerate(("u1", "u2", "u3"), start=10):
+        write(tmp_path / "imagesUn" / f"{name}.nii.gz", voxels(seed))
+    assert names(read_dataset(tmp_path), labeled=False) == ["u1", "u2", "u3"]
+
+
+def test_test_images_are_never_taken(tmp_path):
+    write(decathlon(tmp_path, ["a"], test=["./imagesTs/t.nii.gz"]) / "imagesTs" / "t.nii.gz", voxels(9))
+    assert [case.name for case in read_dataset(tmp_path).cases] == ["a"]
+    declare(tmp_path, labels=LABELS, training=[], unlabeled=["imagesTs/t.nii.gz"])
+    with pytest.raises(DatasetError, match=r"t\.nii\.gz: expected no training case in imagesTs.*imagesUn"):
+        read_dataset(tmp_path)
+
+
+def test_letter_case_of_folders_keys_and_paths_does_not_matter(tmp_path):
+    decathlon(tmp_path, ["a"])
+    (tmp_path / "imagesTr").rename(tmp_path / "ImagesTR")
+    (tmp_path / "labelsTr").rename(tmp_path / "labelstr")
+    item = {"Image": "imagestr/A.nii.gz", "LABEL": "labelsTr/a.nii.gz"}
+    (tmp_path / "dataset.json").unlink()
+    declare(tmp_path, **{"Labels": LABELS, "Modality": "MRI", "TRAINING": [item]})
+    (case,) = read_dataset(tmp_path).cases
+    assert case.images[0] == tmp_path / "ImagesTR" / "a.nii.gz" and case.label is not None
+
+
+def test_nnunet_folder_gives_channels_in_order(tmp_path):
+    folder_of(tmp_path, ["p_0001", "p_0000", "q_0000", "q_0001"], ["p"], "imagesTr", "labelsTr")
+    channels = {"1": "T2", "0": "T1"}
+    labels = {"background": 0, "lesion": 7, "liver": 3}
+    dataset = read_dataset(declare(tmp_path, channel_names=channels, labels=labels, file_ending=".nii.gz"))
+    assert dataset.channel_names == ("T1", "T2")
+    assert list(dataset.labels.items()) == [("background", 0), ("liver", 3), ("lesion", 7)]
+    assert [path.name for path in dataset.cases[0].images] == ["p_0000.nii.gz", "p_0001.nii.gz"]
+    assert names(dataset, labeled=True) == ["p"] and names(dataset, labeled=False) == ["q"]
+
+
+def test_nnunet_case_that_lacks_a_channel_lists_it_where_it_should_be(tmp_path):
+    folder_of(tmp_path, ["p_0000", "p_0001", "q_0001"], ["p", "q"], "imagesTr", "labelsTr")
+    dataset = read_dataset(declare(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels=LABELS))
+    assert dataset.cases[1].images[0] == tmp_path / "imagesTr" / "q_0000.nii.gz"
+
+
+def test_nnunet_list_of_files_elsewhere(tmp_path):
+    folder_of(tmp_path, ["x", "y"], ["x"])
+    files = {"one": {"images": ["images/x.nii.gz"], "label": "labels/x.nii.gz"}, "two": {"images": ["images/y.nii.gz"]}}
+    dataset = read_dataset(declare(tmp_path, channel_names={"0": "CT"}, labels=LABELS, dataset=files))
+    assert names(dataset, labeled=True) == ["one"] and names(dataset, labeled=False) == ["two"]
+
+
+def test_decathlon_list_of_a_set_renamed_for_nnunet_finds_the_channels(tmp_path):
+    decathlon(tmp_path, ["a"])
+    (tmp_path / "imagesTr" / "a.nii.gz").rename(tmp_path / "imagesTr" / "a_0000.nii.gz")
+    (case,) = read_dataset(tmp_path).cases
+    assert (case.name, case.images[0].name) == ("a", "a_0000.nii.gz")
+
+
+def test_bare_folder_is_matched_by_name_and_leaves_its_labels_to_the_fingerprint(tmp_path, caplog):
+    dataset = read_dataset(folder_of(tmp_path / "Knees", ["k1", "k2"], ["k2"]))
+    assert (dataset.name, dataset.channel_names, dataset.labels) == ("Knees", ("image",), {})
+    assert names(dataset, labeled=True) == ["k2"]
+    assert "z-score" in caplog.text and '"CT"' in caplog.text
+
+
+def test_bare_folder_names_the_channels_of_a_4d_image(tmp_path):
+    write(tmp_path / "images" / "a.nii", voxels(0, (3, 4, 5, 2)))
+    write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
+    assert read_dataset(tmp_path).channel_names == ("image_0", "image_1")
+
+
+def test_four_digits_are_the_case_number_if_labels_have_them_too(tmp_path):
+    dataset = read_dataset(folder_of(tmp_path, ["scan_0000", "scan_0001"], ["scan_0000"], "imagesTr", "labelsTr"))
+    assert [case.name for case in dataset.cases] == ["scan_0000", "scan_0001"]
+
+
+def test_hidden_files_of_archives_are_no_images(tmp_path):
+    (folder_of(tmp_path, ["a"], ["a"]) / "images" / "._a.nii.gz").write_bytes(b"junk")
+    assert len(read_dataset(tmp_path).cases) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("patient001_frame01", "patient001"),
+        ("patient001_frame12_slice_7", "patient001"),
+        ("heart3_ED", "heart3"),
+        ("sub-04_ses-02", "sub-04"),
+        ("scan_t2", "scan"),
+        ("hippocampus_003", "hippocampus_003"),
+        ("frame01", "frame01"),
+    ],
+)
+def test_patient_from_the_name(tmp_path, name, patient):
+    assert read_dataset(decathlon(tmp_path, [name])).cases[0].group == patient
+
+
+def test_declared_patients_go_before_names(tmp_path):
+    cases = ["h_001", "h_002", "h_003", "x_frame7", "x_frame8"]
+    decathlon(tmp_path, cases, subject_groups=[[1, 2], [3], [99]], groups={"x_frame8": "other"})
+    groups = {case.name: case.group for case in read_dataset(tmp_path).cases}
+    assert groups["h_001"] == groups["h_002"] != groups["h_003"]
+    assert (groups["x_frame7"], groups["x_frame8"]) == ("x", "other")
+
+
+LISTED = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"labels": {}}, 'expected "labels"'),
+        ({"labels": {"background": 0}}, "expected 1 to 254 labels besides background"),
+        ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions are not supported yet"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label .2. is not supported yet"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "each label name and value once"),
+        ({"labels": {"a": "one"}}, "integer"),
+        ({"training": {"a": 1}}, 'expected "training" as a list'),
+        ({"training": [{"label": "labelsTr/a.nii.gz"}]}, "path of an image"),
+        ({"training": [*LISTED, *LISTED]}, "each case name once, received 'a'"),
+        ({"training": ["imagesTr/b.nii.gz"]}, "at least one labelled case"),
+        ({"training": []}, "the data set is empty"),
+        ({"groups": {"z": 1}}, 'expected cases of the data set in "groups", received z'),
+        ({"subject_groups": 3}, "list of lists"),
+    ],
+)
+def test_a_mistake_in_dataset_json_is_named(tmp_path, content, message):
+    decathlon(tmp_path, ["a"], **content)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(tmp_path)
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "dataset.json").write_text("{labels")
+    with pytest.raises(DatasetError, match=r"dataset\.json is not valid JSON"):
+        read_dataset(tmp_path)
+
+
+def test_a_folder_that_is_no_data_set_is_told_the_layouts(tmp_path):
+    with pytest.raises(DatasetError, match=r"which is no folder.*imagesTr"):
+        read_dataset(tmp_path / "missing")
+    write(tmp_path / "scan.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(DatasetError, match=r"or images/ and labels/.*received scan\.nii\.gz"):
+        read_dataset(tmp_path)
+
+
+def test_a_label_without_image_and_a_name_twice_are_named(tmp_path):
+    write(folder_of(tmp_path, ["a"], ["a", "b"]) / "images" / "c.nii.gz", voxels(5))
+    with pytest.raises(DatasetError, match=r"labels/b\.nii\.gz: expected an image of this name"):
+        read_dataset(tmp_path)
+    write(tmp_path / "images" / "c.nii", voxels(5))
+    with pytest.raises(DatasetError, match=r"c\.nii and .*c\.nii\.gz for case 'c'"):
+        read_dataset(tmp_path)
