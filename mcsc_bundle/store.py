@@ -90,6 +90,10 @@ class CaseStore:
     def __init__(self, folder: str | os.PathLike, key: str) -> None:
         self.folder = Path(folder) / key
 
+    def __contains__(self, case: str) -> bool:
+        """Whether the case is stored, from whatever files."""
+        return (self.folder / f"{case}.json").exists()
+
     def open(self, case: str) -> StoredCase:
         """A case for reading; handles are kept, one set for each process and thread.
 
