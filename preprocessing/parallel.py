@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 WORTH_PROCESSES_BYTES = 256 * 2**20  # below this much to read, a process takes longer to start than to help
 MEMORY_PER_FILE_BYTE = 24  # compressed 16-bit voxels become float32 (about 6 times as much), held up to four times
 MAX_WORKERS = 16
+MEMORY_FILES = {"/proc/meminfo": "MemAvailable:", "/sys/fs/cgroup/memory.max": "^"}
 
 KILLED = "its process was killed, most likely for lack of memory: use fewer workers, or crop the scan"
 
@@ -44,27 +46,37 @@ def map_cases(
     yield from tqdm(done, total=len(arguments), desc=title, delay=5, unit="case")
 
 
-def choose_workers(files: Mapping[str, Sequence[Path]], workers: int | None = None) -> int:
+def choose_workers(
+    files: Mapping[str, Sequence[Path]], workers: int | None = None, worth_bytes: int = WORTH_PROCESSES_BYTES
+) -> int:
     """How many processes to use: as many as the cores, the memory and the amount of work make sensible.
 
     Args:
         files: what each case reads.
-        workers: the user's choice, kept but for more workers than cases.
+        workers: the user's choice, kept unless there are fewer cases; ``None`` decides here.
+        worth_bytes: with less to read than this, one; lower it for work that takes long per byte.
     """
     if workers is not None:
         return max(1, min(workers, len(files)))
     sizes = [sum(path.stat().st_size for path in paths if path.exists()) for paths in files.values()]
-    if sum(sizes) < WORTH_PROCESSES_BYTES:
+    if sum(sizes) < worth_bytes:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _free_memory() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))
+    return max(1, min(cores, _available_memory() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))
 
 
-def _free_memory() -> int:
+def _available_memory() -> int:
+    """Bytes that new processes may take: what Linux calls available, within the container's limit; else a guess."""
+    numbers = [re.search(rf"{key}\s*(\d+)( kB)?", _text(path)) for path, key in MEMORY_FILES.items()]
+    found = [int(number[1]) * (1024 if number[2] else 1) for number in numbers if number]
+    return min(found, default=4 * 2**30)
+
+
+def _text(path: str) -> str:
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not Linux
-        return 4 * 2**30
+        return Path(path).read_text()
+    except OSError:  # not Linux, or no container
+        return ""
 
 
 def _in_turn(function: Callable[..., Any], arguments: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:

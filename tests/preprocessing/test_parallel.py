@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from preprocessing import parallel
 from preprocessing.parallel import choose_workers, map_cases
 
 
@@ -32,3 +33,13 @@ def test_a_killed_process_costs_one_case():
 def test_workers_asked_for_are_kept_and_small_work_needs_none(tmp_path, asked, cases, expected):
     (tmp_path / "scan.nii").write_bytes(b"x" * 100)
     assert choose_workers({str(n): [tmp_path / "scan.nii"] for n in range(cases)}, asked) == expected
+
+
+def test_memory_bounds_the_processes(tmp_path, monkeypatch):
+    (tmp_path / "scan.nii").write_bytes(b"x" * 1000)
+    files = {str(n): [tmp_path / "scan.nii"] for n in range(9)}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for kilobytes, expected in ((10**6, 8), (72, 3), (1, 1)):
+        (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:   {kilobytes} kB\n")
+        monkeypatch.setattr(parallel, "MEMORY_FILES", {str(tmp_path / "meminfo"): "MemAvailable:"})
+        assert choose_workers(files, worth_bytes=0) == expected
