@@ -73,7 +73,7 @@ def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Pl
         Label values as in the label files, ``(1, *spatial)``, uint8 where they fit, else int32.
     """
     shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
-    classes = largest((index, resize_logits(channel, shape, coarse)) for index, channel in enumerate(_plain(logits)))
+    classes = largest(resize_logits(channel, shape, coarse) for channel in _plain(logits))
     restored = _undo_geometry(classes[None].cpu(), affine, image, transform)
     values = np.array(plan.label_values)
     values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
