@@ -18,7 +18,7 @@ MAX_PIXELS, MIN_PIXELS = 4096, 128
 BLOCK_PIXELS = 64
 """Pixels that one block gives to its group (``mcsc_bundle.methods.contrast.choose_voxels``)."""
 
-STEP_SHARE = 0.08
+STEP_SHARE = 0.07
 """Share of the step's operations that the contrastive loss of all scales may take."""
 
 

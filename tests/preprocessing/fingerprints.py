@@ -22,7 +22,7 @@ def make_fingerprint(
     kept_ratio: float = 1.0,
     spacings: Sequence[Sequence[float]] | None = None,
 ) -> Fingerprint:
-    """A data set of equal cases, or of cases with given spacings. Without axis codes, axes are SimpleITK's (z, y, x)."""
+    """A data set of equal cases, or of cases with given spacings. Without axis codes, axes run z, y, x."""
     each = spacings or [spacing] * cases
     return Fingerprint(
         dataset_name="Tiny",
