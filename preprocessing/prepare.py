@@ -22,7 +22,6 @@ from mcsc_bundle.store import CaseStore
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
 from preprocessing.paper import paper_plan
-from preprocessing.phantom import make_phantom_dataset
 from preprocessing.planner import make_plan
 from preprocessing.preprocess import preprocess
 from preprocessing.split import Split, make_split, training_cases
@@ -94,6 +93,8 @@ def prepare(
     if distributed and torch.distributed.get_rank() > 0:
         torch.distributed.barrier()
     if demo_dir is not None and _same_folder(dataset_dir, demo_dir) and not (Path(demo_dir) / "dataset.json").exists():
+        from preprocessing.phantom import make_phantom_dataset
+
         log.info("Making the phantom demo set in %s.", demo_dir)
         make_phantom_dataset(demo_dir)
     run = Path(output_dir)

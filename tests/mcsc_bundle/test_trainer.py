@@ -16,7 +16,7 @@ from tests.mcsc_bundle.memory_store import MemoryStore
 from tests.plans import make_plan
 
 
-def trainer(folder=None, kind="slicewise", method=MCSC, max_epochs=2, epoch_length=3, network=None, **kwargs):
+def trainer(folder=None, kind="slicewise", method=MCSC, max_epochs=2, epoch_length=3, network=None, lr=1e-3, **kwargs):
     plan = make_plan(kind)
     store = MemoryStore(plan)
     loader = TwoStreamLoader(TwoStreamDataset(store.items, plan, store, PatchAugmentation(plan)))
@@ -26,7 +26,7 @@ def trainer(folder=None, kind="slicewise", method=MCSC, max_epochs=2, epoch_leng
     module = network or method(networks, nnunet_loss(), **extra)
     handlers = [CheckpointHandler(folder / "models"), LossLog(folder)] if folder else []
     return MCSCTrainer(
-        "cpu", max_epochs, loader, module, torch.optim.AdamW(module.parameter_groups(1e-3)), epoch_length, train_handlers=handlers, **kwargs
+        "cpu", max_epochs, loader, module, torch.optim.AdamW(module.parameter_groups(lr)), epoch_length, train_handlers=handlers, **kwargs
     )
 
 
@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 def test_loss_falls(tmp_path):
-    engine = trainer(tmp_path, method=Supervised, max_epochs=8, epoch_length=8)
+    engine = trainer(tmp_path, method=Supervised, max_epochs=8, epoch_length=8, lr=1e-2)
     engine.run()
     losses = [float(line.split(",")[5]) for line in (tmp_path / "log.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.7 * losses[0]

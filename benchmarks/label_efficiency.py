@@ -1,0 +1,197 @@
+"""Dice over the number of labelled cases: methods x label budgets x seeds on one data set, with the product's own commands.
+
+    python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10 --seeds 3 --iterations 400
+
+Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled cases that were kept out of everything
+(``num_test``, drawn by patient, the same for every budget of one split seed). Seed ``s`` also draws another labelled subset
+(``split_seed`` decides both), since with few patients the choice of patients matters as much as the initial weights. Nothing is
+chosen on the test cases: the last (EMA) weights are used. Runs that are done are skipped, so the command can be repeated after
+an interruption. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+from scipy.stats import ttest_rel
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = "supervised"
+
+
+def config_files(method: str) -> list[str]:
+    """The main config and, but for the default method, its overlay."""
+    files = [str(ROOT / "configs" / "train.yaml")]
+    if method not in ("mcsc", "full"):
+        files.append(str(ROOT / "configs" / f"method_{method}.yaml"))
+    if method == "full":  # the upper bound: every label, supervised
+        files.append(str(ROOT / "configs" / "method_supervised.yaml"))
+    return files
+
+
+def run_workflow(files: list[str], run_id: str, overrides: dict[str, Any]) -> None:
+    """What ``python -m monai.bundle run RUN_ID --config_file FILES ...`` does, in this process."""
+    workflow = ConfigWorkflow(
+        config_file=files,
+        workflow_type="train",
+        run_id=run_id,
+        logging_file=str(ROOT / "configs" / "logging.conf"),
+        **{"bundle_root": str(ROOT), **overrides},
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def one_run(arguments: argparse.Namespace, method: str, budget: int | None, seed: int) -> dict[str, Any]:
+    """Train and evaluate once; the result is kept in ``result.json`` and read back the next time."""
+    name = f"{method}_{'all' if budget is None else budget}_{seed}"
+    folder = Path(arguments.output_dir) / name
+    result_file = folder / "result.json"
+    if result_file.exists():
+        return json.loads(result_file.read_text())
+    began = time.perf_counter()
+    overrides = {
+        "dataset_dir": arguments.dataset_dir,
+        "output_dir": str(folder),
+        "cache_dir": str(Path(arguments.output_dir) / "preprocessed"),
+        "num_labeled": budget,
+        "num_test": arguments.num_test,
+        "split_seed": seed,
+        "seed": seed,
+        "fold": "all",
+        "epoch_length": arguments.epoch_length,
+        "max_epochs": arguments.iterations // arguments.epoch_length,
+        "val_interval": 10**6,
+        **json.loads(arguments.overrides),
+    }
+    if arguments.split_file:
+        overrides |= {"split_file": arguments.split_file, "num_labeled": None, "num_test": None}
+    run_workflow(config_files(method), "training", overrides)
+    trained = time.perf_counter()
+    evaluate = [*config_files(method), str(ROOT / "configs" / "evaluate.yaml")]
+    run_workflow(evaluate, "evaluate", overrides)
+    cases = mean_dice_per_case(folder / "metrics.csv")
+    result = {
+        "method": method, "budget": budget, "seed": seed, "dice": 100 * statistics.mean(cases.values()), "cases": cases,
+        "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
+        "hd95_mm": mean_per_class(folder / "metrics.csv", "hd95_mm"),
+        "train_seconds": trained - began, "iterations": arguments.iterations,
+    }  # fmt: skip
+    result_file.write_text(json.dumps(result))
+    for heavy in ("checkpoint.pt", "pair.pt"):
+        (folder / "models" / heavy).unlink(missing_ok=True)
+    return result
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mean_dice_per_case(path: Path) -> dict[str, float]:
+    """Mean over the classes for each case."""
+    per_case: dict[str, list[float]] = {}
+    for row in read_rows(path):
+        if row["dice"] not in ("", "nan"):
+            per_case.setdefault(row["case"], []).append(float(row["dice"]))
+    return {case: statistics.mean(values) for case, values in per_case.items()}
+
+
+def mean_per_class(path: Path, column: str) -> dict[str, float]:
+    """Mean over the cases for each class, finite values only."""
+    per_class: dict[str, list[float]] = {}
+    for row in read_rows(path):
+        value = float(row[column] or "nan")
+        if value == value and value != float("inf"):
+            per_class.setdefault(row["class_name"], []).append(value)
+    return {name: statistics.mean(values) for name, values in per_class.items()}
+
+
+def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per budget and method: mean and spread over seeds, gain over the baseline, paired test over cases and seeds."""
+    rows = []
+    for budget in dict.fromkeys(r["budget"] for r in results):
+        runs = [r for r in results if r["budget"] == budget]
+        base = {r["seed"]: r for r in runs if r["method"] == BASELINE}
+        for method in dict.fromkeys(r["method"] for r in runs):
+            mine = [r for r in runs if r["method"] == method]
+            scores = [r["dice"] for r in mine]
+            row = {"labels": budget, "method": method, "dice": statistics.mean(scores), "sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+                   "seeds": len(scores), "train_minutes": statistics.mean(r["train_seconds"] for r in mine) / 60}  # fmt: skip
+            pairs = [(r["cases"][case], base[r["seed"]]["cases"][case]) for r in mine if r["seed"] in base for case in r["cases"]]
+            if pairs and method != BASELINE:
+                row["gain"] = 100 * statistics.mean(a - b for a, b in pairs)
+                row["p"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+            rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summary as a markdown table."""
+    lines = ["| labels | method | Dice (mean of seeds) | sd | gain over supervised | paired t | minutes |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        gain = f"{r['gain']:+.2f} | {r['p']:.1e}" if "gain" in r else "- | -"
+        lines.append(f"| {r['labels'] or 'all'} | {r['method']} | {r['dice']:.2f} | {r['sd']:.2f} ({r['seeds']}) | {gain} | {r['train_minutes']:.1f} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Dice over the number of labelled cases, one line per method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.5))
+    for method in dict.fromkeys(r["method"] for r in rows):
+        mine = sorted((r for r in rows if r["method"] == method and r["labels"]), key=lambda r: r["labels"])
+        if mine:
+            axes.errorbar([r["labels"] for r in mine], [r["dice"] for r in mine], [r["sd"] for r in mine], marker="o", capsize=3, label=method)
+    axes.set(xlabel="labelled cases", ylabel="mean Dice on held-out cases (%)")
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--methods", default="supervised,mean_teacher,cross_teaching,mcsc_paper,mcsc")
+    parser.add_argument("--budgets", default="4,10", help="numbers of labelled cases")
+    parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them")
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--epoch_length", type=int, default=25)
+    parser.add_argument("--num_test", type=int, default=40)
+    parser.add_argument("--split_file", help="names the labelled and test cases instead of budgets")
+    parser.add_argument("--upper_bound", action="store_true", help="also train on every label")
+    parser.add_argument("--overrides", default="{}", help="JSON of further config overrides")
+    arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.WARNING)
+    seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",")]
+    jobs = [(m, int(b), s) for b in arguments.budgets.split(",") for s in seeds for m in arguments.methods.split(",")]
+    jobs += [("full", None, s) for s in seeds] if arguments.upper_bound else []
+    results = []
+    for number, job in enumerate(jobs, start=1):
+        results.append(one_run(arguments, *job))
+        print(f"{number}/{len(jobs)} {job}: Dice {results[-1]['dice']:.2f}", flush=True)
+    rows = summary(results)
+    print(table(rows))
+    plot(rows, Path(arguments.output_dir) / "label_efficiency.png")
+    print(json.dumps({"dataset": Path(arguments.dataset_dir).name, "iterations": arguments.iterations, "rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
