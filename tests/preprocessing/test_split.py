@@ -59,6 +59,11 @@ def test_budgets_are_nested_and_share_the_test_part(seed):
         assert set(smaller.labeled) < set(larger.labeled)
 
 
+def test_labelled_cases_do_not_depend_on_the_size_of_the_test_part():
+    splits = [make_split(dataset(), 4, num_test=number) for number in (0, 2, 8)]
+    assert len({split.labeled for split in splits}) == 1
+
+
 def test_hidden_frames_of_a_labelled_patient_are_left_out():
     split = make_split(dataset(frames=3), 4, split_seed=2)
     cut = patients(split.labeled[3:])
