@@ -8,11 +8,12 @@ For a group of feature vectors with unit length ``z_i``, classes ``y_i``, class 
 
 How it is computed:
 
-- the positives need no matrix: ``sum_{p in P(i)} z_i.z_p = z_i.(S_{y_i} - z_i)`` with the class sums ``S_c``;
+- the positives need no matrix: ``sum_{p in P(i)} z_i.z_p = z_i.(S_{y_i} - z_i)`` with the class sums ``S_c``, and over
+  a class that is ``|S_c|^2 - n_c``;
 - ``D_i`` needs only the sums of ``exp`` per class, which tiles of the similarity matrix add up;
 - that matrix ``E = exp(Z Z' / tau)`` is symmetric, so tiles on and above its diagonal do: half a product;
 - the gradient of ``sum_i q_i log D_i`` is ``(E * W) Z`` with ``W_ia = r_i / m_ia + r_a / m_ai``, ``r_i = q_i / D_i``:
-  symmetric too, and of rank 2 C, so one small product makes a tile of it and one product of full size remains;
+  symmetric too, and of rank 2 C, so a thin product makes a tile of it and one product of full size remains;
 - the loss is a scalar, so the gradient is computed along with it and backward only scales it.
 
 The plain form takes three products of full size and holds every matrix until backward.
@@ -20,6 +21,7 @@ The plain form takes three products of full size and holds every matrix until ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -122,13 +124,14 @@ class _BalancedContrast(torch.autograd.Function):
         with_gradient: bool,
     ) -> Tensor:
         loss = features.new_zeros(())
-        gradient = torch.zeros_like(features) if with_gradient else None
-        edge, batch = _tiling(features, chunk_size)
-        for groups in _spans(len(features), batch):
+        gradient = torch.empty_like(features) if with_gradient else None
+        tiles = _Tiles(features, chunk_size, with_gradient)
+        for groups in _spans(len(features), tiles.batch):
             if features.device.type == "cpu" and not torch.compiler.is_compiling() and not weights[groups].any():
-                continue  # nothing counts here, and on the CPU it costs nothing to look
-            parts = features[groups], members[groups], weights[groups]
-            value, slope = _contrast(*parts, temperature, edge, with_gradient)
+                if gradient is not None:  # nothing counts here, and on the CPU it costs nothing to look
+                    gradient[groups] = 0
+                continue
+            value, slope = _contrast(features[groups], members[groups], weights[groups], temperature, tiles)
             loss += value
             if gradient is not None and slope is not None:
                 gradient[groups] = slope
@@ -143,82 +146,103 @@ class _BalancedContrast(torch.autograd.Function):
 
 
 def _contrast(
-    features: Tensor, members: Tensor, weights: Tensor, temperature: float, edge: int, with_gradient: bool
+    features: Tensor, members: Tensor, weights: Tensor, temperature: float, tiles: _Tiles
 ) -> tuple[Tensor, Tensor | None]:
-    """Weighted sum of ``l_i`` over groups ``(g, N, D)``, and its gradient."""
+    """Weighted sum of ``l_i`` over groups ``(g, N, D)``, and its gradient if tiles are made for it."""
     length = features.norm(dim=2, keepdim=True)
-    scale = torch.where((length > SHORTEST) & members.any(1).unsqueeze(2), 1 / length.clamp(min=SHORTEST), 0)
-    unit = torch.where(scale > 0, features * scale, 0)  # what is left out may be NaN
+    known = (length > SHORTEST) & members.any(1).unsqueeze(2)
+    scale = torch.where(known, temperature**-0.5 / length.clamp(min=SHORTEST), 0)
+    x = (features * scale).masked_fill_(~known, 0)  # x_i.x_a = z_i.z_a / tau; rows that are left out may be NaN
     counts = members.sum(2, keepdim=True)  # (g, C, 1)
     positives = (counts - 1).clamp(min=0)
-    pull = weights.unsqueeze(2) / (positives + EPSILON) / temperature  # (g, C, 1), of z_i.(S_{y_i} - z_i)
-    push = weights.unsqueeze(2) * positives / (positives + EPSILON)  # of log D_i
-    others = members.mT @ (members @ unit) - unit  # (g, N, D): S_{y_i} - z_i
-    anchor_pull = members.mT @ pull  # (g, N, 1), 0 where ignored
+    share = torch.where(positives > 0, weights.unsqueeze(2) / (positives + EPSILON), 0)
+    class_sum = members @ x  # (g, C, D): S_c
+    alone = members @ x.norm(dim=2, keepdim=True).square()
+    pairs = class_sum.double().square().sum(2, keepdim=True) - alone  # (g, C, 1): sum of x_i.(S_c - x_i) over the class
 
-    scaled = unit * temperature**-0.5
-    tiles = _Tiles(scaled, edge, keep=with_gradient)
     keys = counts - members  # (g, C, N): m for anchor i and keys of class c
     inverse = torch.where(keys > 0, 1 / keys.clamp(min=1), 0)
-    denominator = (tiles.class_sums(members) * inverse).sum(1, keepdim=True) + EPSILON  # (g, 1, N)
-    anchor_push = push.mT @ members
-    loss = (anchor_push * denominator.log()).sum() - (anchor_pull * unit * others).sum()
-    if not with_gradient:
+    denominator = (tiles.class_sums(x, members) * inverse).sum(1, keepdim=True) + EPSILON  # (g, 1, N)
+    push = (share * positives).mT @ members  # (g, 1, N): weight of log D_i
+    loss = (push * denominator.double().log()).sum() - (share * pairs).sum()
+    if not tiles.with_gradient:
         return loss, None
-    slope = tiles.weighted_product(anchor_push / denominator * inverse, members).mul_(temperature**-0.5)
-    slope -= 2 * anchor_pull * others
-    slope -= unit * (unit * slope).sum(2, keepdim=True)  # through the normalisation
+    slope = tiles.slope(x, members, push / denominator * inverse, 2 * share)
+    slope -= x * (temperature * (x * slope).sum(2, keepdim=True))  # a longer vector changes nothing
     return loss, slope.mul_(scale)
 
 
 class _Tiles:
     """``E = exp(X X')`` of ``(g, N, D)`` without its diagonal, as tiles on and above the diagonal.
 
-    Tiles stay for the second pass where the workspace, of fixed size, holds them all; otherwise they are made again.
+    Tiles live in one buffer for all groups, since fresh pages would cost as much as the products. Those of the first
+    pass stay for the second where a workspace of fixed size holds them all; otherwise they are made again.
+
+    Args:
+        features: ``(G, N, D)``, of which ``batch`` groups at a time will be asked for.
+        edge: of a tile; ``None`` takes one that stays in a core's cache, or fills a GPU.
+        with_gradient: make room for ``slope``.
     """
 
-    def __init__(self, x: Tensor, edge: int, keep: bool) -> None:
-        self.x = x
-        spans = list(_spans(x.shape[1], edge))
+    def __init__(self, features: Tensor, edge: int | None, with_gradient: bool) -> None:
+        groups, size, _ = features.shape
+        on_cpu = features.device.type == "cpu"
+        workspace = WORKSPACE["cpu" if on_cpu else "cuda"]
+        self.edge = max(1, min(size, edge or _even_edge(size, *((256, 512) if on_cpu else (1024, 4096)))))
+        self.with_gradient = with_gradient
+        spans = list(_spans(size, self.edge))
         self.places = [(rows, columns) for index, rows in enumerate(spans) for columns in spans[index:]]
-        held = len(x) * sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in self.places)
-        self.kept: dict[tuple[int, int], Tensor] = {}
-        self.keep = keep and held <= _workspace(x)
+        entries = sum(_area(*place) for place in self.places)
+        at_once = 2**18 if on_cpu else workspace  # entries of the tiles of all groups of a batch
+        self.batch = max(1, min(groups, at_once // max(1, self.edge**2 if on_cpu else entries)))
+        self.keep = with_gradient and self.batch * entries <= workspace
+        self.buffer = features.new_empty(self.batch * (entries if self.keep else self.edge**2))
+        self.weights = features.new_empty(self.batch * self.edge**2 if with_gradient else 0)
 
-    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        for rows, columns in self.places:
-            place = rows.start, columns.start
-            tile = self.kept.pop(place) if place in self.kept else self._make(rows, columns)
-            yield rows, columns, tile
-            if self.keep:
-                self.kept[place] = tile
-
-    def _make(self, rows: slice, columns: slice) -> Tensor:
-        tile = torch.bmm(self.x[:, rows], self.x[:, columns].mT).exp_()
-        if rows == columns:
-            tile.diagonal(dim1=1, dim2=2).zero_()
-        return tile
-
-    def class_sums(self, members: Tensor) -> Tensor:
+    def class_sums(self, x: Tensor, members: Tensor) -> Tensor:
         """``sum_a E_ia [y_a = c]`` as ``(g, C, N)``; classes first, a layout that thin products run fast in."""
         sums = torch.zeros_like(members)
-        for rows, columns, tile in self:
-            sums[:, :, columns] += members[:, :, rows] @ tile
+        for rows, columns, tile in self._made(x):
+            sums[:, :, columns].baddbmm_(members[:, :, rows], tile)
             if rows != columns:
-                sums[:, :, rows] += members[:, :, columns] @ tile.mT
+                sums[:, :, rows].baddbmm_(members[:, :, columns], tile.mT)
         return sums
 
-    def weighted_product(self, ratios: Tensor, members: Tensor) -> Tensor:
-        """``(E * W) X`` with ``W_ia = f(i, y_a) + f(a, y_i)``, ``f = ratios (g, C, N)``. Uses up the tiles."""
-        self.keep = False
+    def slope(self, x: Tensor, members: Tensor, ratios: Tensor, pull: Tensor) -> Tensor:
+        """``(E * W - A) X``, after ``class_sums``. Near the optimum both parts cancel, so they meet before the product.
+
+        Args:
+            x: ``(g, N, D)``.
+            members: 1 where a vector belongs to a class, ``(g, C, N)``.
+            ratios: f in ``W_ia = f(i, y_a) + f(a, y_i)``, as ``(g, C, N)``.
+            pull: ``A_ia`` where both vectors are of class c, ``(g, C, 1)``; elsewhere it is 0.
+        """
         left, right = torch.cat((ratios, members), 1).mT, torch.cat((members, ratios), 1)
-        product = torch.zeros_like(self.x)
-        for rows, columns, tile in self:
-            tile *= left[:, rows] @ right[:, :, columns]
-            product[:, rows] += tile @ self.x[:, columns]
+        pulled = (members * pull).mT
+        total = torch.zeros_like(x)
+        for rows, columns, tile in self._places(len(x)) if self.keep else self._made(x):
+            weights = self.weights[: tile.numel()].view_as(tile)
+            tile *= torch.bmm(left[:, rows], right[:, :, columns], out=weights)
+            tile.baddbmm_(pulled[:, rows], members[:, :, columns], alpha=-1)
+            total[:, rows].baddbmm_(tile, x[:, columns])
             if rows != columns:
-                product[:, columns] += tile.mT @ self.x[:, rows]
-        return product
+                total[:, columns].baddbmm_(tile.mT, x[:, rows])
+        return total
+
+    def _made(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        for rows, columns, tile in self._places(len(x)):
+            torch.bmm(x[:, rows], x[:, columns].mT, out=tile).exp_()
+            if rows == columns:
+                tile.diagonal(dim1=1, dim2=2).zero_()
+            yield rows, columns, tile
+
+    def _places(self, groups: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Rows, columns and memory of each tile."""
+        start = 0
+        for rows, columns in self.places:
+            end = start + groups * _area(rows, columns)
+            yield rows, columns, self.buffer[start:end].view(groups, rows.stop - rows.start, -1)
+            start = end if self.keep else 0
 
 
 def _spans(size: int, step: int) -> Iterator[slice]:
@@ -226,14 +250,10 @@ def _spans(size: int, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, size))
 
 
-def _workspace(x: Tensor) -> int:
-    return WORKSPACE.get(x.device.type, WORKSPACE["cuda"])
+def _even_edge(size: int, least: int, most: int) -> int:
+    """Edge of equal tiles, about four on a side, within bounds."""
+    return math.ceil(size / math.ceil(size / min(most, max(least, math.ceil(size / 4)))))
 
 
-def _tiling(features: Tensor, chunk_size: int | None) -> tuple[int, int]:
-    """Edge of a tile and number of groups in it: tiles that stay in a core's cache, or that fill a GPU."""
-    groups, size, _ = features.shape
-    on_cpu = features.device.type == "cpu"
-    edge = min(chunk_size or (512 if on_cpu else min(4096, max(1024, size // 8))), max(size, 1))
-    budget = 2**18 if on_cpu else _workspace(features) // 2
-    return edge, max(1, min(groups, budget // max(1, edge * (edge if on_cpu else size))))
+def _area(rows: slice, columns: slice) -> int:
+    return (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -49,7 +49,8 @@ class TestValuesByHand:
 
     def test_features_need_not_have_unit_length(self):
         labels = torch.tensor([[0, 1, 1, 0]])
-        assert balanced_contrastive_loss(7 * FOUR, labels, 2, 0.5) == balanced_contrastive_loss(FOUR, labels, 2, 0.5)
+        plain, longer = (balanced_contrastive_loss(factor * FOUR, labels, 2, 0.5) for factor in (1, 7))
+        assert torch.allclose(longer, plain)
 
 
 class TestAgainstTheFormula:
@@ -78,6 +79,14 @@ class TestAgainstTheFormula:
         grouped, target = features[rows, where].flatten(1, 2), labels[rows, where].flatten(1)
         ours = value_and_gradient(balanced_contrastive_loss, grouped, target, classes)
         assert_close(ours, value_and_gradient(reference.contrastive_loss, grouped.double(), target))
+
+    def test_near_the_optimum_attraction_and_repulsion_cancel_without_loss(self):
+        features, labels = draw(groups=1, size=200, width=64)
+        features = torch.eye(3, 64)[labels] + 0.01 * features
+        judge = value_and_gradient(balanced_contrastive_loss, features.double(), labels, 3)
+        value, gradient = value_and_gradient(balanced_contrastive_loss, features, labels, 3)
+        assert abs(value - judge[0]) < 1e-6
+        assert (gradient - judge[1]).norm() < 1e-3 * judge[1].norm()
 
     def test_autograd_agrees_with_finite_differences(self):
         features, labels = draw(groups=2, size=7, width=3, ignored=0.2, dtype=torch.float64)
