@@ -29,7 +29,9 @@ WINDOWS = {2: (7, 8, 6, 5, 4), 3: (7, 6, 5, 4)}
 """Window edges to choose from, the preferred first (Swin: 7)."""
 
 
-def plan_transformer(patch: Sequence[int], spacing_mm: Sequence[float], width: int) -> TransformerPlan:
+def plan_transformer(
+    patch: Sequence[int], spacing_mm: Sequence[float], width: int, fine_tokens: bool = True
+) -> TransformerPlan:
     """A Swin-UNet whose tokens, merges and windows suit a patch of any shape.
 
     - Tokens are about as long in mm on every axis: a coarse axis gets fewer voxels per token, down to one.
@@ -40,9 +42,11 @@ def plan_transformer(patch: Sequence[int], spacing_mm: Sequence[float], width: i
     Args:
         patch, spacing_mm: the CNN's patch and the target spacing, per network axis.
         width: channels of the first stage; beside fine tokens at most ``FINE_TOKEN_WIDTH``.
+        fine_tokens: whether small grids may take the fine edge. On a CPU they may not: eight times the tokens make the
+            Transformer, which is not shipped, cost more than the CNN.
     """
     size = _token_size(patch, spacing_mm, FINE_TOKEN_EDGE)
-    fine = _tokens(patch, size) <= FINE_TOKEN_LIMIT[len(patch)]
+    fine = fine_tokens and _tokens(patch, size) <= FINE_TOKEN_LIMIT[len(patch)]
     if not fine:
         size = _token_size(patch, spacing_mm, TOKEN_EDGE)
     embed_dim = min(width, FINE_TOKEN_WIDTH) if fine else width
