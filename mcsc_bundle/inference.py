@@ -1,0 +1,159 @@
+"""Masks for a folder of images: one case after the other, a bad one set aside, the rest goes on.
+
+python -m monai.bundle run --config_file configs/inference.json --dataset_dir NEW --output_dir MASKS --run_dir RUN
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose
+from torch import nn
+
+from mcsc_bundle.inferers import window_inferer
+from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet
+from mcsc_bundle.networks.pair import BRANCHES
+from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.transforms import RestoreMaskd, reason
+from mcsc_bundle.writer import SaveMaskd
+
+__all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
+
+log = logging.getLogger(__name__)
+
+
+class TrainedRun:
+    """A run folder or a packed bundle: ``plan.json``, and the weights in ``models``.
+
+    For configs: what a user may get wrong ends the program with a message instead of a traceback.
+
+    Args:
+        run_dir: the folder.
+        branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
+    """
+
+    def __init__(self, run_dir: str | Path, branch: str = "cnn") -> None:
+        if branch not in BRANCHES:
+            raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
+        self.folder, self.branch = Path(run_dir), branch
+        try:
+            self.plan = Plan.load(self.folder / "plan.json")
+        except PlanError as error:
+            raise SystemExit(f"error: {error} Give the folder of a training as --run_dir.") from None
+
+    @property
+    def weights(self) -> Path:
+        """The file to load."""
+        path = self.folder / "models" / ("model.pt" if self.branch == "cnn" else "pair.pt")
+        if not path.exists():
+            remedy = "Train first, or give another --run_dir."
+            if self.branch != "cnn":
+                remedy = "A packed bundle may hold the CNN alone: use --branch cnn, or the --run_dir of the training."
+            raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
+        return path
+
+
+def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn") -> nn.Module:
+    """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer."""
+    if branch == "cnn":
+        return network_def
+    return BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan)), branch)
+
+
+def loadable(network: nn.Module) -> dict[str, nn.Module]:
+    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch."""
+    if isinstance(network, BranchPredictor):
+        return {"cnn": network.pair.cnn, "transformer": network.pair.transformer}
+    return {"model": network}
+
+
+def postprocessing(plan: Plan, transform: Compose, output_dir: str | Path, save_probabilities: bool = False) -> Compose:
+    """From logits ``pred`` to masks on the original grid, and to files.
+
+    Args:
+        plan: the plan.
+        transform: the preprocessing that made the image.
+        output_dir: where masks go.
+        save_probabilities: write the softmax as well, float32, one channel per class.
+    """
+    probabilities = "probabilities" if save_probabilities else None
+    return Compose([RestoreMaskd("pred", plan, transform, "image", probabilities), SaveMaskd("pred", output_dir)])
+
+
+class CaseDataset(Dataset):
+    """Preprocessed cases; one that cannot be read gives its ``error`` in place of an image.
+
+    Args:
+        data: items with ``case`` and ``image`` (paths).
+        transform: ``preprocessing(plan, "image")``.
+    """
+
+    def __init__(self, data: Sequence[dict[str, Any]], transform: Compose) -> None:
+        super().__init__(data, transform)
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        item, began = self.data[index], time.perf_counter()
+        try:
+            image = self.transform({"image": item["image"]})["image"]
+        except Exception as error:  # whatever is wrong with one case, the others go on
+            return {"case": item["case"], "error": reason(error)}
+        image.meta["case"] = item["case"]
+        return {"case": item["case"], "image": image, "seconds": time.perf_counter() - began}
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """Evaluator that sets a failing case aside, and ends with a table and an exit code.
+
+    Args:
+        predictions: keeps the account.
+        **kwargs: of ``SupervisedEvaluator``; the loader gives one case at a time.
+    """
+
+    def __init__(self, predictions: Predictions, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.predictions = predictions
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Predict the pending cases."""
+        if not self.predictions.pending:
+            return
+        try:
+            super().run(global_epoch)
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise SystemExit(f"error: the weights do not fit plan.json, was it edited since? {error}") from None
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
+        case, began = batchdata["case"][0], time.perf_counter()
+        if "error" in batchdata:
+            self.predictions.fail(case, batchdata["error"][0])
+            return {}
+        try:
+            super()._iteration(engine, batchdata)
+            seconds = float(batchdata["seconds"][0]) + time.perf_counter() - began
+            self.predictions.add(case, engine.state.output[0]["pred"], seconds)
+        except Exception as error:  # out of memory, a full disk: the next case may be smaller, the disk may be emptied
+            self.predictions.fail(case, reason(error))
+            engine.state.output = {}
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return engine.state.output
+
+    def finish(self) -> None:
+        """Show the table.
+
+        Raises:
+            SystemExit: code 1 if a case was set aside.
+        """
+        log.info("Masks and summary.csv are in %s\n%s", self.predictions.folder, self.predictions.table())
+        if self.predictions.failed:
+            raise SystemExit(1)

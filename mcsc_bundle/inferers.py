@@ -1,0 +1,74 @@
+"""Windows over an image: Gaussian-weighted patches in 3-D and 2-D, slices of a volume, and mirrored windows."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
+from torch import Tensor
+
+from mcsc_bundle.plan import Plan
+
+log = logging.getLogger(__name__)
+
+GAUSSIAN_SIGMA = 0.125  # of the patch, as nnU-Net
+
+
+def window_inferer(plan: Plan, overlap: float | None = None, mirror: bool = False) -> Inferer:
+    """The inferer of a plan.
+
+    Args:
+        plan: patch, slice axis, mirror axes.
+        overlap: of neighbouring windows, a fraction of the patch in [0, 1); ``None`` takes the plan's.
+        mirror: average the logits of each window over all flips of ``plan.mirror_axes`` (nnU-Net's test-time
+            augmentation); ``2^axes`` times the work.
+    """
+    options: dict[str, Any] = {
+        "roi_size": plan.patch_size,
+        "sw_batch_size": plan.batch_labeled
+        + plan.batch_unlabeled,  # the memory was planned for that many and gradients
+        "overlap": plan.inference_overlap if overlap is None else overlap,
+        "mode": "gaussian",
+        "sigma_scale": GAUSSIAN_SIGMA,
+    }
+    if plan.slice_axis is None:
+        windows = partial(SlidingWindowInferer, **options)
+    else:
+        windows = partial(SliceInferer, spatial_dim=plan.slice_axis, **options)
+    return WindowInferer(windows, plan.mirror_axes if mirror else ())
+
+
+class WindowInferer(Inferer):
+    """MONAI's sliding windows with mirroring; collects the windows in main memory if the GPU's does not suffice.
+
+    Args:
+        windows: makes the inferer; takes its ``device`` and ``sw_device``.
+        mirror_axes: network axes to flip.
+    """
+
+    def __init__(self, windows: Callable[..., SlidingWindowInferer], mirror_axes: Sequence[int] = ()) -> None:
+        self.windows, self.mirror_axes = windows, tuple(mirror_axes)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Logits ``(B, classes, *spatial)`` of ``(B, C, *spatial)``."""
+        predict = partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
+        try:
+            return self.windows()(inputs, predict, *args, **kwargs)
+        except torch.cuda.OutOfMemoryError:
+            log.info("The GPU has no room for all windows of this image; collecting them in main memory.")
+        torch.cuda.empty_cache()
+        return self.windows(device="cpu", sw_device=inputs.device)(inputs.cpu(), predict, *args, **kwargs)
+
+
+def mirrored(x: Tensor, network: Callable[[Tensor], Tensor], axes: Sequence[int]) -> Tensor:
+    """Mean logits over every combination of flips of the network axes ``axes``, each flipped back."""
+    total = network(x)
+    for count in range(1, len(axes) + 1):
+        for flips in itertools.combinations([axis + 2 for axis in axes], count):
+            total = total + network(x.flip(flips)).flip(flips)
+    return total / 2 ** len(axes)

@@ -1,0 +1,124 @@
+"""The folder that masks are written to: what is done, what was set aside and why, and the table at the end."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.writer import mask_file
+
+log = logging.getLogger(__name__)
+
+NOT_SHOWN = ("case", "error", "settings")  # columns of summary.csv that the table leaves out or places itself
+
+
+class Predictions:
+    """Masks of the cases, with ``summary.csv`` beside them, written anew after each case.
+
+    A case is done if its mask is there, is newer than the image, and was made with these settings; others are pending.
+
+    Args:
+        output_dir: the folder.
+        plan: the plan; part of the settings.
+        cases: from ``find_cases``.
+        settings: whatever else decides the masks; a ``Path`` among the values counts by the content of its file.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, plan: Plan, cases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.plan, self.cases = Path(output_dir), plan, list(cases)
+        self.settings = _hash({"plan": to_plain(plan), **settings})
+        known = _read_rows(self.folder / "summary.csv")
+        self.rows = {item["case"]: known[item["case"]] for item in self.cases if self._is_done(item, known)}
+        self.pending = [dict(item) for item in self.cases if item["case"] not in self.rows]
+        if self.rows:
+            log.info("%d of %d cases are done already.", len(self.rows), len(self.cases))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Case and reason of those that were set aside."""
+        return {case: row["error"] for case, row in self.rows.items() if row["error"]}
+
+    def add(self, case: str, mask: MetaTensor, seconds: float) -> None:
+        """Count a finished case.
+
+        Args:
+            case: its name.
+            mask: label values ``(1, *spatial)`` on the original grid.
+            seconds: from opening the image to the written mask.
+        """
+        values, unit = mask.as_tensor().numpy(), self._unit(mask)
+        row: dict[str, Any] = {"seconds": f"{seconds:.1f}"}
+        for name, value in list(self.plan.labels.items())[1:]:
+            voxels = int(np.count_nonzero(values == value))
+            row |= {f"{name}_voxels": voxels, f"{name}_{unit[0]}": f"{voxels * unit[1]:.3f}"}
+        self._record(case, row)
+        sizes = ", ".join(f"{name} {row[f'{name}_{unit[0]}']} {unit[0]}" for name in self.plan.class_names[1:])
+        log.info("%d/%d %s: %.1f s, %s", len(self.rows), len(self.cases), case, seconds, sizes)
+
+    def fail(self, case: str, error: str) -> None:
+        """Set a case aside."""
+        self._record(case, {"error": error})
+        log.warning("%d/%d %s was set aside: %s", len(self.rows), len(self.cases), case, error)
+
+    def table(self) -> str:
+        """All cases in columns, those that were set aside with their reason below."""
+        columns = ["case", *dict.fromkeys(key for row in self.rows.values() for key in row if key not in NOT_SHOWN)]
+        lines = [columns] + [
+            [str(row.get(key, "")) for key in columns] for _, row in sorted(self.rows.items()) if not row["error"]
+        ]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+        text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        text += [f"set aside: {case}: {error}" for case, error in sorted(self.failed.items())]
+        return "\n".join(text)
+
+    def _record(self, case: str, row: Mapping[str, Any]) -> None:
+        self.rows[case] = {"case": case, "error": "", **row, "settings": self.settings}
+        rows = [self.rows[name] for name in sorted(self.rows)]
+        columns = dict.fromkeys(key for row in rows for key in row)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{os.getpid()}.summary.csv"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings")))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.folder / "summary.csv")
+
+    def _is_done(self, item: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> bool:
+        row, mask = known.get(item["case"]), mask_file(self.folder, item["case"], item["image"][0])
+        if row is None or row.get("error") or row.get("settings") != self.settings or not mask.exists():
+            return False
+        return mask.stat().st_mtime >= max(os.path.getmtime(path) for path in item["image"])
+
+    def _unit(self, mask: MetaTensor) -> tuple[str, float]:
+        size = abs(float(np.linalg.det(np.asarray(mask.affine)[:-1, :-1])))
+        return ("ml", size / 1000) if mask.ndim == 4 else ("cm2", size / 100)
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            row["case"]: {key: value for key, value in row.items() if value or key == "error"}
+            for row in csv.DictReader(file)
+        }
+
+
+def _hash(settings: Mapping[str, Any]) -> str:
+    content = {
+        name: hashlib.blake2b(value.read_bytes()).hexdigest() if isinstance(value, Path) else value
+        for name, value in settings.items()
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
