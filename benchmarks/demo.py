@@ -17,7 +17,7 @@ from pathlib import Path
 from preprocessing.phantom import download_decathlon, make_phantom_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 24  # of 25 steps: about 6 minutes on two cores
+EPOCHS = 24  # of 25 steps
 
 
 def bundle_run(run_id: str, configs: list[str], **overrides: object) -> None:

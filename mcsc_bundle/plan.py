@@ -136,7 +136,8 @@ class Plan:
         image_dims: 2 or 3, dimensions of the stored images.
         spatial_dims: 2 or 3, dimensions of the networks. 2 with ``image_dims`` 3 works slice by slice.
         slice_axis: image axis that a slice-wise plan walks along, else ``None``.
-        orientation: axis codes every volume is brought to, e.g. ``RAS``; ``None`` for 2-D images.
+        orientation: axis codes every volume is brought to, e.g. ``RAS``; ``None`` keeps the axes of the file (2-D images,
+            and obliquely cut stacks).
         spacing_mm: target spacing per image axis; ``None`` on an axis keeps each case's own (slice-wise plans).
         median_shape: median image shape at the target spacing, after cropping, per image axis.
         separate_z_ratio: resampling treats the coarse axis apart when max/min spacing exceeds this (nnU-Net: 3).

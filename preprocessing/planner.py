@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
+from preprocessing.axes import keep_slices_together
 from preprocessing.compute import FORWARD_AND_BACKWARD
 from preprocessing.contrast import plan_contrast
 from preprocessing.geometry import ANISOTROPY_RATIO, Geometry, measure_geometry
@@ -59,7 +61,10 @@ def make_plan(
     _check_request(fingerprint, memory_gb, device, networks, dimensions)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     budget = default_memory_gb(device) if memory_gb is None else float(memory_gb)
+    fingerprint, as_stored = keep_slices_together(fingerprint)
     geometry = measure_geometry(fingerprint, num_cases)
+    if as_stored:
+        geometry = replace(geometry, orientation=None)
     spatial_dims, slice_axis, why_dims = choose_dimensions(fingerprint, geometry, dimensions)
     axes = tuple(axis for axis in geometry.order if axis != slice_axis)
     task = Task(

@@ -94,8 +94,13 @@ def _slice_axis(plan: Plan) -> str:
 
 
 def _orientation(plan: Plan) -> str:
-    if plan.orientation is None:
+    if plan.image_dims == 2:
         return "2-D images keep their axes."
+    if plan.orientation is None:
+        return (
+            "The scans are cut obliquely, nearest to another anatomical axis in one case than in the next: turned to RAS, "
+            "their thick slices would not lie along one axis. Every volume keeps its file's axes, as in nnU-Net."
+        )
     if plan.orientation == "SAR":
         return "The fingerprint gives axes as its file stores them (z, y, x); SAR brings images to that order."
     return "Every volume is turned to the same anatomical axes, whatever its file stores; masks are turned back."

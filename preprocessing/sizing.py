@@ -40,7 +40,7 @@ MIN_BATCH = 2
 MAX_DATASET_SHARE = 0.05
 """A batch may cover at most this share of the data set's voxels (nnU-Net)."""
 
-CPU_WIDTHS = (32, 16, 8)
+CPU_WIDTHS = (16, 8)
 CPU_BATCH = {2: 8, 3: 4}
 """Patches of a CPU step where time allows: the paper's 2 + 2 in 3-D, twice as many where a patch is a slice."""
 

@@ -1,0 +1,212 @@
+"""Scores of masks against references on the original grid: Dice, HD95, ASD and surface Dice, per case and class.
+
+Empty masks: where reference and prediction are both empty there is nothing to score (NaN, not counted). Where one of
+them is empty, Dice and surface Dice are 0 and the distances infinite: they are left out of the mean distance, and the
+table says how many were, since a mean over the cases that were found flatters (the paper's code counts them as 0 mm).
+
+    python -m mcsc_bundle.metrics --prediction_dir MASKS --reference_dir LABELS --plan RUN/plan.json --output metrics.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fire
+import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from tqdm import tqdm
+
+from mcsc_bundle.io import IMAGE_SUFFIXES, ImageError, case_name, load_label, same_grid
+from mcsc_bundle.plan import Plan
+
+log = logging.getLogger(__name__)
+
+SURFACE_TOLERANCE_MM = 2.0
+
+
+@dataclass(frozen=True)
+class CaseMetric:
+    """Scores of one class in one case.
+
+    Args:
+        case, class_name: which.
+        dice: volume overlap in [0, 1].
+        surface_dice: share of both surfaces within the tolerance of each other, in [0, 1].
+        hd95_mm: 95th percentile of the distances between the surfaces, both ways.
+        asd_mm: mean distance between the surfaces, both ways.
+        predicted_voxels, reference_voxels: sizes.
+    """
+
+    case: str
+    class_name: str
+    dice: float
+    surface_dice: float
+    hd95_mm: float
+    asd_mm: float
+    predicted_voxels: int
+    reference_voxels: int
+
+
+def case_metrics(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    labels: Mapping[str, int],
+    spacing_mm: Sequence[float],
+    case: str = "",
+    tolerance_mm: float = SURFACE_TOLERANCE_MM,
+) -> list[CaseMetric]:
+    """Scores of every class but the background.
+
+    Args:
+        prediction, reference: label values ``(*spatial)`` on one grid.
+        labels: class name to label value, background first.
+        spacing_mm: per axis.
+        case: name for the rows.
+        tolerance_mm: of the surface Dice.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"case {case}: expected a mask of shape {reference.shape}, received {prediction.shape}.")
+    return [
+        _class_metric(prediction == value, reference == value, spacing_mm, case, name, tolerance_mm)
+        for name, value in list(labels.items())[1:]
+    ]
+
+
+def _class_metric(
+    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], case: str, name: str, tolerance_mm: float
+) -> CaseMetric:
+    sizes = int(prediction.sum()), int(reference.sum())
+    if not all(sizes):
+        score = math.nan if not any(sizes) else 0.0
+        distance = math.nan if not any(sizes) else math.inf
+        return CaseMetric(case, name, score, score, distance, distance, *sizes)
+    dice = 2 * int((prediction & reference).sum()) / sum(sizes)
+    box = _joint_box(prediction | reference)
+    pair = [torch.from_numpy(mask[box])[None, None] for mask in (prediction, reference)]
+    spacing = tuple(float(s) for s in spacing_mm)
+    surface = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing)
+    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+    asd = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=spacing)
+    return CaseMetric(case, name, dice, float(surface), float(hd95), float(asd), *sizes)
+
+
+def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Box of both masks with one voxel around, so that a mask at the border keeps its surface."""
+    box = []
+    for axis in range(mask.ndim):
+        inside = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(max(0, inside[0] - 1), inside[-1] + 2))
+    return tuple(box)
+
+
+def evaluate(
+    prediction_dir: str | os.PathLike,
+    references: Mapping[str, str | os.PathLike],
+    labels: Mapping[str, int],
+    output: str | os.PathLike | None = None,
+    tolerance_mm: float = SURFACE_TOLERANCE_MM,
+) -> list[CaseMetric]:
+    """Score a folder of masks; a case that cannot be scored is named and the rest goes on.
+
+    Args:
+        prediction_dir: masks, named as the cases.
+        references: label file of each case.
+        labels: class name to label value, background first.
+        output: ``metrics.csv`` to write.
+        tolerance_mm: of the surface Dice.
+
+    Returns:
+        One entry per case and class.
+    """
+    masks = masks_in(prediction_dir)
+    rows: list[CaseMetric] = []
+    failed: dict[str, str] = {}
+    for case, path in tqdm(sorted(references.items()), desc="scoring", unit="case", delay=5):
+        try:
+            rows += _score_files(case, masks, Path(path), labels, tolerance_mm)
+        except (ImageError, ValueError) as error:
+            failed[case] = str(error)
+    for case, reason in failed.items():
+        log.warning("case %s is not scored: %s", case, reason)
+    if output is not None:
+        write_metrics(rows, output)
+    log.info("%s", summary_table(rows, tolerance_mm))
+    return rows
+
+
+def _score_files(
+    case: str, masks: Mapping[str, Path], reference_file: Path, labels: Mapping[str, int], tolerance_mm: float
+) -> list[CaseMetric]:
+    if case not in masks:
+        raise ValueError("expected a mask of this name, found none")
+    prediction, reference = load_label(masks[case]), load_label(reference_file)
+    if not same_grid(prediction, reference):
+        raise ValueError(f"{masks[case]} and {reference_file} lie on different grids")
+    spacing = np.linalg.norm(np.asarray(reference.affine)[:-1, :-1], axis=0)[: reference.ndim - 1]
+    arrays = [np.asarray(x.as_tensor()[0]) for x in (prediction, reference)]
+    return case_metrics(*arrays, labels, spacing.tolist(), case, tolerance_mm)
+
+
+def masks_in(folder: str | os.PathLike) -> dict[str, Path]:
+    """Mask files of a folder by case name."""
+    files = (path for path in sorted(Path(folder).iterdir()) if path.name.lower().endswith(tuple(IMAGE_SUFFIXES)))
+    return {case_name(path): path for path in files if not path.name.startswith(".")}
+
+
+def write_metrics(rows: Sequence[CaseMetric], path: str | os.PathLike) -> None:
+    """``metrics.csv``: one row per case and class, written whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(CaseMetric)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
+    os.replace(temporary, path)
+
+
+def summary_table(rows: Sequence[CaseMetric], tolerance_mm: float = SURFACE_TOLERANCE_MM) -> str:
+    """Mean and standard deviation over the cases, per class and over all classes."""
+    head = ["class", "Dice", f"surface Dice {tolerance_mm:g} mm", "HD95 mm", "ASD mm", "cases", "missed"]
+    lines = [head]
+    for name in [*dict.fromkeys(row.class_name for row in rows), "mean"]:
+        mine = [row for row in rows if name in (row.class_name, "mean")]
+        columns = [[getattr(row, column) for row in mine] for column in ("dice", "surface_dice", "hd95_mm", "asd_mm")]
+        counted = sum(not math.isnan(row.dice) for row in mine)
+        missed = sum(math.isinf(row.hd95_mm) for row in mine)
+        digits = (3, 3, 2, 2)
+        lines.append([name, *(_spread(c, d) for c, d in zip(columns, digits, strict=True)), str(counted), str(missed)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    note = "mean +- sd over cases; empty in both: not counted; missed (empty in one): Dice 0, no distance"
+    return "\n".join([*text, note])
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    return f"{np.mean(finite):.{digits}f} +- {np.std(finite):.{digits}f}"
+
+
+def score_folder(
+    prediction_dir: str, reference_dir: str, plan: str, output: str = "metrics.csv", tolerance_mm: float = SURFACE_TOLERANCE_MM
+) -> None:
+    """Command line: score a folder of masks against a folder of label files of the same names."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    evaluate(prediction_dir, masks_in(reference_dir), Plan.load(plan).labels, output, tolerance_mm)
+
+
+if __name__ == "__main__":
+    fire.Fire(score_folder)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from mcsc_bundle.inference import TrainedRun
+from mcsc_bundle.networks import NetworkPair
+from tests.mcsc_bundle.images import make_affine, save
+from tests.plans import make_plan
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "inference.json"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A trained run, as far as inference can tell."""
+    folder = tmp_path_factory.mktemp("a run") / "RUN"
+    torch.manual_seed(0)
+    plan = make_plan("anisotropic", inference_overlap=0.0)
+    pair = NetworkPair.from_plan(plan)
+    (folder / "models").mkdir(parents=True)
+    plan.save(folder / "plan.json")
+    torch.save(pair.cnn.state_dict(), folder / "models" / "model.pt")
+    branches = {"cnn": pair.cnn.state_dict(), "transformer": pair.transformer.state_dict()}
+    torch.save(branches, folder / "models" / "pair.pt")
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two good images, one oblique, and one with NaN."""
+    folder, rng = tmp_path / "new images", np.random.default_rng(0)
+    for name, affine in (("a", make_affine("LPS", (5, 1, 1))), ("c", make_affine("PSR", (1.2, 0.9, 4), 15))):
+        save(rng.random((6, 17, 16), np.float32), folder / f"{name}.nii.gz", affine)
+    save(np.full((4, 4, 4), np.nan, np.float32), folder / "b.nii.gz")
+    return folder
+
+
+def infer(images, run_dir, output_dir, **options):
+    workflow = ConfigWorkflow(
+        config_file=str(CONFIG),
+        workflow_type="infer",
+        logging_file=False,
+        dataset_dir=str(images),
+        output_dir=str(output_dir),
+        run_dir=str(run_dir),
+        device="cpu",
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+
+
+def summary(folder):
+    with (folder / "summary.csv").open(newline="") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def test_a_bad_case_is_set_aside_the_others_done_and_the_exit_code_is_1(tmp_path, images, run_dir):
+    with pytest.raises(SystemExit) as end:
+        infer(images, run_dir, tmp_path / "masks")
+    assert end.value.code == 1
+    rows = summary(tmp_path / "masks")
+    assert "NaN" in rows["b"]["error"] and not rows["a"]["error"] and not rows["c"]["error"]
+    for name in ("a", "c"):
+        image, mask = nib.load(images / f"{name}.nii.gz"), nib.load(tmp_path / "masks" / f"{name}.nii.gz")
+        assert mask.shape == image.shape and np.array_equal(mask.affine, image.affine)
+        voxels = (np.asarray(mask.dataobj) == 1).sum()
+        assert int(rows[name]["left_voxels"]) == voxels
+        volume = voxels * np.prod(image.header.get_zooms()) / 1000
+        assert float(rows[name]["left_ml"]) == pytest.approx(volume, abs=1e-3)
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a.nii.gz", "c.nii.gz", "summary.csv"]
+
+
+def test_what_is_done_is_skipped_until_settings_or_image_change(tmp_path, images, run_dir):
+    (images / "b.nii.gz").unlink()
+    masks = tmp_path / "masks"
+
+    def written():
+        infer(images, run_dir, masks, **settings)
+        return {name: (masks / f"{name}.nii.gz").stat().st_mtime_ns for name in "ac"}
+
+    settings: dict = {}
+    first = written()
+    assert written() == first
+    os.utime(images / "a.nii.gz")  # a newer image
+    second = written()
+    assert second["a"] > first["a"] and second["c"] == first["c"]
+    settings = {"mirror": True}
+    third = written()
+    assert third["a"] > second["a"] and third["c"] > second["c"]
+
+
+@pytest.mark.parametrize("branch", ["transformer", "both"])
+def test_other_branches_and_probabilities(tmp_path, images, run_dir, branch):
+    (images / "b.nii.gz").unlink()
+    infer(images, run_dir, tmp_path / "masks", branch=branch, save_probabilities=True)
+    shares = nib.load(tmp_path / "masks" / "a_probabilities.nii.gz")
+    assert shares.shape == (6, 17, 16, 3) and shares.get_data_dtype() == np.float32
+    mask = np.asarray(nib.load(tmp_path / "masks" / "a.nii.gz").dataobj)
+    assert (np.asarray(shares.dataobj).argmax(-1) == mask).mean() > 0.999
+
+
+def test_a_case_that_fails_late_is_set_aside(tmp_path, images, run_dir, monkeypatch):
+    (images / "b.nii.gz").unlink()
+
+    def exhausted(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mcsc_bundle.inference.SaveMaskd.__call__", exhausted)
+    with pytest.raises(SystemExit):
+        infer(images, run_dir, tmp_path / "masks")
+    assert all("out of memory" in row["error"] for row in summary(tmp_path / "masks").values())
+
+
+def test_ordinary_mistakes_end_with_a_message(tmp_path, run_dir):
+    with pytest.raises(SystemExit, match="expected branch to be one of cnn, transformer, both"):
+        TrainedRun(run_dir, "best")
+    with pytest.raises(SystemExit, match=r"plan\.json, which does not exist"):
+        TrainedRun(tmp_path)
+    make_plan("3d").save(tmp_path / "plan.json")
+    with pytest.raises(SystemExit, match=r"expected weights in .*pair\.pt"):
+        _ = TrainedRun(tmp_path, "both").weights
+
+
+def test_weights_of_another_plan_end_with_a_message(tmp_path, images, run_dir):
+    other = tmp_path / "other"
+    (other / "models").mkdir(parents=True)
+    make_plan("3d").save(other / "plan.json")
+    (other / "models" / "model.pt").write_bytes((run_dir / "models" / "model.pt").read_bytes())
+    with pytest.raises(SystemExit, match=r"weights do not fit plan\.json"):
+        infer(images, other, tmp_path / "masks")
+
+
+def test_monai_finds_its_properties(images, run_dir):
+    workflow = ConfigWorkflow(
+        config_file=str(CONFIG),
+        workflow_type="infer",
+        logging_file=False,
+        dataset_dir=str(images),
+        run_dir=str(run_dir),
+        device="cpu",
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_it_runs_from_elsewhere_and_imports_inference_alone(tmp_path, images, run_dir):
+    (images / "b.nii.gz").unlink()
+    arguments = {"config_file": str(CONFIG), "dataset_dir": str(images), "output_dir": "masks", "run_dir": str(run_dir)}
+    code = (
+        "import sys, json; from monai.bundle import run\n"
+        f"run(device='cpu', logging_file=False, **json.loads({json.dumps(json.dumps(arguments))}))\n"
+        "ours = {name.split('.')[0] + '.' + name.split('.')[1] for name in sys.modules if name.startswith('mcsc_bundle.')}\n"
+        "assert 'preprocessing' not in sys.modules, 'preprocessing'\n"
+        "assert not ours & {'mcsc_bundle.methods', 'mcsc_bundle.losses', 'mcsc_bundle.trainer'}, ours\n"
+    )
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert (tmp_path / "masks" / "a.nii.gz").exists()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+
+from mcsc_bundle.inferers import mirrored, window_inferer
+from tests.plans import make_plan
+
+
+class Pointwise(nn.Module):
+    """Two classes from each voxel alone: windows, slices and flips must not matter."""
+
+    def forward(self, x):
+        return torch.cat([x, 2 * x + 1], dim=1)
+
+
+def convolution(dims):
+    torch.manual_seed(0)
+    return {2: nn.Conv2d, 3: nn.Conv3d}[dims](1, 2, 3, padding=1).eval()
+
+
+@pytest.mark.parametrize(
+    "kind, shape", [("2d", (40, 30)), ("3d", (13, 20, 40)), ("slicewise", (20, 40, 5)), ("3d", (3, 4, 5))]
+)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_windows_of_a_pointwise_network_equal_the_network(kind, shape, mirror):
+    x = torch.randn(1, 1, *shape)
+    torch.testing.assert_close(window_inferer(make_plan(kind), mirror=mirror)(x, Pointwise()), Pointwise()(x))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slicewise_equals_a_loop_over_slices(axis):
+    spacing = tuple(None if index == axis else 1.0 for index in range(3))
+    plan, network = make_plan("slicewise", slice_axis=axis, spacing_mm=spacing), convolution(2)
+    x = torch.randn(1, 1, *(5 if index == axis else 40 for index in range(3)))
+    windows = SlidingWindowInferer(plan.patch_size, 1, plan.inference_overlap, "gaussian", 0.125)
+    with torch.no_grad():
+        loop = torch.stack([windows(part, network) for part in x.unbind(axis + 2)], axis + 2)
+        torch.testing.assert_close(window_inferer(plan)(x, network), loop, atol=1e-5, rtol=1e-5)
+
+
+def test_mirroring_is_the_mean_over_all_flips():
+    network, x = convolution(2), torch.randn(1, 1, 8, 8)
+    flips = [dims for count in range(3) for dims in itertools.combinations((2, 3), count)]
+    expected = torch.stack([network(x.flip(dims)).flip(dims) for dims in flips]).mean(0)
+    torch.testing.assert_close(mirrored(x, network, axes=(0, 1)), expected)
+
+
+def test_mirroring_flips_the_axes_of_the_plan_alone():
+    network, x = convolution(2), torch.randn(1, 1, 16, 24)  # one window
+    result = window_inferer(make_plan("2d", mirror_axes=(1,)), mirror=True)(x, network)
+    torch.testing.assert_close(result, mirrored(x, network, axes=(1,)))
+    assert not torch.allclose(result, network(x))

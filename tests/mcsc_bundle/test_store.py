@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from mcsc_bundle.store import BLOCK_BYTES, CHUNK_BYTES, FOREGROUND_VOXELS, CaseStore, chunks_and_blocks
+from tests.mcsc_bundle.images import blobs
+from tests.mcsc_bundle.memory_store import MemoryCase
+
+SHAPES = [(20, 33, 17), (40, 25)]
+
+
+def random_case(shape, channels=2):
+    return np.random.default_rng(0).standard_normal((channels, *shape)).astype(np.float32), blobs(shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_patches_equal_slices_of_the_array_inside_and_outside(tmp_path, shape):
+    image, label = random_case(shape)
+    store, rng, plain = CaseStore(tmp_path, "key"), np.random.default_rng(1), MemoryCase(image, label)
+    store.write("a", image, label, "hash", patch_size=(8,) * len(shape))
+    case = store.open("a")
+    for _ in range(40):
+        start = tuple(int(rng.integers(-12, size + 4)) for size in shape)
+        size = tuple(int(rng.integers(1, 15)) for _ in shape)
+        np.testing.assert_array_equal(case.read_image(start, size), plain.read_image(start, size))
+        np.testing.assert_array_equal(case.read_label(start, size), plain.read_label(start, size))
+
+
+def test_a_patch_read_can_become_a_tensor_and_be_changed(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    store.write("a", *random_case((9, 9, 9)), "hash")
+    for start in ((0, 0, 0), (-1, 0, 0)):
+        torch.from_numpy(store.open("a").read_image(start, (4, 4, 4))).add_(1)
+
+
+def test_what_a_case_knows(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    image, label = random_case((20, 33, 17))
+    store.write("a", image, label, "hash")
+    case = store.open("a")
+    assert (case.case, case.shape, case.labeled) == ("a", (20, 33, 17), True)
+    assert sorted(case.foreground) == [1, 2]
+    for index, voxels in case.foreground.items():
+        assert voxels.dtype == np.int32 and len(voxels) == min(FOREGROUND_VOXELS, (label == index).sum())
+        assert (label[tuple(voxels.T)] == index).all() and len(np.unique(voxels, axis=0)) == len(voxels)
+
+
+def test_foreground_is_a_sample_of_large_classes(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    store.write("a", np.zeros((1, 30, 30, 30), np.float32), np.ones((30, 30, 30), np.uint8), "hash")
+    assert len(store.open("a").foreground[1]) == FOREGROUND_VOXELS
+
+
+def test_an_unlabelled_case_has_no_label_to_read(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    store.write("a", random_case((9, 9, 9))[0], None, "hash")
+    assert not store.open("a").labeled and store.open("a").foreground == {}
+    with pytest.raises(ValueError, match="case a: expected a labelled case"):
+        store.open("a").read_label((0, 0, 0), (1, 1, 1))
+
+
+def test_current_is_what_was_made_from_the_same_files(tmp_path):
+    store, (image, label) = CaseStore(tmp_path, "key"), random_case((9, 9, 9))
+    assert not store.is_current("a", "image", labeled=False)
+    store.write("a", image, label, "image+label")
+    assert store.is_current("a", "image+label", labeled=True)
+    assert store.is_current("a", "image", labeled=False)  # a label more does no harm
+    assert not store.is_current("a", "image+other", labeled=True)
+    assert not store.is_current("a", "other", labeled=False)
+    assert not CaseStore(tmp_path, "other key").is_current("a", "image+label", labeled=True)
+    store.write("a", image, None, "image")
+    assert not store.is_current("a", "image+label", labeled=True)
+
+
+def test_a_case_without_its_last_file_does_not_exist(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    store.write("a", *random_case((9, 9, 9)), "hash")
+    (store.folder / "a.json").unlink()
+    assert "a" not in store and not store.is_current("a", "hash", labeled=True)
+    with pytest.raises(FileNotFoundError):
+        store.open("a")
+
+
+def test_a_rewritten_case_is_read_anew(tmp_path):
+    store, (image, label) = CaseStore(tmp_path, "key"), random_case((9, 9, 9))
+    store.write("a", image, label, "one")
+    store.open("a").read_image((0, 0, 0), (9, 9, 9))
+    store.write("a", image + 1, label, "two")
+    os.utime(store.folder / "a.json", (0, 0))  # another time for certain
+    np.testing.assert_array_equal(store.open("a").read_image((0, 0, 0), (9, 9, 9)), image + 1)
+
+
+def test_a_store_travels_to_another_process(tmp_path):
+    store, (image, label) = CaseStore(tmp_path, "key"), random_case((9, 9, 9))
+    store.write("a", image, label, "hash")
+    store.open("a")
+    travelled = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(travelled.open("a").read_label((0, 0, 0), (9, 9, 9)), label)
+
+
+@pytest.mark.parametrize(
+    "shape, patch",
+    [
+        ((1, 400, 512, 512), (96, 160, 160)),
+        ((4, 155, 240, 240), (128, 128, 128)),
+        ((1, 256, 216, 10), (256, 224, 1)),
+        ((3, 40, 30), (64, 64)),
+    ],
+)
+def test_blocks_fit_the_patch_and_the_limits(shape, patch):
+    chunks, blocks = chunks_and_blocks(shape, patch, 4)
+    assert np.prod(blocks) * 4 <= BLOCK_BYTES and np.prod(chunks) * 4 <= max(CHUNK_BYTES, shape[0] * BLOCK_BYTES)
+    assert all(b <= c for b, c in zip(blocks, chunks, strict=True))
+    assert all(c <= max(1, 1.5 * p) and c <= s for c, p, s in zip(chunks[1:], patch, shape[1:], strict=True))

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import allow_missing_keys_mode
+
+from mcsc_bundle.io import load_image, load_label
+from mcsc_bundle.transforms import preprocessing, reason, restore_mask, restore_probabilities
+from tests.mcsc_bundle.images import blobs, make_affine, save, save_pair
+from tests.plans import make_plan
+
+GRIDS = {
+    "plain": make_affine(),
+    "flipped": make_affine("LPS"),
+    "permuted": make_affine("PSR"),
+    "oblique": make_affine("LPS", degrees=18),
+}
+
+
+def one_hot(classes, count=3):
+    """Logits that a perfect network would give."""
+    return torch.nn.functional.one_hot(torch.as_tensor(classes).long(), count).movedim(-1, 0).float()
+
+
+def dice(one, other):
+    return min(2 * ((one == c) & (other == c)).sum() / ((one == c).sum() + (other == c).sum()) for c in (1, 2))
+
+
+def there_and_back(item, plan):
+    chain = preprocessing(plan)
+    ready = chain(item)
+    return ready, restore_mask(one_hot(ready["label"][0]), ready["image"], chain, plan)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_mask_comes_back_exactly_where_the_spacing_is_the_plans(tmp_path, grid):
+    item = save_pair(tmp_path, "a", affine=GRIDS[grid])
+    ready, mask = there_and_back(item, make_plan("3d"))
+    np.testing.assert_array_equal(mask, load_label(item["label"]))
+    np.testing.assert_allclose(mask.affine, load_image(item["image"]).affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["3d", "slicewise", "anisotropic"])
+@pytest.mark.parametrize("codes, degrees", [("RAS", 0), ("LPS", 18), ("PSR", 0)])
+def test_mask_comes_back_nearly_where_it_is_resampled(tmp_path, kind, codes, degrees):
+    item = save_pair(tmp_path, "a", (40, 44, 24), make_affine(codes, (0.8, 0.7, 1.6), degrees))
+    plan = make_plan(kind, **({"spacing_mm": (2.0, 1.0, 1.0)} if kind == "anisotropic" else {}))
+    ready, mask = there_and_back(item, plan)
+    given = load_image(item["image"])
+    assert mask.shape == given.shape and ready["image"].shape == ready["label"].shape
+    np.testing.assert_allclose(mask.affine, given.affine, atol=1e-5)
+    assert dice(mask, load_label(item["label"])) > 0.9
+
+
+def test_axes_and_spacing_are_the_plans(tmp_path):
+    item = save_pair(tmp_path, "a", (20, 30, 10), make_affine("PSR", (0.5, 2.0, 1.0)))
+    image = preprocessing(make_plan("3d"))(item)["image"]
+    assert nib.aff2axcodes(image.affine.numpy()) == ("R", "A", "S")
+    assert image.shape == (1, 10, 10, 60)  # 10 x 1.0, 20 x 0.5, 30 x 2.0 mm
+    np.testing.assert_allclose(image.pixdim, (1, 1, 1), rtol=1e-6)
+
+
+def test_a_slicewise_plan_keeps_the_slices(tmp_path):
+    item = save_pair(tmp_path, "a", (20, 22, 7), make_affine(spacing=(0.5, 0.5, 9.0)))
+    assert preprocessing(make_plan("slicewise"))(item)["image"].shape == (1, 10, 11, 7)
+
+
+def test_crop_is_undone(tmp_path):
+    array = np.zeros((16, 16, 16), np.float32)
+    array[4:10, 2:9, 5:15] = 1 + np.random.default_rng(0).random((6, 7, 10))
+    chain, plan = preprocessing(make_plan("3d"), "image"), make_plan("3d")
+    image = chain({"image": save(array, tmp_path / "a.nii.gz", make_affine("LPS"))})["image"]
+    assert image.shape == (1, 6, 7, 10)
+    logits = torch.stack([torch.zeros(6, 7, 10), torch.ones(6, 7, 10), torch.zeros(6, 7, 10)])
+    np.testing.assert_array_equal(restore_mask(logits, image, chain, plan)[0], array > 0)
+
+
+def test_probabilities_agree_with_the_mask_and_sum_to_one(tmp_path):
+    item, plan = save_pair(tmp_path, "a", affine=make_affine("LPS", (0.7, 1.0, 1.5))), make_plan("3d")
+    chain = preprocessing(plan)
+    ready = chain(item)
+    logits = torch.randn(3, *ready["image"].shape[1:], generator=torch.Generator().manual_seed(0))
+    shares = restore_probabilities(logits, ready["image"], chain, plan)
+    np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
+    agree = shares.argmax(0) == restore_mask(logits, ready["image"], chain, plan)[0].long()
+    assert agree.float().mean() > 0.9999
+
+
+def test_inverse_by_monai_equals_restore_mask(tmp_path):
+    item, plan = save_pair(tmp_path, "a", affine=make_affine("LPS", (0.7, 1.0, 1.5), 10)), make_plan("3d")
+    chain = preprocessing(plan)
+    ready = chain(item)
+    with allow_missing_keys_mode(chain):
+        inverted = chain.inverse({"label": ready["label"].clone()})["label"]
+    assert inverted.shape == load_label(item["label"]).shape
+    assert dice(inverted, load_label(item["label"])) > 0.9
+
+
+def test_label_values_are_the_declared_ones(tmp_path):
+    plan = make_plan("3d", labels={"background": 0, "liver": 300, "lesion": 7})
+    item = save_pair(tmp_path, "a")
+    item["label"] = str(save(np.array([0, 300, 7], np.int16)[blobs((20, 22, 12))], tmp_path / "l.nii.gz"))
+    ready, mask = there_and_back(item, plan)
+    assert set(np.unique(ready["label"])) == {0, 1, 2}
+    np.testing.assert_array_equal(mask, load_label(item["label"]))
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1)])
+def test_2d_images(tmp_path, shape):
+    image = 1 + np.random.default_rng(0).random(shape).astype(np.float32)
+    paths = [tmp_path / "a.nii.gz", tmp_path / "l.nii.gz"]
+    for array, path in zip((image, blobs(shape[:2]).reshape(shape)), paths, strict=True):
+        nib.save(nib.Nifti1Image(array, np.diag([0.5, 1.0, 1.0, 1.0])), path)
+    ready, mask = there_and_back({"image": str(paths[0]), "label": str(paths[1])}, make_plan("2d"))
+    assert ready["image"].shape == (1, 10, 30) and mask.shape == (1, 20, 30)
+    assert dice(mask[0], torch.from_numpy(blobs((20, 30)))) > 0.9
+
+
+def test_unlabelled_items_need_no_label(tmp_path):
+    item = save_pair(tmp_path, "a")
+    del item["label"]
+    assert "label" not in preprocessing(make_plan("3d"))(item)
+
+
+def refused(tmp_path, name):
+    item, plan = save_pair(tmp_path, "a"), make_plan("3d")
+    if name == "channels":
+        return item, make_plan("3d", channel_names=("T1", "T2"))
+    if name == "dims":
+        return item, make_plan("2d")
+    if name == "zeros":
+        item["image"] = [str(save(np.zeros((5, 5, 5), np.float32), tmp_path / "z.nii"))]
+    if name == "grid":
+        item["label"] = str(save(blobs((20, 22, 12)), tmp_path / "g.nii", make_affine("LPS")))
+    if name == "values":
+        item["label"] = str(save(np.full((20, 22, 12), 9, np.uint8), tmp_path / "v.nii"))
+    return item, plan
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("channels", r"expected 2 channels \(T1, T2\), received 1"),
+        ("dims", "expected 2 spatial dimensions"),
+        ("zeros", "zeros alone"),
+        ("grid", "expected the grid of its image"),
+        ("values", r"received \[9\]"),
+    ],
+)
+def test_refused_with_file_and_reason(tmp_path, name, words):
+    item, plan = refused(tmp_path, name)
+    with pytest.raises(RuntimeError) as error:
+        preprocessing(plan)(item)
+    assert str(tmp_path) in reason(error.value)
+    with pytest.raises(type(error.value.__cause__), match=words):
+        raise error.value.__cause__
