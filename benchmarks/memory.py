@@ -1,9 +1,10 @@
 """Peak memory and time of preprocessing and of folder inference on a synthetic CT, each in a process of its own.
 
-    python -m benchmarks.memory                      # 512 x 512 x 400; the network is narrow, so that a CPU gets through
+    python -m benchmarks.memory                      # 512 x 512 x 400
     python -m benchmarks.memory --size 128 128 100   # quick
 
-The image is resampled from 0.7 x 0.7 x 1.0 mm to 0.8 x 0.8 x 1.25 mm. The last line is JSON, in GB (1e9 bytes).
+The image is resampled from 0.7 x 0.7 x 1.0 mm to 0.8 x 0.8 x 1.25 mm. The network is narrow, for a CPU.
+The last line is JSON, in GB (1e9 bytes).
 """
 
 from __future__ import annotations

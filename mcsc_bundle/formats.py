@@ -87,7 +87,7 @@ def _check_geometry(path: Path, file: ImageFile) -> None:
 
 
 def _read_nifti(path: Path, dtype: type | None) -> ImageFile:
-    image = nib.load(path)
+    image: Any = nib.load(path)
     shape = image.shape
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
@@ -105,13 +105,13 @@ def _read_nifti(path: Path, dtype: type | None) -> ImageFile:
         )
     data = np.asanyarray(image.dataobj) if dtype is None else image.get_fdata(dtype=dtype, caching="unchanged")
     data = data.reshape(shape)[None] if len(shape) < 4 else np.moveaxis(data.reshape(shape), -1, 0)
-    affine = image.affine if dims == 3 else np.diag([*(float(size) for size in image.header.get_zooms()[:2]), 1.0])
+    affine = image.affine if dims == 3 else np.diag(np.array([*image.header.get_zooms()[:2], 1.0], dtype=np.float64))
     return ImageFile(data.astype(data.dtype.newbyteorder("="), copy=False), affine)
 
 
 def _check_nifti_spacing(path: Path, image: Any, dims: int) -> None:
     """nibabel mends impossible spacings in silence, so they are read from the raw header."""
-    with nib.openers.ImageOpener(path) as file:
+    with nib.openers.ImageOpener(str(path)) as file:
         raw = type(image.header).from_fileobj(file, check=False)
     spacing = raw["pixdim"][1 : dims + 1].astype(float)
     counts = np.array(image.shape[:dims]) > 1  # the third spacing of a single slice is often left at 0

@@ -18,7 +18,7 @@ from monai.transforms import Compose
 from torch import nn
 
 from mcsc_bundle.inferers import window_inferer
-from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet
+from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.predictions import Predictions
@@ -61,7 +61,7 @@ class TrainedRun:
         return path
 
 
-def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn") -> nn.Module:
+def predictor(network_def: UNet, plan: Plan, branch: str = "cnn") -> nn.Module:
     """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer."""
     if branch == "cnn":
         return network_def
@@ -121,7 +121,7 @@ class CaseEvaluator(SupervisedEvaluator):
         super().__init__(**kwargs)
         self.predictions = predictions
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Predict the pending cases."""
         if not self.predictions.pending:
             return

@@ -36,11 +36,10 @@ def window_inferer(plan: Plan, overlap: float | None = None, mirror: bool = Fals
         "mode": "gaussian",
         "sigma_scale": GAUSSIAN_SIGMA,
     }
-    if plan.slice_axis is None:
-        windows = partial(SlidingWindowInferer, **options)
-    else:
-        windows = partial(SliceInferer, spatial_dim=plan.slice_axis, **options)
-    return WindowInferer(windows, plan.mirror_axes if mirror else ())
+    kind: Callable[..., SlidingWindowInferer] = SlidingWindowInferer
+    if plan.slice_axis is not None:
+        kind = partial(SliceInferer, spatial_dim=plan.slice_axis)
+    return WindowInferer(partial(kind, **options), plan.mirror_axes if mirror else ())
 
 
 class WindowInferer(Inferer):
@@ -54,7 +53,7 @@ class WindowInferer(Inferer):
     def __init__(self, windows: Callable[..., SlidingWindowInferer], mirror_axes: Sequence[int] = ()) -> None:
         self.windows, self.mirror_axes = windows, tuple(mirror_axes)
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits ``(B, classes, *spatial)`` of ``(B, C, *spatial)``."""
         predict = partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
         try:

@@ -20,6 +20,7 @@ from mcsc_bundle.formats import IMAGE_SUFFIXES, ImageError, ImageFile, image_suf
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageError",
+    "LabelReader",
     "ScanReader",
     "case_name",
     "image_suffix",
@@ -33,17 +34,10 @@ GRID_TOLERANCE = 0.05  # of a voxel; headers of one scan differ by rounding (see
 
 
 class ScanReader(ImageReader):
-    """MONAI reader for every format in ``IMAGE_SUFFIXES``; several files are the channels of one image, in order.
+    """MONAI reader of images in every format of ``IMAGE_SUFFIXES``; several files are the channels of one, in order.
 
     Files are opened in ``get_data``, since ``LoadImage`` hides why a ``read`` failed and tries other readers.
-
-    Args:
-        label: read one label map of integer values instead of float32 intensities.
     """
-
-    def __init__(self, label: bool = False) -> None:
-        super().__init__()
-        self.label = label
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Whether every file name ends in one of ``IMAGE_SUFFIXES``."""
@@ -59,7 +53,7 @@ class ScanReader(ImageReader):
         Raises:
             ImageError: see ``load_image`` and ``load_label``.
         """
-        array, affine = _read_label(img) if self.label else _read_image(img)
+        array, affine = self._read(img)
         meta = {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
@@ -69,6 +63,16 @@ class ScanReader(ImageReader):
             "filename_or_obj": str(img[0]),
         }
         return array, meta
+
+    def _read(self, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        return _read_image(paths)
+
+
+class LabelReader(ScanReader):
+    """MONAI reader of label maps: one file, integer values."""
+
+    def _read(self, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        return _read_label(paths)
 
 
 def load_image(paths: str | Path | Sequence[str | Path]) -> MetaTensor:
@@ -91,7 +95,7 @@ def load_label(path: str | Path) -> MetaTensor:
     Raises:
         ImageError: as ``load_image``, and for values that are not integers or more than one channel.
     """
-    array, meta = ScanReader(label=True).get_data(_paths(path))
+    array, meta = LabelReader().get_data(_paths(path))
     return MetaTensor(array, meta=meta)
 
 

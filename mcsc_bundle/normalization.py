@@ -28,7 +28,7 @@ def normalize(image: Tensor, schemes: Sequence[ChannelNormalization]) -> Tensor:
         if entry.scheme == "zscore":
             _zscore(target, inside if entry.inside_mask else None)
         elif entry.scheme == "ct":
-            target.clamp_(entry.lower, entry.upper).sub_(entry.mean).div_(max(entry.std, MIN_STD))
+            target.clamp_(entry.lower, entry.upper).sub_(entry.mean).div_(max(entry.std or 0, MIN_STD))
         elif entry.scheme == "rescale_to_0_1":
             target.sub_(target.min())
             target.div_(target.max().clamp_min(MIN_STD))

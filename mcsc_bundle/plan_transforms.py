@@ -60,7 +60,7 @@ class PlanCheckd(MapTransform):
         if self.plan.image_dims == 2 and image.ndim == 4 and single:
             axis = single[-1]
             spacing = [size for index, size in enumerate(spacing_mm(image)) if index != axis]
-            flat = image.squeeze(1 + axis)
+            flat = MetaTensor(image.as_tensor().squeeze(1 + axis), meta=image.meta)
             flat.affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
             return flat
         if image.ndim - 1 != self.plan.image_dims:

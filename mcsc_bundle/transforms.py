@@ -15,11 +15,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, LoadImaged, MapTransform, Orientationd
-from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.utils import allow_missing_keys_mode
 from torch import Tensor
 
-from mcsc_bundle.io import ScanReader
+from mcsc_bundle.io import LabelReader, ScanReader
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.plan_transforms import PlanCheckd, PlanNormalized, PlanResampled, grid_before
 from mcsc_bundle.resampling import largest, resize_logits
@@ -39,23 +38,24 @@ def preprocessing(
         allow_missing_keys: whether an item may come without a label.
     """
     image, *labels = (keys,) if isinstance(keys, str) else tuple(keys)
-    present, missing = (image, *labels), {"allow_missing_keys": allow_missing_keys}
-    load_labels = [LoadImaged(labels, reader=ScanReader(label=True), dtype=None, **missing)] if labels else []
-    orient = [Orientationd(present, axcodes=plan.orientation, labels=None, **missing)] if plan.orientation else []
-    crop = CropForegroundd(
-        present, source_key=image, select_fn=_is_not_zero, start_coord_key=None, end_coord_key=None, **missing
+    present, missing = (image, *labels), allow_missing_keys
+    steps: list[MapTransform] = [LoadImaged(image, reader=ScanReader)]
+    if labels:
+        steps.append(LoadImaged(labels, reader=LabelReader, dtype=None, allow_missing_keys=missing))
+    steps.append(PlanCheckd(present, plan))
+    steps.append(
+        CropForegroundd(
+            present,
+            source_key=image,
+            select_fn=_is_not_zero,
+            start_coord_key=None,
+            end_coord_key=None,
+            allow_missing_keys=missing,
+        )
     )
-    return Compose(
-        [
-            LoadImaged(image, reader=ScanReader()),
-            *load_labels,
-            PlanCheckd(present, plan),
-            crop,
-            *orient,
-            PlanNormalized(image, plan),
-            PlanResampled(present, plan),
-        ]
-    )
+    if plan.orientation is not None:
+        steps.append(Orientationd(present, axcodes=plan.orientation, labels=None, allow_missing_keys=missing))
+    return Compose([*steps, PlanNormalized(image, plan), PlanResampled(present, plan)])
 
 
 def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:
@@ -147,11 +147,7 @@ def _undo_geometry(array: Tensor, affine: Tensor, image: MetaTensor, transform: 
     """Undo orientation and crop, which is what is left once the resampling is undone."""
     before = MetaTensor(array, meta=deepcopy(image.meta), applied_operations=deepcopy(image.applied_operations[:-1]))
     before.affine = affine
-    steps = [
-        step
-        for step in transform.flatten().transforms
-        if isinstance(step, InvertibleTransform) and not isinstance(step, PlanResampled)
-    ]
+    steps = [step for step in transform.flatten().transforms if isinstance(step, (CropForegroundd, Orientationd))]
     geometry, key = Compose(steps), steps[0].keys[0]
     with allow_missing_keys_mode(geometry):
         return geometry.inverse({key: before})[key]

@@ -19,9 +19,10 @@ def found(folder, channels=1):
 @pytest.mark.parametrize(
     "names, channels, cases",
     [
-        (["b.nii", "a.nii.gz", "c.mha", "d.nrrd", "notes.txt", ".a.nii"], 1, {"a": ["a.nii.gz"], "b": ["b.nii"], "c": ["c.mha"], "d": ["d.nrrd"]}),
+        (["b.nii", "a.nii.gz", "notes.txt", ".a.nii"], 1, {"a": ["a.nii.gz"], "b": ["b.nii"]}),
+        (["c.mha", "d.nrrd"], 1, {"c": ["c.mha"], "d": ["d.nrrd"]}),
         (["a_0000.nii", "b_0000.nii"], 1, {"a": ["a_0000.nii"], "b": ["b_0000.nii"]}),
-        (["a_0001.nii", "a_0002.nii"], 1, {"a_0001": ["a_0001.nii"], "a_0002": ["a_0002.nii"]}),  # numbers, not channels
+        (["a_0001.nii", "a_0002.nii"], 1, {"a_0001": ["a_0001.nii"], "a_0002": ["a_0002.nii"]}),
         (["a_0001.nii", "a_0000.nii", "b_0000.nii"], 2, {"a": ["a_0000.nii", "a_0001.nii"], "b": ["b_0000.nii"]}),
         (["a.nii"], 2, {"a": ["a.nii"]}),
     ],
@@ -46,5 +47,5 @@ def test_refused_with_what_to_do(tmp_path):
     touch(tmp_path, "a.nii", "a.mha")
     with pytest.raises(FolderError, match="one file for case a"):
         find_cases(tmp_path)
-    with pytest.raises(SystemExit, match="error: .*one file for case a"):
+    with pytest.raises(SystemExit, match=r"error: .*one file for case a"):
         find_cases_or_exit(tmp_path)
