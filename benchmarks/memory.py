@@ -97,13 +97,14 @@ def infer_case(folder: Path, item: dict[str, Any], plan: Plan) -> None:
     workflow.run()
 
 
-def measure(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
-    """Seconds and peak memory of ``work`` in a new process, and the memory that imports alone take."""
+def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``work``."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (work, *arguments))
+        return pool.apply(work, arguments)
 
 
-def _measured(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
+def measure(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
+    """Seconds and peak memory of ``work``, and the memory that imports alone take."""
     imports, began = _peak_gb(), time.perf_counter()
     work(*arguments)
     return {"peak_gb": _peak_gb(), "imports_gb": imports, "seconds": round(time.perf_counter() - began, 1)}
@@ -121,7 +122,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        item, plan = make_ct(folder, tuple(options.size)), make_run(folder / "run", options.classes)
+        item = in_new_process(make_ct, folder, tuple(options.size))  # a child's count starts with its parent's peak
+        plan = make_run(folder / "run", options.classes)
         result = {
             name: measure(work, folder, item, plan)
             for name, work in (("preprocess", preprocess_case), ("infer", infer_case))

@@ -7,7 +7,8 @@ default_resampling.py), in float32 and in a tenth of the time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-SLAB_VOXELS = 2**20
+SLAB_VOXELS = 2**21  # of a result that is worked on at a time
+BAND_ROWS = 64
+NEGLIGIBLE = 1e-9  # spline weights below this; they fade by 0.27 per voxel
 
 
 def resampled_shape(
@@ -58,18 +61,27 @@ def resize_image(image: Tensor, shape: Sequence[int], coarse: int | None = None)
         return image
     plane = [axis for axis in range(image.ndim) if axis != coarse]
     low, high = image.amin(plane, keepdim=True), image.amax(plane, keepdim=True)
-    resized = image
-    for axis in sorted(plane, key=lambda axis: shape[axis] / image.shape[axis]):  # the axis that shrinks most first
-        if image.shape[axis] != shape[axis]:
-            resized = _multiply(spline_matrix(image.shape[axis], shape[axis]).to(image), resized, axis)
-    resized = resized.clone() if resized is image else resized
-    resized.clamp_(low, high)
-    return resized if coarse is None else _interpolate(resized, _all_taps(resized.shape, shape, coarse))
+    in_plane = [image.shape[axis] if axis == coarse else size for axis, size in enumerate(shape)]
+    resized = image.new_empty(in_plane)
+    for rows in _slabs(in_plane):
+        part = _spline_axis(image, in_plane[0], 0, rows)
+        for axis in range(1, image.ndim):
+            part = _spline_axis(part, in_plane[axis], axis)
+        limits = (low, high) if len(low) == 1 else (low[rows], high[rows])
+        torch.clamp(part, *limits, out=resized[rows])
+    if coarse is None or in_plane[coarse] == shape[coarse]:
+        return resized
+    nearest = Taps.nearest(in_plane[coarse], shape[coarse]).low
+    return resized.index_select(coarse, torch.from_numpy(nearest).to(image.device))
 
 
 def resize_logits(logits: Tensor, shape: Sequence[int], coarse: int | None = None) -> Tensor:
     """Linear resampling of one map ``(*spatial)``; nearest neighbour along ``coarse``."""
-    return _interpolate(logits, _all_taps(logits.shape, shape, coarse))
+    taps, resized = _all_taps(logits.shape, shape, coarse), logits.new_empty(tuple(shape))
+    for rows in _slabs(shape):
+        source, first = taps[0].needed(rows)
+        resized[rows] = _interpolate(logits[source], [first, *taps[1:]])
+    return resized
 
 
 def resize_classes(classes: Tensor, shape: Sequence[int], coarse: int | None = None) -> Tensor:
@@ -85,30 +97,52 @@ def resize_classes(classes: Tensor, shape: Sequence[int], coarse: int | None = N
     box = ndimage.find_objects((classes != 0).numpy().view(np.uint8))
     if not box:
         return resized
-    reach = [taps.reached(part) for taps, part in zip(_all_taps(classes.shape, shape, coarse), box[0], strict=True)]
-    source = classes[tuple(part for part, _, _ in reach)]
-    taps = [local for _, _, local in reach]
-    best = torch.zeros(tuple(len(local.low) for local in taps))
-    total, winner = torch.zeros_like(best), torch.zeros_like(best, dtype=torch.uint8)
-    for index in sorted(set(torch.unique(source).tolist()) - {0}, reverse=True):
-        share = _interpolate((source == index).float(), taps)
-        total += share
-        winner[share > best] = index
-        torch.maximum(best, share, out=best)
-    winner[1 - total > best] = 0
-    resized[tuple(part for _, part, _ in reach)] = winner
+    taps = _all_taps(classes.shape, shape, coarse)
+    reached = tuple(each.reached(part) for each, part in zip(taps, box[0], strict=True))
+    needed = [each.needed(rows) for each, rows in zip(taps, reached, strict=True)]
+    source, target = classes[tuple(part for part, _ in needed)], resized[reached]
+    for rows in _slabs(target.shape):
+        part, first = needed[0][1].needed(rows)
+        target[rows] = _largest_share(source[part], [first, *(local for _, local in needed[1:])])
     return resized
 
 
-def largest(maps: Iterable[Tensor]) -> Tensor:
-    """Index (uint8) of the largest map at each voxel, the first one on a tie; holds one map and the best so far."""
-    maps = iter(maps)
-    best = next(maps).clone()
-    winner = torch.zeros_like(best, dtype=torch.uint8)
-    for index, values in enumerate(maps, start=1):
-        winner[values > best] = index
-        torch.maximum(best, values, out=best)
+def largest_resized(logits: Tensor, shape: Sequence[int], coarse: int | None = None) -> Tensor:
+    """Index (uint8) of the largest of the linearly resampled maps ``(C, *spatial)``, the first one on a tie.
+
+    Works on a slab of the result at a time, so that the resampled maps never lie in memory.
+    """
+    taps = _all_taps(logits.shape[1:], shape, coarse)
+    winner = torch.zeros(tuple(shape), dtype=torch.uint8, device=logits.device)
+    for rows in _slabs(shape):
+        source, first = taps[0].needed(rows)
+        best = _interpolate(logits[0][source], [first, *taps[1:]])
+        for index in range(1, len(logits)):
+            values = _interpolate(logits[index][source], [first, *taps[1:]])
+            winner[rows][values > best] = index
+            best = torch.maximum(best, values)
     return winner
+
+
+def _largest_share(classes: Tensor, taps: Sequence[Taps]) -> Tensor:
+    shares = {
+        index: _interpolate((classes == index).float(), taps)
+        for index in sorted(set(torch.unique(classes).tolist()) - {0}, reverse=True)
+    }
+    best = torch.zeros(tuple(len(each.low) for each in taps))
+    background, winner = torch.ones_like(best), torch.zeros_like(best, dtype=torch.uint8)
+    for index, share in shares.items():
+        background -= share
+        winner[share > best] = index
+        torch.maximum(best, share, out=best)
+    winner[background > best] = 0
+    return winner
+
+
+def _slabs(shape: Sequence[int]) -> list[slice]:
+    """The first axis in pieces of about ``SLAB_VOXELS``."""
+    step = max(1, SLAB_VOXELS * shape[0] // max(1, math.prod(shape)))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
 @lru_cache(maxsize=64)
@@ -120,15 +154,27 @@ def spline_matrix(size: int, new_size: int) -> Tensor:
     return torch.from_numpy(np.stack(zoomed, axis=1).astype(np.float32))
 
 
-def _multiply(matrix: Tensor, image: Tensor, axis: int) -> Tensor:
-    before, after = image.shape[:axis], image.shape[axis + 1 :]
-    if not after:
-        return image @ matrix.T
-    stack = image.reshape(before.numel(), image.shape[axis], after.numel())
-    out = image.new_empty((before.numel(), len(matrix), after.numel()))
-    for source, target in zip(stack, out, strict=True):
-        torch.mm(matrix, source, out=target)
-    return out.reshape(*before, len(matrix), *after)
+def _spline_axis(image: Tensor, new_size: int, axis: int, rows: slice | None = None) -> Tensor:
+    """``rows`` (default all) of the new axis; a spline fades within some voxels, so few columns of the matrix count."""
+    rows = rows or slice(0, new_size)
+    if image.shape[axis] == new_size:
+        return image.narrow(axis, rows.start, rows.stop - rows.start)
+    matrix = spline_matrix(image.shape[axis], new_size)
+    before, after = math.prod(image.shape[:axis]), math.prod(image.shape[axis + 1 :])
+    stack = image.reshape(before, image.shape[axis], after)
+    out = image.new_empty((before, rows.stop - rows.start, after))
+    for start in range(rows.start, rows.stop, BAND_ROWS):
+        band = slice(start, min(start + BAND_ROWS, rows.stop))
+        used = (matrix[band].abs() > NEGLIGIBLE).any(0).nonzero()
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        weights = matrix[band, columns].to(image)
+        target = out[:, band.start - rows.start : band.stop - rows.start]
+        if after == 1:
+            target[:, :, 0] = stack[:, columns, 0] @ weights.T
+        else:
+            for source, result in zip(stack[:, columns], target, strict=True):
+                torch.mm(weights, source, out=result)
+    return out.reshape(*image.shape[:axis], -1, *image.shape[axis + 1 :])
 
 
 @dataclass(frozen=True)
@@ -155,17 +201,16 @@ class Taps:
         low = np.floor(size / new_size * (np.arange(new_size) + 0.5)).astype(np.int64).clip(0, size - 1)
         return cls(low, low, np.zeros(new_size, np.float32))
 
-    def reached(self, part: slice) -> tuple[slice, slice, Taps]:
-        """What a part of the old axis has to do with the new one.
-
-        Returns:
-            Old voxels that are needed, new voxels that ``part`` reaches, and the interpolation from one to the other.
-        """
+    def reached(self, part: slice) -> slice:
+        """New voxels that a part of the old axis has to do with (an empty slice if it falls between them)."""
         new = np.flatnonzero((self.high >= part.start) & (self.low < part.stop))
-        new_part = slice(int(new[0]), int(new[-1]) + 1)
-        old_part = slice(int(self.low[new_part].min()), int(self.high[new_part].max()) + 1)
-        local = Taps(self.low[new_part] - old_part.start, self.high[new_part] - old_part.start, self.weight[new_part])
-        return old_part, new_part, local
+        return slice(int(new[0]), int(new[-1]) + 1) if len(new) else slice(0, 0)
+
+    def needed(self, rows: slice) -> tuple[slice, Taps]:
+        """Old voxels that some new voxels need, and the interpolation from the one to the other."""
+        low, high = self.low[rows], self.high[rows]
+        part = slice(int(low.min()), int(high.max()) + 1) if len(low) else slice(0, 0)
+        return part, Taps(low - part.start, high - part.start, self.weight[rows])
 
 
 def _all_taps(shape: Sequence[int], new_shape: Sequence[int], coarse: int | None) -> list[Taps]:
@@ -178,24 +223,8 @@ def _all_taps(shape: Sequence[int], new_shape: Sequence[int], coarse: int | None
 def _interpolate(image: Tensor, taps: Sequence[Taps]) -> Tensor:
     """One axis after the other, the one that shrinks most first."""
     for axis in sorted(range(image.ndim), key=lambda axis: len(taps[axis].low) / image.shape[axis]):
-        if len(taps[axis].low) != image.shape[axis] or taps[axis].weight.any():
-            image = _interpolate_axis(image, taps[axis], axis)
+        low, high, weight = (torch.from_numpy(part).to(image.device) for part in vars(taps[axis]).values())
+        if len(low) != image.shape[axis] or bool(weight.any()):
+            one, other = image.index_select(axis, low), image.index_select(axis, high)
+            image = one.lerp_(other, weight.view(-1, *[1] * (image.ndim - axis - 1)).to(image.dtype))
     return image
-
-
-def _interpolate_axis(image: Tensor, taps: Taps, axis: int) -> Tensor:
-    """In slabs of the first axis, so that the two neighbours of all voxels never lie in memory at once."""
-    low, high, weight = (torch.from_numpy(part).to(image.device) for part in (taps.low, taps.high, taps.weight))
-    weight = weight.view(-1, *[1] * (image.ndim - axis - 1)).to(image.dtype)
-    shape = (*image.shape[:axis], len(low), *image.shape[axis + 1 :])
-    out = image.new_empty(shape)
-    step = max(1, SLAB_VOXELS * shape[0] // max(1, out.numel()))
-    for start in range(0, shape[0], step):
-        rows = slice(start, start + step)
-        if axis == 0:
-            one, other = image.index_select(0, low[rows]), image.index_select(0, high[rows])
-            torch.lerp(one, other, weight[rows].expand_as(one), out=out[rows])
-        else:
-            one, other = image[rows].index_select(axis, low), image[rows].index_select(axis, high)
-            torch.lerp(one, other, weight.expand_as(one), out=out[rows])
-    return out

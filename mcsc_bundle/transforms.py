@@ -21,7 +21,7 @@ from torch import Tensor
 from mcsc_bundle.io import LabelReader, ScanReader
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.plan_transforms import PlanCheckd, PlanNormalized, PlanResampled, grid_before
-from mcsc_bundle.resampling import largest, resize_logits
+from mcsc_bundle.resampling import largest_resized, resize_logits
 
 
 def preprocessing(
@@ -61,7 +61,7 @@ def preprocessing(
 def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:
     """The mask that a network saw in a preprocessed image, on the grid of the image's file.
 
-    Logits are resampled linearly class by class, keeping the best so far: two volumes at a time and not one per class.
+    Logits are resampled linearly a slab at a time, so that no class needs a volume on the original grid.
 
     Args:
         logits: ``(C, *spatial)`` on the plan's grid.
@@ -73,7 +73,7 @@ def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Pl
         Label values as in the label files, ``(1, *spatial)``, uint8 where they fit, else int32.
     """
     shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
-    classes = largest(resize_logits(channel, shape, coarse) for channel in _plain(logits))
+    classes = largest_resized(_plain(logits), shape, coarse)
     restored = _undo_geometry(classes[None].cpu(), affine, image, transform)
     values = np.array(plan.label_values)
     values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)

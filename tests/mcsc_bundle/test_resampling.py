@@ -6,7 +6,14 @@ import torch
 from scipy import ndimage
 from skimage.transform import resize
 
-from mcsc_bundle.resampling import coarse_axis, largest, resampled_shape, resize_classes, resize_image, resize_logits
+from mcsc_bundle.resampling import (
+    coarse_axis,
+    largest_resized,
+    resampled_shape,
+    resize_classes,
+    resize_image,
+    resize_logits,
+)
 
 SHAPES = [((9, 14), (13, 6)), ((7, 12, 9), (11, 8, 9)), ((16, 16, 5), (9, 31, 10)), ((1, 8, 8), (3, 5, 5))]
 
@@ -78,9 +85,27 @@ def test_same_shape_is_not_touched():
     assert resize_image(image, (4, 5)) is image
 
 
-def test_largest_is_argmax():
-    logits = torch.from_numpy(random((5, 6, 7)))
-    assert torch.equal(largest(logits).long(), logits.argmax(0))
+@pytest.mark.parametrize("old, new", SHAPES)
+def test_largest_resized_is_the_argmax_of_the_resized_maps(old, new):
+    logits = torch.from_numpy(random((5, *old)))
+    maps = torch.stack([resize_logits(channel, new) for channel in logits])
+    assert torch.equal(largest_resized(logits, new).long(), maps.argmax(0))
+
+
+@pytest.mark.parametrize("coarse", [None, 0, 2])
+def test_slabs_change_nothing(monkeypatch, coarse):
+    image, classes = torch.from_numpy(random((9, 12, 8))), torch.from_numpy(random((9, 12, 8))) > 0.5
+    functions = (
+        (resize_image, image),
+        (resize_logits, image),
+        (resize_classes, classes.byte()),
+        (largest_resized, image[None]),
+    )
+    whole = [function(given, (14, 7, 11), coarse) for function, given in functions]
+    monkeypatch.setattr("mcsc_bundle.resampling.SLAB_VOXELS", 200)
+    monkeypatch.setattr("mcsc_bundle.resampling.BAND_ROWS", 3)
+    for (function, given), expected in zip(functions, whole, strict=True):
+        torch.testing.assert_close(function(given, (14, 7, 11), coarse), expected, atol=1e-5, rtol=0)
 
 
 def test_half_voxels_round_to_even_and_no_axis_vanishes():
