@@ -1,0 +1,125 @@
+"""From a folder of scans to masks for new ones, by the product's own configs."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.end_to_end.road import ROOT, SHORT, command, small_dataset, train, workflow
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return small_dataset(tmp_path_factory.mktemp("data") / "hearts")
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(dataset, folder)
+    return folder
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_run_folder_holds_what_was_promised(run):
+    for name in ("fingerprint.json", "rejected.json", "splits.json", "plan.json", "log.csv", "models/checkpoint.pt", "models/model.pt"):
+        assert (run / name).exists(), name
+
+
+def test_training_is_reproducible(dataset, run, tmp_path):
+    assert same(weights(run / "models" / "model.pt"), weights(train(dataset, tmp_path)))
+
+
+def test_hidden_labels_are_never_read(dataset, tmp_path):
+    """Labels of cases whose label is hidden are overwritten by garbage bytes: not a bit of the weights changes."""
+    import json
+
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(dataset, spoiled)
+    options = {"num_labeled": 1, "num_test": 1, "cache_dir": str(tmp_path / "cache")}
+    clean = train(dataset, tmp_path / "clean", **options)
+    split = json.loads((tmp_path / "clean" / "splits.json").read_text())
+    hidden = [name for name in split["unlabeled"] if (spoiled / "labelsTr" / f"{name}.nii.gz").exists()]
+    assert hidden
+    for name in hidden:
+        (spoiled / "labelsTr" / f"{name}.nii.gz").write_bytes(b"no image at all")
+    other = train(spoiled, tmp_path / "other", **{**options, "cache_dir": str(tmp_path / "cache2")})
+    assert same(weights(clean), weights(other))
+
+
+@pytest.mark.parametrize("overlay", ["method_supervised.yaml", "method_mean_teacher.yaml", "method_cross_teaching.yaml", "method_mcsc_paper.yaml"])
+def test_every_overlay_trains(dataset, run, tmp_path, overlay):
+    assert train(dataset, tmp_path, overlay, max_epochs=1, cache_dir=str(run / "preprocessed")).exists()
+
+
+def test_inference_from_elsewhere_with_a_space_in_the_path_keeps_the_grid(dataset, run, tmp_path):
+    home = tmp_path / "some where"
+    new = home / "new scans"
+    shutil.copytree(dataset / "imagesTs", new)
+    (new / "broken.nii.gz").write_bytes(b"no image at all")
+    result = command("--config_file", str(ROOT / "configs" / "inference.json"), cwd=home, dataset_dir=new, output_dir=home / "masks", run_dir=run)
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stdout + result.stderr
+    (image_file,) = new.glob("heart*.nii.gz")
+    image, mask = nib.load(image_file), nib.load(home / "masks" / image_file.name)
+    assert image.shape == mask.shape and np.array_equal(image.affine, mask.affine)
+    assert int(image.header["qform_code"]) == int(mask.header["qform_code"])
+    rows = {row["case"]: row for row in csv.DictReader((home / "masks" / "summary.csv").open())}
+    assert "broken.nii.gz" in rows["broken"]["error"] and rows[image_file.name.split(".")[0]]["error"] == ""
+
+
+def test_inference_imports_neither_preprocessing_nor_methods(run, dataset, tmp_path):
+    script = (
+        "import sys; from tests.end_to_end.road import workflow\n"
+        "for name in [n for n in sys.modules if n.startswith(('preprocessing', 'mcsc_bundle'))]: del sys.modules[name]\n"
+        f"w = workflow(['inference.json'], 'infer', dataset_dir={str(dataset / 'imagesTs')!r}, output_dir={str(tmp_path)!r}, run_dir={str(run)!r})\n"
+        "w.run()\n"
+        "print([n for n in sys.modules if n.startswith(('preprocessing', 'mcsc_bundle.methods', 'mcsc_bundle.trainer', 'mcsc_bundle.losses'))])"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout.splitlines()[-1:] == ["[]"], result.stdout + result.stderr
+
+
+def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
+    options = {"num_labeled": 1, "num_test": 1}
+    train(dataset, tmp_path, max_epochs=1, **options)
+    workflow(["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), **{**SHORT, **options}).run()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
+
+
+def test_validation_picks_the_best_and_keeps_the_last(dataset, tmp_path):
+    train(dataset, tmp_path, num_labeled=1, num_test=1, val_interval=1)
+    assert (tmp_path / "models" / "model_best.pt").exists()
+    assert len((tmp_path / "validation.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(("configs", "kind"), [(["train.yaml"], "train"), (["train.yaml", "evaluate.yaml"], "train"), (["inference.json"], "infer")])
+def test_bundle_properties(dataset, run, tmp_path, configs, kind):
+    options = {"run_dir": str(run), "output_dir": str(tmp_path)} if kind == "infer" else {"output_dir": str(run), **SHORT}
+    assert not workflow(configs, kind, dataset_dir=str(dataset), **options).check_properties()
+
+
+def test_a_wrong_folder_ends_with_a_message(tmp_path):
+    result = command("training", config_file="configs/train.yaml", dataset_dir=tmp_path / "nowhere", output_dir=tmp_path / "run")
+    assert result.returncode == 1 and "nowhere" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_impossible_edit_of_the_plan_is_refused(dataset, run, tmp_path):
+    edited = tmp_path / "run"
+    shutil.copytree(run, edited, ignore=shutil.ignore_patterns("preprocessed"))
+    text = (edited / "plan.json").read_text()
+    (edited / "plan.json").write_text(text.replace('"patch_size": [\n  96,', '"patch_size": [\n  97,'))
+    result = command("training", config_file="configs/train.yaml", dataset_dir=dataset, output_dir=edited)
+    assert result.returncode == 1 and "Possible: 96 or 112" in result.stderr and "Traceback" not in result.stderr
