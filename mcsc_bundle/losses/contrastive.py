@@ -188,13 +188,12 @@ class _Tiles:
         groups, size, _ = features.shape
         on_cpu = features.device.type == "cpu"
         workspace = WORKSPACE["cpu" if on_cpu else "cuda"]
-        self.edge = max(1, min(size, edge or _even_edge(size, *((256, 512) if on_cpu else (1024, 4096)))))
+        self.edge = min(max(1, size), edge or _even_edge(max(1, size), _least_edge(on_cpu)))
         self.with_gradient = with_gradient
         spans = list(_spans(size, self.edge))
         self.places = [(rows, columns) for index, rows in enumerate(spans) for columns in spans[index:]]
         entries = sum(_area(*place) for place in self.places)
-        at_once = 2**18 if on_cpu else workspace  # entries of the tiles of all groups of a batch
-        self.batch = max(1, min(groups, at_once // max(1, self.edge**2 if on_cpu else entries)))
+        self.batch = max(1, min(groups, (4 * _least_edge(True) ** 2 if on_cpu else workspace) // max(1, entries)))
         self.keep = with_gradient and self.batch * entries <= workspace
         self.buffer = features.new_empty(self.batch * (entries if self.keep else self.edge**2))
         self.weights = features.new_empty(self.batch * self.edge**2 if with_gradient else 0)
@@ -250,9 +249,15 @@ def _spans(size: int, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, size))
 
 
-def _even_edge(size: int, least: int, most: int) -> int:
-    """Edge of equal tiles, about four on a side, within bounds."""
-    return math.ceil(size / math.ceil(size / min(most, max(least, math.ceil(size / 4)))))
+@torch.compiler.assume_constant_result
+def _least_edge(on_cpu: bool) -> int:
+    """Smallest edge that is worth a call: on a CPU its tile stays in the cache of the cores that share the work."""
+    return 256 * min(4, torch.get_num_threads()) if on_cpu else 1024
+
+
+def _even_edge(size: int, least: int) -> int:
+    """Edge of equal tiles: four on a side, but from ``least`` to twice that."""
+    return math.ceil(size / math.ceil(size / min(2 * least, max(least, math.ceil(size / 4)))))
 
 
 def _area(rows: slice, columns: slice) -> int:

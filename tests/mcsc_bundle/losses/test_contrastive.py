@@ -117,6 +117,13 @@ class TestEdges:
         value, gradient = value_and_gradient(balanced_contrastive_loss, features, torch.full_like(labels, label), 3)
         assert value == 0 and not gradient.any()
 
+    @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3)])
+    def test_no_groups_or_no_pixels_is_zero(self, shape):
+        value, gradient = value_and_gradient(
+            balanced_contrastive_loss, torch.zeros(shape), torch.zeros(shape[:2], dtype=torch.long), 3
+        )
+        assert value == 0 and gradient.shape == shape
+
     def test_a_single_pixel_of_a_class_has_no_positive_but_is_a_key(self):
         labels = torch.tensor([[0, 0, 0, 1]])
         ours = value_and_gradient(balanced_contrastive_loss, FOUR, labels, 2, 0.5)
