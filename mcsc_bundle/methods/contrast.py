@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mcsc_bundle.losses.blocks import local_blocks, sample_voxels
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
+from mcsc_bundle.losses.distributed import gather_features
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
 
@@ -45,7 +46,8 @@ class MultiScaleContrast(nn.Module):
     At each scale both networks' maps are cut into local blocks, each map shuffles its own blocks, and group ``k`` takes
     the ``k``-th block of every map: so a group mixes positions, slices, patients and networks while its size stays
     bounded. With a pixel budget, voxels are drawn first and projected after (the projectors are pointwise), and groups
-    that hold foreground are preferred, since all-background groups do not count in the loss anyway.
+    that hold foreground are preferred, since all-background groups do not count in the loss anyway. Under
+    ``torch.distributed`` each group joins the vectors of all processes.
 
     Args:
         plan: gives the scales, the patch and the width of the projection.
@@ -100,8 +102,9 @@ class MultiScaleContrast(nn.Module):
         where, target = choose_voxels(where, targets, scale)  # both (g, 2B, v)
         cnn, transformer = self.projectors[index](_gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:]))
         vectors = torch.cat((cnn, transformer), dim=1).flatten(1, 2)  # (g, 2B * v, D)
+        vectors, target = gather_features(vectors, target.flatten(1))
         return balanced_contrastive_loss(
-            vectors, target.flatten(1), self.num_classes, self.temperature, balance_anchors=self.balance_anchors
+            vectors, target, self.num_classes, self.temperature, balance_anchors=self.balance_anchors
         )
 
 
