@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -105,13 +104,15 @@ def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def measure(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
     """Seconds and peak memory of ``work``, and the memory that imports alone take."""
+    Path("/proc/self/clear_refs").write_text("5")  # the count of peak memory starts anew (Linux)
     imports, began = _peak_gb(), time.perf_counter()
     work(*arguments)
     return {"peak_gb": _peak_gb(), "imports_gb": imports, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def _peak_gb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9, 2)
 
 
 def main() -> None:
@@ -122,8 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        item = in_new_process(make_ct, folder, tuple(options.size))  # a child's count starts with its parent's peak
-        plan = make_run(folder / "run", options.classes)
+        item, plan = make_ct(folder, tuple(options.size)), make_run(folder / "run", options.classes)
         result = {
             name: measure(work, folder, item, plan)
             for name, work in (("preprocess", preprocess_case), ("infer", infer_case))
