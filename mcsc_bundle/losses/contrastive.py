@@ -251,8 +251,8 @@ def _spans(size: int, step: int) -> Iterator[slice]:
 
 @torch.compiler.assume_constant_result
 def _least_edge(on_cpu: bool) -> int:
-    """Smallest edge that is worth a call: on a CPU its tile stays in the cache of the cores that share the work."""
-    return 256 * min(4, torch.get_num_threads()) if on_cpu else 1024
+    """Smallest edge that is worth a call: on a CPU its tile stays in the cache of one or two cores."""
+    return 256 * min(2, torch.get_num_threads()) if on_cpu else 1024
 
 
 def _even_edge(size: int, least: int) -> int:
