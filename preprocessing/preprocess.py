@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore
@@ -38,10 +41,11 @@ def preprocess(
     files = {item["case"]: _files(item) for item in pending}
     arguments = {item["case"]: (dict(item), plan, store) for item in pending}
     rejected = {}
-    for case, result in map_cases(store_case, arguments, choose_workers(files, workers), "Preprocessing"):
-        if result is not None:
-            rejected[case] = result if isinstance(result, str) else f"{', '.join(map(str, files[case]))}: {result}"
-            log.warning("Set aside %s: %s", case, rejected[case])
+    with _one_thread():
+        for case, result in map_cases(store_case, arguments, choose_workers(files, workers), "Preprocessing"):
+            if result is not None:
+                rejected[case] = result if isinstance(result, str) else f"{', '.join(map(str, files[case]))}: {result}"
+                log.warning("Set aside %s: %s", case, rejected[case])
     return rejected
 
 
@@ -65,6 +69,17 @@ def store_case(item: Mapping[str, Any], plan: Plan, store: CaseStore) -> str | N
     except Exception as error:
         return reason(error)
     return None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Work in this process is on small images, where handing parts to threads costs more than it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pending(cases: Sequence[Mapping[str, Any]], store: CaseStore) -> list[Mapping[str, Any]]:
