@@ -22,7 +22,9 @@ EPOCHS = 14  # of 25 steps
 
 def bundle_run(run_id: str, configs: list[str], **overrides: object) -> None:
     """Print and run one ``monai.bundle`` command from the repository's root."""
-    files = "[" + ",".join(f"'configs/{name}'" for name in configs) + "]" if len(configs) > 1 else f"configs/{configs[0]}"
+    files = (
+        "[" + ",".join(f"'configs/{name}'" for name in configs) + "]" if len(configs) > 1 else f"configs/{configs[0]}"
+    )
     module("monai.bundle", "run", run_id, "--config_file", files, **overrides)
 
 
@@ -38,7 +40,9 @@ def module(name: str, *words: str, **options: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run_dir", default="runs/demo")
-    parser.add_argument("--task", help="a Decathlon task to download instead of the phantom set, e.g. Task04_Hippocampus")
+    parser.add_argument(
+        "--task", help="a Decathlon task to download instead of the phantom set, e.g. Task04_Hippocampus"
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -53,14 +57,28 @@ def main() -> None:
         make_phantom_dataset(data)
     bundle_run("training", ["train.yaml"], dataset_dir=data, output_dir=run, max_epochs=arguments.epochs, **few)
     if arguments.task:
-        bundle_run("evaluate", ["train.yaml", "evaluate.yaml"], dataset_dir=data, output_dir=run, max_epochs=arguments.epochs, **few)
+        bundle_run(
+            "evaluate",
+            ["train.yaml", "evaluate.yaml"],
+            dataset_dir=data,
+            output_dir=run,
+            max_epochs=arguments.epochs,
+            **few,
+        )
     else:
         new, masks = data / "imagesTs", run / "masks"
         bundle_run("run", ["inference.json"], dataset_dir=new, output_dir=masks, run_dir=run)
-        score = {"prediction_dir": masks, "reference_dir": data / "labelsTs", "plan": run / "plan.json", "output": run / "metrics.csv"}
+        score = {
+            "prediction_dir": masks,
+            "reference_dir": data / "labelsTs",
+            "plan": run / "plan.json",
+            "output": run / "metrics.csv",
+        }
         module("mcsc_bundle.metrics", **score)
         module("mcsc_bundle.report", run_dir=run, images=new, references=data / "labelsTs")
-    print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Report: {run}/report.html, picture: {run}/overlay.png")
+    print(
+        f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Report: {run}/report.html, picture: {run}/overlay.png"
+    )
 
 
 if __name__ == "__main__":

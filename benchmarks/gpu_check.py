@@ -32,7 +32,18 @@ from mcsc_bundle.plan import ChannelNormalization, CNNPlan, ContrastScale, Plan,
 from mcsc_bundle.trainer import MCSCTrainer
 from preprocessing.paper import paper_plan
 
-METHODS = {"supervised": Supervised, "mean_teacher": MeanTeacher, "cross_teaching": CrossTeaching, "mcsc_paper": PaperMCSC, "mcsc": MCSC}
+METHODS = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "cross_teaching": CrossTeaching,
+    "mcsc_paper": PaperMCSC,
+    "mcsc": MCSC,
+}
+
+ROW = (
+    "  {plan:18s} {precision:14s} {method:15s} {ms:8.1f} ms (iqr {iqr_ms:.1f})  "
+    "x{over_floor:.2f} floor  {peak_gib:.2f} GiB"
+)
 
 
 def cardiac_plan(size: int = 224, batch: int = 2, pixels: int | None = 2048) -> Plan:
@@ -151,7 +162,7 @@ def check_laws(device: torch.device) -> dict[str, bool]:
             engine, loss = losses_of(amp=True, amp_dtype=dtype)
             name = str(dtype).removeprefix("torch.")
             laws[f"{name} near fp32"] = abs(loss - exact) < 0.05 * abs(exact)
-            laws[f"{name} scaler on only for fp16"] = engine.scaler.is_enabled() == (dtype == torch.float16)
+            laws[f"{name} scaler on only for fp16"] = engine.grad_scaler.is_enabled() == (dtype == torch.float16)
         laws["fp16 scaler state in checkpoint"] = bool(engine.training_state()["scaler"])
         laws["resume repeats the run"] = resumes(plan, device)
         _, compiled = losses_of(compile=True)
@@ -176,13 +187,19 @@ def resumes(plan: Plan, device: torch.device) -> bool:
     second.add_event_handler(Events.STARTED, lambda engine: engine.load_training_state(state))
     second.run()
     one, two = (nn.utils.parameters_to_vector(engine.method.parameters()) for engine in (whole, second))
-    return bool((one - two).norm() / one.norm() < 1e-3) and whole.scaler.get_scale() == second.scaler.get_scale()
+    return (
+        bool((one - two).norm() / one.norm() < 1e-3) and whole.grad_scaler.get_scale() == second.grad_scaler.get_scale()
+    )
 
 
 def time_methods(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     """One row per plan, precision and method."""
     warmup, steps = (2, 3) if quick else (8, 25)
-    plans = {"plan": cardiac_plan(64, 1, 256)} if quick else {"plan 224 b12+12": cardiac_plan(224, 12), "paper 224 b2+2": paper_plan(cardiac_plan())}
+    plans = (
+        {"plan": cardiac_plan(64, 1, 256)}
+        if quick
+        else {"plan 224 b12+12": cardiac_plan(224, 12), "paper 224 b2+2": paper_plan(cardiac_plan())}
+    )
     precisions: list[tuple[str, dict[str, Any], torch.dtype | None]] = [("fp32", {}, None)]
     if device.type == "cuda":
         precisions += [("bf16", {"amp": True, "amp_dtype": torch.bfloat16}, torch.bfloat16)]
@@ -196,11 +213,10 @@ def time_methods(device: torch.device, quick: bool) -> list[dict[str, Any]]:
                 seconds, peak = step_seconds(engine, device, warmup, steps)
                 median = statistics.median(seconds)
                 spread = statistics.quantiles(seconds, n=4)
-                rows.append(
-                    {"plan": plan_name, "precision": precision, "method": name, "ms": 1e3 * median, "iqr_ms": 1e3 * (spread[2] - spread[0]),
-                     "over_floor": median / floor, "peak_gib": peak}
-                )  # fmt: skip
-                print("  {plan:18s} {precision:14s} {method:15s} {ms:8.1f} ms (iqr {iqr_ms:.1f})  x{over_floor:.2f} floor  {peak_gib:.2f} GiB".format(**rows[-1]), flush=True)  # fmt: skip
+                row = {"plan": plan_name, "precision": precision, "method": name, "ms": 1e3 * median}
+                row |= {"iqr_ms": 1e3 * (spread[2] - spread[0]), "over_floor": median / floor, "peak_gib": peak}
+                rows.append(row)
+                print(ROW.format(**row), flush=True)
     return rows
 
 
@@ -211,6 +227,7 @@ def time_prediction(device: torch.device, quick: bool) -> dict[str, float]:
     image = torch.randn(4 if quick else 32, 1, *plan.patch_size, device=device)
     rates = {}
     for name, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
+
         def once() -> None:
             with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is not None):  # noqa: B023
                 network(image)
@@ -245,7 +262,14 @@ def main() -> int:
     contrastive = compare(device=device.type, quick=quick)
     prediction = time_prediction(device, quick)
     print("windows per second:", prediction)
-    result = {"hardware": hardware, "torch": torch.__version__, "laws": laws, "steps": rows, "contrastive": contrastive, "windows_per_second": prediction}
+    result = {
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "laws": laws,
+        "steps": rows,
+        "contrastive": contrastive,
+        "windows_per_second": prediction,
+    }
     print(json.dumps(result))
     return 0 if all(laws.values()) else 1
 

@@ -1,6 +1,6 @@
 """Dice over the number of labelled cases: methods x label budgets x seeds on one data set, with the product's own commands.
 
-    python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10 --seeds 3 --iterations 400
+    python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10
 
 Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled cases that were kept out of everything
 (``num_test``, drawn by patient, the same for every budget of one split seed). Seed ``s`` also draws another labelled subset
@@ -126,9 +126,15 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for method in dict.fromkeys(r["method"] for r in runs):
             mine = [r for r in runs if r["method"] == method]
             scores = [r["dice"] for r in mine]
-            row = {"labels": budget, "method": method, "dice": statistics.mean(scores), "sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
-                   "seeds": len(scores), "train_minutes": statistics.mean(r["train_seconds"] for r in mine) / 60}  # fmt: skip
-            pairs = [(r["cases"][case], base[r["seed"]]["cases"][case]) for r in mine if r["seed"] in base for case in r["cases"]]
+            row = {"labels": budget, "method": method, "dice": statistics.mean(scores), "seeds": len(scores)}
+            row["sd"] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            row["train_minutes"] = statistics.mean(r["train_seconds"] for r in mine) / 60
+            pairs = [
+                (r["cases"][case], base[r["seed"]]["cases"][case])
+                for r in mine
+                if r["seed"] in base
+                for case in r["cases"]
+            ]
             if pairs and method != BASELINE:
                 row["gain"] = 100 * statistics.mean(a - b for a, b in pairs)
                 row["p"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
@@ -138,10 +144,16 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary as a markdown table."""
-    lines = ["| labels | method | Dice (mean of seeds) | sd | gain over supervised | paired t | minutes |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| labels | method | Dice (mean of seeds) | sd | gain over supervised | paired t | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         gain = f"{r['gain']:+.2f} | {r['p']:.1e}" if "gain" in r else "- | -"
-        lines.append(f"| {r['labels'] or 'all'} | {r['method']} | {r['dice']:.2f} | {r['sd']:.2f} ({r['seeds']}) | {gain} | {r['train_minutes']:.1f} |")
+        lines.append(
+            f"| {r['labels'] or 'all'} | {r['method']} | {r['dice']:.2f} | {r['sd']:.2f} ({r['seeds']}) | {gain} "
+            f"| {r['train_minutes']:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -156,7 +168,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for method in dict.fromkeys(r["method"] for r in rows):
         mine = sorted((r for r in rows if r["method"] == method and r["labels"]), key=lambda r: r["labels"])
         if mine:
-            axes.errorbar([r["labels"] for r in mine], [r["dice"] for r in mine], [r["sd"] for r in mine], marker="o", capsize=3, label=method)
+            axes.errorbar(
+                [r["labels"] for r in mine],
+                [r["dice"] for r in mine],
+                [r["sd"] for r in mine],
+                marker="o",
+                capsize=3,
+                label=method,
+            )
     axes.set(xlabel="labelled cases", ylabel="mean Dice on held-out cases (%)")
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()

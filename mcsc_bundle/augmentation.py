@@ -8,18 +8,18 @@ its parameters before the patch is read, so that an enlarged region is read only
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import (
     Compose,
-    Randomizable,
     RandAdjustContrastd,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    Randomizable,
     RandScaleIntensityd,
     RandScaleIntensityFixedMeand,
     RandSimulateLowResolutiond,
@@ -39,7 +39,7 @@ def intensity_augmentation(plan: Plan) -> Compose:
     image = "image"
     dims = plan.spatial_dims
     linear = {2: "bilinear", 3: "trilinear"}[dims]
-    blur = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[:dims]}
+    blur: dict[str, Any] = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[:dims]}
     return Compose(
         [
             RandGaussianNoised(image, prob=0.1, mean=0.0, std=math.sqrt(0.1), sample_std=True),
@@ -49,7 +49,10 @@ def intensity_augmentation(plan: Plan) -> Compose:
             RandSimulateLowResolutiond(image, prob=0.25, zoom_range=(0.5, 1.0), upsample_mode=linear),
             RandAdjustContrastd(image, prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
             RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
-            *(RandFlipd((image, "label"), prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in plan.mirror_axes),
+            *(
+                RandFlipd((image, "label"), prob=0.5, spatial_axis=axis, allow_missing_keys=True)
+                for axis in plan.mirror_axes
+            ),
         ]
     )
 
@@ -73,7 +76,9 @@ class PatchAugmentation(Randomizable, Transform):
         self.intensity = intensity_augmentation(plan)
         self.matrix: np.ndarray | None = None
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PatchAugmentation:
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> PatchAugmentation:
         """One seed decides everything that follows."""
         super().set_random_state(seed, state)
         self.intensity.set_random_state(seed=int(self.R.randint(2**31)))
@@ -89,7 +94,10 @@ class PatchAugmentation(Randomizable, Transform):
         rotation = rotation_matrix(self._angles()) if rotate else np.eye(len(self.patch_size))
         self.matrix = rotation * factor
         reach = np.abs(self.matrix) @ np.asarray(self.patch_size, dtype=float)
-        return tuple(int(math.ceil(size)) + 1 if size > patch + 0.5 else patch for size, patch in zip(reach, self.patch_size, strict=True))
+        return tuple(
+            math.ceil(size) + 1 if size > patch + 0.5 else patch
+            for size, patch in zip(reach, self.patch_size, strict=True)
+        )
 
     def _angles(self) -> list[float]:
         """Angles in radians: one in 2-D, one about each axis in 3-D; other than in-plane ones 0 for a flat patch."""
@@ -101,7 +109,7 @@ class PatchAugmentation(Randomizable, Transform):
             return [math.radians(self.R.uniform(-180, 180)) if is_flat else 0.0 for is_flat in flat]
         return [math.radians(self.R.uniform(-30, 30)) for _ in flat]
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
         """Augment ``image`` ``(C, *region)`` and, where present, ``label`` ``(1, *region)`` to the patch size."""
         data = dict(data)
         if self.matrix is not None:

@@ -21,7 +21,9 @@ from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase
 
 LABELED, UNLABELED = 0, 1
-FOREGROUND_SHARE = 0.5  # labelled patches centred on a random present class; nnU-Net's usual batch of 2 forces one of two
+FOREGROUND_SHARE = (
+    0.5  # labelled patches centred on a random present class; nnU-Net's usual batch of 2 forces one of two
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,22 @@ class TwoStreamDataset(Dataset):
     """
 
     def __init__(
-        self, data: Sequence[Mapping[str, Any]], plan: Plan, store: CaseStore, transform: PatchAugmentation, seed: int = 0
+        self,
+        data: Sequence[Mapping[str, Any]],
+        plan: Plan,
+        store: CaseStore,
+        transform: PatchAugmentation,
+        seed: int = 0,
     ) -> None:
         self.data, self.plan, self.store, self.transform, self.seed = data, plan, store, transform, seed
-        self.streams = ([item["case"] for item in data if item["labeled"]], [item["case"] for item in data if not item["labeled"]])
+        self.streams = (
+            [item["case"] for item in data if item["labeled"]],
+            [item["case"] for item in data if not item["labeled"]],
+        )
         if not self.streams[LABELED]:
-            raise ValueError(f"training data: expected at least one labelled case, received {len(data)} unlabelled ones.")
+            raise ValueError(
+                f"training data: expected at least one labelled case, received {len(data)} unlabelled ones."
+            )
 
     def __len__(self) -> int:
         """Number of cases; patches have no natural count."""
@@ -78,7 +90,9 @@ class TwoStreamDataset(Dataset):
         patch = np.asarray(self.plan.image_patch_size)
         low, high = patch // 2, np.asarray(case.shape) - (patch - patch // 2)
         middle = np.asarray(case.shape) // 2
-        anywhere = np.array([rng.integers(a, b + 1) if b >= a else m for a, b, m in zip(low, high, middle, strict=True)])
+        anywhere = np.array(
+            [rng.integers(a, b + 1) if b >= a else m for a, b, m in zip(low, high, middle, strict=True)]
+        )
         classes = [index for index in sorted(case.foreground) if index > 0]
         if not (forced and classes):
             return anywhere
@@ -148,10 +162,10 @@ class TwoStreamLoader(DataLoader):
             rank = torch.distributed.get_rank() if distributed else 0
         if world_size is None:
             world_size = torch.distributed.get_world_size() if distributed else 1
-        keys = BatchKeys(dataset.plan, bool(dataset.streams[UNLABELED]), rank, world_size)
+        self.keys = BatchKeys(dataset.plan, bool(dataset.streams[UNLABELED]), rank, world_size)
         super().__init__(
             dataset,
-            batch_sampler=keys,
+            batch_sampler=self.keys,
             num_workers=num_workers,
             collate_fn=collate_streams,
             pin_memory=pin_memory,
@@ -161,7 +175,7 @@ class TwoStreamLoader(DataLoader):
 
     def start_at(self, iteration: int) -> None:
         """The next iterator begins with the batch of this iteration (counted from 0)."""
-        self.batch_sampler.start = iteration
+        self.keys.start = iteration
 
 
 class StoredVolumes(Dataset):

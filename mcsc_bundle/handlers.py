@@ -6,12 +6,12 @@ import csv
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.engines import Evaluator
 from torch import nn
 
@@ -67,7 +67,9 @@ class CheckpointHandler:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         if engine.state.epoch >= engine.state.max_epochs:
-            log.info("Training in %s is complete (%d epochs); raise max_epochs to go on.", self.folder, engine.state.epoch)
+            log.info(
+                "Training in %s is complete (%d epochs); raise max_epochs to go on.", self.folder, engine.state.epoch
+            )
         else:
             log.info("Going on from %s after epoch %d.", path, engine.state.epoch)
 
@@ -83,7 +85,9 @@ class CheckpointHandler:
             if best_epoch == epoch:
                 save_atomically(shipped, self.folder / "model_best.pt")
         save_atomically(shipped, self.folder / "model.pt")
-        save_atomically({name: _plain_weights(net) for name, net in engine.method.branches().items()}, self.folder / "pair.pt")
+        save_atomically(
+            {name: _plain_weights(net) for name, net in engine.method.branches().items()}, self.folder / "pair.pt"
+        )
         state = engine.training_state() | {"best_metric": best, "best_metric_epoch": best_epoch}
         save_atomically(state, self.folder / "checkpoint.pt")
 
@@ -107,7 +111,9 @@ class CSVLog:
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["iteration"].isdigit() and int(row["iteration"]) <= iteration]
+            rows = [
+                row for row in csv.DictReader(file) if row["iteration"].isdigit() and int(row["iteration"]) <= iteration
+            ]
         self._write(rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -118,7 +124,7 @@ class CSVLog:
                 rows = list(csv.DictReader(file))
         self._write([*rows, row])
 
-    def _write(self, rows: list[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         with temporary.open("w", newline="") as file:
@@ -198,12 +204,12 @@ class ValidationLog:
         """Listen to the evaluator."""
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self, engine: Evaluator) -> None:
         if not _is_main_process():
             return
         epoch, iteration = engine.state.epoch, engine.state.epoch * self.epoch_length
         self.csv.truncate(iteration - 1)
-        scores = engine.state.metric_details[self.metric].nanmean(0)
+        scores = engine.state.metric_details[self.metric].nanmean(0)  # type: ignore[attr-defined]
         per_class = dict(zip(self.class_names[1:], (round(float(score), 4) for score in scores), strict=True))
         mean = engine.state.metrics[self.metric]
         self.csv.append({"epoch": epoch, "iteration": iteration, "mean_dice": round(float(mean), 4), **per_class})

@@ -84,7 +84,12 @@ def case_metrics(
 
 
 def _class_metric(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], case: str, name: str, tolerance_mm: float
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing_mm: Sequence[float],
+    case: str,
+    name: str,
+    tolerance_mm: float,
 ) -> CaseMetric:
     sizes = int(prediction.sum()), int(reference.sum())
     if not all(sizes):
@@ -93,11 +98,11 @@ def _class_metric(
         return CaseMetric(case, name, score, score, distance, distance, *sizes)
     dice = 2 * int((prediction & reference).sum()) / sum(sizes)
     box = _joint_box(prediction | reference)
-    pair = [torch.from_numpy(mask[box])[None, None] for mask in (prediction, reference)]
+    mine, truth = (torch.from_numpy(mask[box])[None, None] for mask in (prediction, reference))
     spacing = tuple(float(s) for s in spacing_mm)
-    surface = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing)
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
-    asd = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=spacing)
+    surface = compute_surface_dice(mine, truth, [tolerance_mm], include_background=True, spacing=spacing)
+    hd95 = compute_hausdorff_distance(mine, truth, include_background=True, percentile=95, spacing=spacing)
+    asd = compute_average_surface_distance(mine, truth, include_background=True, symmetric=True, spacing=spacing)
     return CaseMetric(case, name, dice, float(surface), float(hd95), float(asd), *sizes)
 
 
@@ -132,7 +137,7 @@ def evaluate(
     masks = masks_in(prediction_dir)
     rows: list[CaseMetric] = []
     failed: dict[str, str] = {}
-    for case, path in tqdm(sorted(references.items()), desc="scoring", unit="case", delay=5):
+    for case, path in tqdm(sorted(references.items()), desc="scoring", unit="case", delay=5, disable=None):
         try:
             rows += _score_files(case, masks, Path(path), labels, tolerance_mm)
         except (ImageError, ValueError) as error:
@@ -154,8 +159,8 @@ def _score_files(
     if not same_grid(prediction, reference):
         raise ValueError(f"{masks[case]} and {reference_file} lie on different grids")
     spacing = np.linalg.norm(np.asarray(reference.affine)[:-1, :-1], axis=0)[: reference.ndim - 1]
-    arrays = [np.asarray(x.as_tensor()[0]) for x in (prediction, reference)]
-    return case_metrics(*arrays, labels, spacing.tolist(), case, tolerance_mm)
+    mask, truth = (np.asarray(x.as_tensor()[0]) for x in (prediction, reference))
+    return case_metrics(mask, truth, labels, spacing.tolist(), case, tolerance_mm)
 
 
 def masks_in(folder: str | os.PathLike) -> dict[str, Path]:
@@ -201,7 +206,11 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def score_folder(
-    prediction_dir: str, reference_dir: str, plan: str, output: str = "metrics.csv", tolerance_mm: float = SURFACE_TOLERANCE_MM
+    prediction_dir: str,
+    reference_dir: str,
+    plan: str,
+    output: str = "metrics.csv",
+    tolerance_mm: float = SURFACE_TOLERANCE_MM,
 ) -> None:
     """Command line: score a folder of masks against a folder of label files of the same names."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 PLAN_FORMAT = 1
 NORMALIZATION_SCHEMES = ("zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none")
@@ -105,9 +105,7 @@ class TransformerPlan:
     @property
     def cumulative_strides(self) -> tuple[tuple[int, ...], ...]:
         """Downsampling of each stage against the patch, per network axis."""
-        return tuple(
-            tuple(p * m for p, m in zip(self.patch, merge, strict=True)) for merge in _cumulative(self.merges)
-        )
+        return tuple(tuple(p * m for p, m in zip(self.patch, merge, strict=True)) for merge in _cumulative(self.merges))
 
 
 @dataclass(frozen=True)
@@ -220,7 +218,15 @@ class Plan:
     @property
     def data_key(self) -> str:
         """Short hash of what decides the preprocessed arrays: a case stored under another key is never used."""
-        fields = ("channel_names", "labels", "image_dims", "orientation", "spacing_mm", "separate_z_ratio", "normalization")
+        fields = (
+            "channel_names",
+            "labels",
+            "image_dims",
+            "orientation",
+            "spacing_mm",
+            "separate_z_ratio",
+            "normalization",
+        )
         content = {name: to_plain(getattr(self, name)) for name in fields}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -344,7 +350,9 @@ def check_plan(plan: Plan) -> None:
 
 def _expect(condition: bool, entry: str, expected: str, received: Any, remedy: str = "") -> None:
     if not condition:
-        raise PlanError(f"plan entry '{entry}': expected {expected}, received {received!r}." + (f" {remedy}" if remedy else ""))
+        raise PlanError(
+            f"plan entry '{entry}': expected {expected}, received {received!r}." + (f" {remedy}" if remedy else "")
+        )
 
 
 def _check_format(plan: Plan) -> None:
@@ -358,11 +366,15 @@ def _check_labels(plan: Plan) -> None:
     _expect(len(set(values)) == len(values), "labels", "distinct values", plan.labels)
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
     _expect(
-        len(plan.normalization) == len(plan.channel_names), "normalization", f"{len(plan.channel_names)} entries, one per channel",
+        len(plan.normalization) == len(plan.channel_names),
+        "normalization",
+        f"{len(plan.channel_names)} entries, one per channel",
         len(plan.normalization),
     )
     for entry in plan.normalization:
-        _expect(entry.scheme in NORMALIZATION_SCHEMES, "normalization", f"a scheme of {NORMALIZATION_SCHEMES}", entry.scheme)
+        _expect(
+            entry.scheme in NORMALIZATION_SCHEMES, "normalization", f"a scheme of {NORMALIZATION_SCHEMES}", entry.scheme
+        )
         if entry.scheme == "ct":
             known = None not in (entry.lower, entry.upper, entry.mean, entry.std) and (entry.std or 0) > 0
             _expect(known, "normalization", "lower, upper, mean and std > 0 for scheme 'ct'", entry)
@@ -375,16 +387,29 @@ def _check_axes(plan: Plan) -> None:
         _expect(plan.slice_axis in (0, 1, 2), "slice_axis", "0, 1 or 2 in a slice-wise plan", plan.slice_axis)
     else:
         _expect(plan.slice_axis is None, "slice_axis", "null unless a 2-D plan slices 3-D volumes", plan.slice_axis)
-        _expect(plan.spatial_dims == plan.image_dims, "spatial_dims", f"{plan.image_dims} (or 2 with a slice_axis)", plan.spatial_dims)
+        _expect(
+            plan.spatial_dims == plan.image_dims,
+            "spatial_dims",
+            f"{plan.image_dims} (or 2 with a slice_axis)",
+            plan.spatial_dims,
+        )
     _expect(len(plan.spacing_mm) == plan.image_dims, "spacing_mm", f"{plan.image_dims} entries", plan.spacing_mm)
     for axis, spacing in enumerate(plan.spacing_mm):
         keeps = spacing is None and axis == plan.slice_axis
         _expect(
-            keeps or (spacing is not None and spacing > 0), "spacing_mm", f"a positive number of mm on axis {axis}", plan.spacing_mm,
+            keeps or (spacing is not None and spacing > 0),
+            "spacing_mm",
+            f"a positive number of mm on axis {axis}",
+            plan.spacing_mm,
             "null is possible on slice_axis only.",
         )
     _expect(len(plan.patch_size) == plan.spatial_dims, "patch_size", f"{plan.spatial_dims} entries", plan.patch_size)
-    _expect(all(axis < plan.spatial_dims for axis in plan.mirror_axes), "mirror_axes", f"axes below {plan.spatial_dims}", plan.mirror_axes)
+    _expect(
+        all(axis < plan.spatial_dims for axis in plan.mirror_axes),
+        "mirror_axes",
+        f"axes below {plan.spatial_dims}",
+        plan.mirror_axes,
+    )
     _expect(0 <= plan.inference_overlap < 1, "inference_overlap", "a fraction in [0, 1)", plan.inference_overlap)
 
 
@@ -401,7 +426,10 @@ def _check_cnn(plan: Plan) -> None:
         low, high = size // divisor * divisor, math.ceil(size / divisor) * divisor
         options = " or ".join(str(option) for option in sorted({low, high}) if option > 0)
         _expect(
-            size > 0 and size % divisor == 0, "patch_size", f"a multiple of {divisor} on network axis {axis} (the CNN halves it)", size,
+            size > 0 and size % divisor == 0,
+            "patch_size",
+            f"a multiple of {divisor} on network axis {axis} (the CNN halves it)",
+            size,
             f"Possible: {options}.",
         )
 
@@ -414,13 +442,31 @@ def _check_transformer(plan: Plan) -> None:
         _expect(len(value) == dims and min(value) > 0, f"transformer.{name}", f"{dims} positive entries", value)
     stages = len(swin.depths)
     for name in ("heads", "merges"):
-        _expect(len(getattr(swin, name)) == stages, f"transformer.{name}", f"{stages} stages, as in depths", getattr(swin, name))
-    _expect(all(len(merge) == dims for merge in swin.merges), "transformer.merges", f"{dims} axes in each stage", swin.merges)
-    _expect(all(merge == 1 for merge in swin.merges[0]), "transformer.merges", "ones in the first stage", swin.merges[0])
+        _expect(
+            len(getattr(swin, name)) == stages,
+            f"transformer.{name}",
+            f"{stages} stages, as in depths",
+            getattr(swin, name),
+        )
+    _expect(
+        all(len(merge) == dims for merge in swin.merges),
+        "transformer.merges",
+        f"{dims} axes in each stage",
+        swin.merges,
+    )
+    _expect(
+        all(merge == 1 for merge in swin.merges[0]), "transformer.merges", "ones in the first stage", swin.merges[0]
+    )
     for stage, heads in enumerate(swin.heads):
         width = swin.embed_dim * 2**stage
         possible = [n for n in range(1, width + 1) if width % n == 0][:8]
-        _expect(width % heads == 0, "transformer.heads", f"a divisor of {width} in stage {stage}", heads, f"Possible: {possible}.")
+        _expect(
+            width % heads == 0,
+            "transformer.heads",
+            f"a divisor of {width} in stage {stage}",
+            heads,
+            f"Possible: {possible}.",
+        )
 
 
 def _check_batch_and_contrast(plan: Plan) -> None:
@@ -430,7 +476,10 @@ def _check_batch_and_contrast(plan: Plan) -> None:
         for name in ("stride", "block"):
             value = getattr(scale, name)
             _expect(
-                len(value) == plan.spatial_dims and min(value) >= 1, f"contrast[{index}].{name}", f"{plan.spatial_dims} positive entries", value
+                len(value) == plan.spatial_dims and min(value) >= 1,
+                f"contrast[{index}].{name}",
+                f"{plan.spatial_dims} positive entries",
+                value,
             )
         cells = tuple(math.ceil(size / stride) for size, stride in zip(plan.patch_size, scale.stride, strict=True))
         fits = all(block <= cell for block, cell in zip(scale.block, cells, strict=True))
@@ -459,21 +508,24 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(kind: Any, value: Any) -> Any:
     """The inverse of ``to_plain`` for the annotated types of the dataclasses in this module."""
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         unknown = sorted(set(value) - set(hints))
         missing = [
-            f.name for f in dataclasses.fields(kind)
+            f.name
+            for f in dataclasses.fields(kind)
             if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]
         if unknown or missing:
-            raise PlanError(f"{kind.__name__}: expected entries {sorted(hints)}, received unknown {unknown}, missing {missing}.")
+            raise PlanError(
+                f"{kind.__name__}: expected entries {sorted(hints)}, received unknown {unknown}, missing {missing}."
+            )
         return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is tuple and value is not None:
         return tuple(from_plain(arguments[0], item) for item in value)
     if origin is not None and type(None) in arguments:  # X | None
-        inner = Union[tuple(a for a in arguments if a is not type(None))]  # noqa: UP007
+        (inner,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else from_plain(inner, value)
     return value
 
@@ -497,7 +549,9 @@ def load_json(path: str | os.PathLike, kind: Any) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PlanError(f"expected the file {path}, which does not exist. Plan the data set first: python -m preprocessing DATASET.") from None
+        raise PlanError(
+            f"expected the file {path}, which does not exist. Plan the data set first: python -m preprocessing DATASET."
+        ) from None
     except json.JSONDecodeError as error:
         raise PlanError(f"{path} is not valid JSON: {error}.") from None
     try:

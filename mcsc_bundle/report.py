@@ -29,7 +29,15 @@ from mcsc_bundle.io import load_image, load_label
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, to_plain
 
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito: told apart by all
+COLOURS = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)  # Okabe and Ito: told apart by all
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:left;vertical-align:top;"
@@ -59,7 +67,10 @@ def write_report(
         ("Data", warnings_list(run)),
         ("Training", _if_there(run / "log.csv", lambda path: _image(loss_figure(path)))),
         ("Validation", _if_there(run / "validation.csv", lambda path: _image(validation_figure(path)))),
-        ("Held-out cases", _if_there(run / "metrics.csv", lambda path: metrics_table(path) + _image(dice_figure(path)))),
+        (
+            "Held-out cases",
+            _if_there(run / "metrics.csv", lambda path: metrics_table(path) + _image(dice_figure(path))),
+        ),
         ("Masks", _pictures(run, plan, images or {}, references or {})),
     ]
     title = f"{html.escape(plan.dataset_name)}: segmentation run"
@@ -75,11 +86,14 @@ def write_report(
 def plan_table(plan: Plan) -> str:
     """Every choice that has a reason, with its value."""
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(to_plain(getattr(plan, name, '')), ensure_ascii=False))}</td>"
-        f"<td>{html.escape(why)}</td></tr>"
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_value(plan, name))}</td><td>{html.escape(why)}</td></tr>"
         for name, why in plan.why.items()
     )
     return f"<table><tr><th>choice</th><th>value</th><th>why</th></tr>{rows}</table>"
+
+
+def _value(plan: Plan, name: str) -> str:
+    return json.dumps(to_plain(getattr(plan, name, "")), ensure_ascii=False)
 
 
 def warnings_list(run: Path) -> str:
@@ -101,7 +115,14 @@ def loss_figure(path: Path) -> Figure:
     steps = [int(row["iteration"]) for row in rows]
     for index, name in enumerate(name for name in rows[0] if name not in known):
         values = [float(row[name] or "nan") for row in rows]
-        axes.plot(steps, values, label=name, lw=2.5 if name == "loss" else 1.2, ls="-" if index < 7 else "--", color=COLOURS[index % 7])
+        axes.plot(
+            steps,
+            values,
+            label=name,
+            lw=2.5 if name == "loss" else 1.2,
+            ls="-" if index < 7 else "--",
+            color=COLOURS[index % 7],
+        )
     axes.set(xlabel="iteration", ylabel="loss term (weighted)", yscale="log")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -114,7 +135,14 @@ def validation_figure(path: Path) -> Figure:
     steps = [int(row["iteration"]) for row in rows]
     for index, name in enumerate(name for name in rows[0] if name not in ("epoch", "iteration")):
         black = name == "mean_dice"
-        axes.plot(steps, [float(row[name] or "nan") for row in rows], marker="o", ms=3, label=name, color="black" if black else COLOURS[index % 7])
+        axes.plot(
+            steps,
+            [float(row[name] or "nan") for row in rows],
+            marker="o",
+            ms=3,
+            label=name,
+            color="black" if black else COLOURS[index % 7],
+        )
     axes.set(xlabel="iteration", ylabel="Dice", ylim=(0, 1))
     axes.legend(fontsize=8, frameon=False)
     return figure
@@ -178,11 +206,15 @@ def overlay_figure(
     picture, masks = arrays[0].astype(float), arrays[1:]
     low, high = np.percentile(picture, (0.5, 99.5))
     figure, axes = plt.subplots(figsize=(4.2, 4.4), layout="constrained")
-    axes.imshow(picture.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing[1] / spacing[0], origin="lower")
+    axes.imshow(
+        picture.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing[1] / spacing[0], origin="lower"
+    )
     for index, (name, value) in enumerate(class_values.items()):
         for mask, style in zip(masks, ("solid", "dotted"), strict=False):
             if (mask == value).any():
-                axes.contour((mask == value).T.astype(float), [0.5], colors=COLOURS[index % 7], linewidths=1.6, linestyles=style)
+                axes.contour(
+                    (mask == value).T.astype(float), [0.5], colors=COLOURS[index % 7], linewidths=1.6, linestyles=style
+                )
         axes.plot([], [], color=COLOURS[index % 7], label=name)
     if reference is not None:
         axes.plot([], [], color="gray", ls=":", label="reference")
@@ -207,7 +239,9 @@ def _pictures(
         reference = np.asarray(load_label(Path(references[case]))[0]) if case in references else None
         spacing = np.linalg.norm(np.asarray(image.affine)[:-1, :-1], axis=0)[: image.ndim - 1].tolist()
         classes = dict(list(plan.labels.items())[1:])
-        figure = overlay_figure(np.asarray(image[0]), np.asarray(mask[0]), classes, spacing, reference, f"{case} ({role} mean Dice)")
+        figure = overlay_figure(
+            np.asarray(image[0]), np.asarray(mask[0]), classes, spacing, reference, f"{case} ({role} mean Dice)"
+        )
         if case == middle:
             figure.savefig(run / "overlay.png", dpi=150)
         content += _image(figure)
@@ -219,7 +253,9 @@ def _by_score(path: Path, cases: list[str]) -> list[str]:
     scores: dict[str, list[float]] = {}
     for row in _rows(path) if path.exists() else []:
         scores.setdefault(row["case"], []).extend(_finite([row["dice"]]))
-    return sorted((case for case in cases), key=lambda case: (float(np.mean(scores[case])) if scores.get(case) else -1.0, case))
+    return sorted(
+        (case for case in cases), key=lambda case: (float(np.mean(scores[case])) if scores.get(case) else -1.0, case)
+    )
 
 
 def _if_there(path: Path, draw: Callable[[Path], str]) -> str:

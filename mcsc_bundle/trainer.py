@@ -21,8 +21,16 @@ from mcsc_bundle.methods.base import Method
 log = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(RuntimeError):
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class NonFiniteLossError(TrainingError):
     """Training met too many losses or gradients in a row that are not finite."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that does not belong to this training."""
 
 
 def sum_of_terms(terms: Mapping[str, Tensor]) -> Tensor:
@@ -96,7 +104,7 @@ class MCSCTrainer(SupervisedTrainer):
         )
         self.schedule, self.grad_clip, self.seed = schedule, grad_clip, seed
         self.autocast_dtype = _autocast_dtype(device, amp, amp_dtype)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
         self.max_nonfinite, self.nonfinite_in_a_row, self.nonfinite_steps = max_nonfinite, 0, 0
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -110,6 +118,13 @@ class MCSCTrainer(SupervisedTrainer):
     def run(self) -> None:
         """Train to ``max_epochs``. Unlike MONAI's trainer, keeps the scaler between calls."""
         Workflow.run(self)
+
+    def run_or_exit(self) -> None:
+        """``run`` for configs: training that cannot go on ends the program with its message instead of a traceback."""
+        try:
+            self.run()
+        except TrainingError as error:
+            raise SystemExit(f"error: {error}") from None
 
     def _iteration(self, engine: MCSCTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         """One optimiser step (or one part of it, with ``accumulation_steps``). Fires MONAI's iteration events."""
@@ -126,7 +141,7 @@ class MCSCTrainer(SupervisedTrainer):
             loss = engine.loss_function(terms)
         engine.state.output.update(loss=loss.detach(), terms={name: term.detach() for name, term in terms.items()})
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        self.scaler.scale(loss / self.accumulation_steps).backward()
+        self.grad_scaler.scale(loss / self.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if last:
             self._step()
@@ -157,15 +172,15 @@ class MCSCTrainer(SupervisedTrainer):
         Raises:
             NonFiniteLossError: ``max_nonfinite`` such steps in a row.
         """
-        self.scaler.unscale_(self.optimizer)
+        self.grad_scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = float("inf") if self.grad_clip is None else self.grad_clip
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         finite = bool(torch.isfinite(norm))
         if finite:
-            self.scaler.step(self.optimizer)
+            self.grad_scaler.step(self.optimizer)
             self.method.after_step(self.progress)
-        self.scaler.update()
+        self.grad_scaler.update()
         self.state.output["grad_norm"] = norm.detach()
         self._count_nonfinite(finite)
 
@@ -191,7 +206,7 @@ class MCSCTrainer(SupervisedTrainer):
             "max_epochs": self.state.max_epochs,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.grad_scaler.state_dict(),
             "nonfinite_steps": self.nonfinite_steps,
         }
 
@@ -199,16 +214,22 @@ class MCSCTrainer(SupervisedTrainer):
         """Inverse of ``training_state``; the next iteration reads the batch it would have read without the interruption.
 
         Raises:
-            ValueError: the state is of a training with another epoch length, or past this one's end.
+            CheckpointError: the state is of a training with another epoch length, method or plan.
         """
         if state["epoch_length"] != self.state.epoch_length:
-            raise ValueError(
+            raise CheckpointError(
                 f"epoch_length: expected {state['epoch_length']} as in the checkpoint, received {self.state.epoch_length}. "
                 "Keep it, or start in another output_dir."
             )
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint is of another method or plan: {str(error).splitlines()[0]} "
+                "Keep both, or start in another output_dir."
+            ) from None
+        self.grad_scaler.load_state_dict(state["scaler"])
         self.nonfinite_steps = int(state["nonfinite_steps"])
         self.state.iteration = int(state["iteration"])
         self.state.epoch = self.state.iteration // self.state.epoch_length

@@ -1,7 +1,7 @@
 """Command line of the stages before training.
 
-    python -m preprocessing DATASET --output_dir RUN [--num_labeled N ...]   measure, plan and preprocess a data set
-    python -m preprocessing show RUN                                         the plan with its reasons
+python -m preprocessing DATASET --output_dir RUN [--num_labeled N ...]   measure, plan and preprocess a data set
+python -m preprocessing show RUN                                         the plan with its reasons
 """
 
 from __future__ import annotations

@@ -35,7 +35,16 @@ def paper_plan(plan: Plan) -> Plan:
     if plan.spatial_dims != 2:
         raise DatasetError(f"preset paper: expected a 2-D plan, received {plan.spatial_dims}-D; add --dimensions 2.")
     reason = "as in the paper (Liu et al., BMVC 2023) and its script for ACDC"
-    changed = ("patch_size", "batch_labeled", "batch_unlabeled", "batch_dice", "cnn", "transformer", "contrast", "projection_dim")
+    changed = (
+        "patch_size",
+        "batch_labeled",
+        "batch_unlabeled",
+        "batch_dice",
+        "cnn",
+        "transformer",
+        "contrast",
+        "projection_dim",
+    )
     return plan.replace(
         patch_size=(224, 224),
         batch_labeled=2,

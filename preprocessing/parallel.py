@@ -43,7 +43,7 @@ def map_cases(
         that were in work with it are tried again one by one, to tell which it was.
     """
     done = _in_processes(function, arguments, workers) if workers > 1 else _in_turn(function, arguments)
-    yield from tqdm(done, total=len(arguments), desc=title, delay=5, unit="case")
+    yield from tqdm(done, total=len(arguments), desc=title, delay=5, unit="case", disable=None)
 
 
 def choose_workers(

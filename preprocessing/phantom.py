@@ -105,10 +105,14 @@ def draw_stack(rng: np.random.Generator, heart: Heart, scanner: Scanner) -> tupl
 def _right_extent(angle: np.ndarray, heart: Heart, depth: float) -> np.ndarray:
     """How far the right ventricle reaches beyond the left one's wall: widest opposite to the free wall, gone at the apex."""
     reach = 30 * heart.right * (1 - depth) ** 0.6
-    return reach * np.clip(np.cos((np.abs(np.angle(np.exp(1j * (angle - math.pi)))) / 1.15) * math.pi / 2 / 1.0), 0, None) ** 0.7
+    return (
+        reach * np.clip(np.cos((np.abs(np.angle(np.exp(1j * (angle - math.pi)))) / 1.15) * math.pi / 2), 0, None) ** 0.7
+    )
 
 
-def _right_ventricle(angle: np.ndarray, radius: np.ndarray, outside: np.ndarray, heart: Heart, depth: float) -> np.ndarray:
+def _right_ventricle(
+    angle: np.ndarray, radius: np.ndarray, outside: np.ndarray, heart: Heart, depth: float
+) -> np.ndarray:
     extent = _right_extent(angle, heart, depth)
     opposite = np.abs(np.angle(np.exp(1j * (angle - math.pi)))) < 1.15
     return opposite & (extent > 3) & (radius >= outside) & (radius < outside + extent)
@@ -137,7 +141,9 @@ def _draw_chest(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scanner:
     """Body wall, fat, two lungs and the liver's dome around the heart, the same in every slice."""
     wide, high = rng.uniform(74, 84), rng.uniform(68, 78)
     edge = (x / wide) ** 2 + (y / high) ** 2
-    chest = np.select([edge < 0.72, edge < 0.85, edge < 1], [scanner.lung, scanner.muscle, scanner.fat], 0.02 * scanner.blood)
+    chest = np.select(
+        [edge < 0.72, edge < 0.85, edge < 1], [scanner.lung, scanner.muscle, scanner.fat], 0.02 * scanner.blood
+    )
     heart_fat = (x / rng.uniform(52, 60)) ** 2 + (y / rng.uniform(46, 54)) ** 2 < 1
     chest[heart_fat & (edge < 0.72)] = 0.62 * scanner.fat
     liver = np.hypot(x - rng.uniform(-25, -5), y + rng.uniform(62, 72)) < rng.uniform(30, 36)
@@ -146,7 +152,12 @@ def _draw_chest(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scanner:
 
 
 def _paint_vessels(
-    intensity: np.ndarray, jitter: np.ndarray, position: tuple[np.ndarray, np.ndarray], reach: float, depth: float, scanner: Scanner
+    intensity: np.ndarray,
+    jitter: np.ndarray,
+    position: tuple[np.ndarray, np.ndarray],
+    reach: float,
+    depth: float,
+    scanner: Scanner,
 ) -> None:
     """Descending aorta in every slice and, near the base, atrium and pulmonary artery: blood that is no class."""
     x, y = position
@@ -195,7 +206,9 @@ def make_case(seed: tuple[int, int], scanner: Scanner) -> tuple[nib.Nifti1Image,
     return _nifti(image, affine), _nifti(label, affine)
 
 
-def make_phantom_dataset(folder: str | os.PathLike, labeled: int = 4, unlabeled: int = 20, test: int = 8, seed: int = 0) -> Path:
+def make_phantom_dataset(
+    folder: str | os.PathLike, labeled: int = 4, unlabeled: int = 20, test: int = 8, seed: int = 0
+) -> Path:
     """Write the set: ``imagesTr``, ``labelsTr`` (labelled cases alone), ``imagesTs``, ``labelsTs`` (truth for evaluation).
 
     Unlabelled cases are entries of ``training`` without ``label``. The test cases are entries of ``test`` with their label.
@@ -221,9 +234,16 @@ def make_phantom_dataset(folder: str | os.PathLike, labeled: int = 4, unlabeled:
             _write(label, folder / f"labels{part}" / name)
         entries["test" if is_test else "training"].append(entry)
     content = {
-        "name": "PhantomHeart", "description": "Phantom short-axis heart stacks; synthetic, no patient data", "licence": "CC0 1.0",
-        "tensorImageSize": "3D", "modality": {"0": "MRI"}, "labels": LABELS, "numTraining": labeled + unlabeled, "numTest": test, **entries,
-    }  # fmt: skip
+        "name": "PhantomHeart",
+        "description": "Phantom short-axis heart stacks; synthetic, no patient data",
+        "licence": "CC0 1.0",
+        "tensorImageSize": "3D",
+        "modality": {"0": "MRI"},
+        "labels": LABELS,
+        "numTraining": labeled + unlabeled,
+        "numTest": test,
+        **entries,
+    }
     save_json(folder / "dataset.json", content)
     return folder
 

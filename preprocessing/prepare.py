@@ -101,7 +101,9 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    plan = _plan(run, fingerprint, measured, preset, {"dimensions": dimensions, "memory_gb": memory_gb, "device": device})
+    plan = _plan(
+        run, fingerprint, measured, preset, {"dimensions": dimensions, "memory_gb": memory_gb, "device": device}
+    )
     prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -116,7 +118,9 @@ def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
         raise SystemExit(f"error: {error}") from None
 
 
-def _fingerprint(run: Path, dataset: Dataset, split: Split, workers: int | None) -> tuple[Fingerprint, dict[str, str], bool]:
+def _fingerprint(
+    run: Path, dataset: Dataset, split: Split, workers: int | None
+) -> tuple[Fingerprint, dict[str, str], bool]:
     """Read back or measure; True in the third place if it was measured anew.
 
     Raises:
@@ -191,9 +195,14 @@ def _preprocess(
     train, watched, test = (
         [usable[name] for name in names if name in usable] for names in ((*labeled, *unlabeled), val, split.test)
     )
-    if not any(item["labeled"] for item in train):
+    if not any(bool(item["labeled"]) for item in train):
         raise DatasetError(f"{dataset.root}: no labelled case is left to train on; see {run / 'rejected.json'}.")
-    counts = len(labeled), len(train) - sum(item["labeled"] for item in train), len(watched), len(rejected) + len(failed)
+    counts = (
+        len(labeled),
+        len(train) - sum(bool(item["labeled"]) for item in train),
+        len(watched),
+        len(rejected) + len(failed),
+    )
     log.info("Training on %d labelled and %d unlabelled cases, validating on %d; %d set aside.", *counts)
     return Prepared(plan, store, train, watched, test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,9 @@ class Method(nn.Module):
         """The networks inference can choose from, by branch name."""
         return {"cnn": self.shipped}
 
-    def parameter_groups(self, lr: float, transformer_lr: float | None = None, weight_decay: float = 5e-4) -> list[dict]:
+    def parameter_groups(
+        self, lr: float, transformer_lr: float | None = None, weight_decay: float = 5e-4
+    ) -> list[dict]:
         """Parameters for the optimiser: one group per learning rate and schedule.
 
         The paper's code runs three AdamW optimisers; one AdamW with three groups does the same arithmetic.
@@ -71,10 +74,10 @@ class Method(nn.Module):
         ]
         return [{**group, "weight_decay": weight_decay} for group in groups if group["params"]]
 
-    def compile_networks(self, **kwargs: object) -> None:
+    def compile_networks(self, **kwargs: Any) -> None:
         """Compile the networks' feature extractors in place (``torch.compile``); state dict keys stay as they are."""
         for network in self.trained_networks():
-            network.features = torch.compile(network.features, **kwargs)  # type: ignore[assignment]
+            network.features = torch.compile(network.features, **kwargs)  # type: ignore[assignment, arg-type]
 
     def trained_networks(self) -> Iterable[nn.Module]:
         """The networks that receive gradients."""

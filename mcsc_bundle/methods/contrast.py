@@ -28,7 +28,9 @@ class PairProjector(nn.Module):
         normalize_tokens: LayerNorm before the Transformer's first layer, for maps the network did not normalise.
     """
 
-    def __init__(self, cnn_channels: int, transformer_channels: int, hidden: int, out: int, normalize_tokens: bool) -> None:
+    def __init__(
+        self, cnn_channels: int, transformer_channels: int, hidden: int, out: int, normalize_tokens: bool
+    ) -> None:
         super().__init__()
         norm = nn.LayerNorm(transformer_channels) if normalize_tokens else nn.Identity()
         self.cnn = nn.Linear(cnn_channels, hidden)
@@ -100,7 +102,9 @@ class MultiScaleContrast(nn.Module):
         batch = len(labels[0])
         where = local_blocks(cells, scale.block, 2 * batch, device=targets.device)  # (G, 2B, V)
         where, target = choose_voxels(where, targets, scale)  # both (g, 2B, v)
-        cnn, transformer = self.projectors[index](_gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:]))
+        cnn, transformer = self.projectors[index](
+            _gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:])
+        )
         vectors = torch.cat((cnn, transformer), dim=1).flatten(1, 2)  # (g, 2B * v, D)
         vectors, target = gather_features(vectors, target.flatten(1))
         return balanced_contrastive_loss(

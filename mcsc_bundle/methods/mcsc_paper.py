@@ -1,4 +1,4 @@
-"""MCSC as the paper means it: multi-scale cross contrastive learning (Liu, Gu, Henderson, Deligianni, BMVC 2023, arXiv 2306.14293).
+"""MCSC as the paper means it: multi-scale cross contrastive learning (Liu et al., BMVC 2023, arXiv 2306.14293).
 
 A CNN and a Transformer teach each other by hard pseudo-labels (cross teaching), and a class-balanced contrastive loss
 ties their decoder features at several scales. ``docs/method.md`` sets this beside the paper and the released code;
@@ -57,8 +57,9 @@ class PaperMCSC(CrossTeaching):
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = {**self.supervised_terms(logits, label), **self.cross_terms(logits, len(label), progress)}
         used = len(image) if progress >= self.contrast_unlabeled_from else len(label)
-        labels = tuple(both[:used] for both in crossed_labels(logits, label))
-        return terms | self.contrast_terms(tuple([level[:used] for level in branch] for branch in features), labels)
+        for_cnn, for_transformer = crossed_labels(logits, label)
+        kept = ([level[:used] for level in features[0]], [level[:used] for level in features[1]])
+        return terms | self.contrast_terms(kept, (for_cnn[:used], for_transformer[:used]))
 
     def contrast_terms(
         self, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]

@@ -73,9 +73,7 @@ class SwinUNet(nn.Module):
                 )
             )
 
-        self.patch_embed = PatchEmbedding(
-            spatial_dims, 3 if self.repeat_grey else in_channels, embed_dim, patch
-        )
+        self.patch_embed = PatchEmbedding(spatial_dims, 3 if self.repeat_grey else in_channels, embed_dim, patch)
         self.encoder = nn.ModuleList(
             EncoderStage(
                 PatchMerging(widths[stage - 1], widths[stage], factors[stage]) if stage > 0 else nn.Identity(),

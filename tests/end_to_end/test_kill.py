@@ -13,7 +13,14 @@ from tests.end_to_end.road import ROOT, small_dataset
 
 
 def start(dataset, run):
-    options = {"config_file": "configs/train.yaml", "dataset_dir": dataset, "output_dir": run, "epoch_length": 2, "max_epochs": 5, "workers": 1}
+    options = {
+        "config_file": "configs/train.yaml",
+        "dataset_dir": dataset,
+        "output_dir": run,
+        "epoch_length": 2,
+        "max_epochs": 5,
+        "workers": 1,
+    }
     flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", *flags],
@@ -34,5 +41,7 @@ def test_killed_run_ends_with_the_same_weights(tmp_path, moment):
     victim.wait()
     assert (tmp_path / "killed" / moment).exists()
     assert start(dataset, tmp_path / "killed").wait(300) == 0
-    one, other = (torch.load(tmp_path / name / "models" / "model.pt", weights_only=True) for name in ("whole", "killed"))
+    one, other = (
+        torch.load(tmp_path / name / "models" / "model.pt", weights_only=True) for name in ("whole", "killed")
+    )
     assert all(torch.equal(one[key], other[key]) for key in one)

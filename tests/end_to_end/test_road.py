@@ -34,7 +34,15 @@ def same(one, other):
 
 
 def test_the_run_folder_holds_what_was_promised(run):
-    for name in ("fingerprint.json", "rejected.json", "splits.json", "plan.json", "log.csv", "models/checkpoint.pt", "models/model.pt"):
+    for name in (
+        "fingerprint.json",
+        "rejected.json",
+        "splits.json",
+        "plan.json",
+        "log.csv",
+        "models/checkpoint.pt",
+        "models/model.pt",
+    ):
         assert (run / name).exists(), name
 
 
@@ -59,7 +67,10 @@ def test_hidden_labels_are_never_read(dataset, tmp_path):
     assert same(weights(clean), weights(other))
 
 
-@pytest.mark.parametrize("overlay", ["method_supervised.yaml", "method_mean_teacher.yaml", "method_cross_teaching.yaml", "method_mcsc_paper.yaml"])
+@pytest.mark.parametrize(
+    "overlay",
+    ["method_supervised.yaml", "method_mean_teacher.yaml", "method_cross_teaching.yaml", "method_mcsc_paper.yaml"],
+)
 def test_every_overlay_trains(dataset, run, tmp_path, overlay):
     assert train(dataset, tmp_path, overlay, max_epochs=1, cache_dir=str(run / "preprocessed")).exists()
 
@@ -69,7 +80,14 @@ def test_inference_from_elsewhere_with_a_space_in_the_path_keeps_the_grid(datase
     new = home / "new scans"
     shutil.copytree(dataset / "imagesTs", new)
     (new / "broken.nii.gz").write_bytes(b"no image at all")
-    result = command("--config_file", str(ROOT / "configs" / "inference.json"), cwd=home, dataset_dir=new, output_dir=home / "masks", run_dir=run)
+    result = command(
+        "--config_file",
+        str(ROOT / "configs" / "inference.json"),
+        cwd=home,
+        dataset_dir=new,
+        output_dir=home / "masks",
+        run_dir=run,
+    )
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stdout + result.stderr
     (image_file,) = new.glob("heart*.nii.gz")
     image, mask = nib.load(image_file), nib.load(home / "masks" / image_file.name)
@@ -83,18 +101,24 @@ def test_inference_imports_neither_preprocessing_nor_methods(run, dataset, tmp_p
     script = (
         "import sys; from tests.end_to_end.road import workflow\n"
         "for name in [n for n in sys.modules if n.startswith(('preprocessing', 'mcsc_bundle'))]: del sys.modules[name]\n"
-        f"w = workflow(['inference.json'], 'infer', dataset_dir={str(dataset / 'imagesTs')!r}, output_dir={str(tmp_path)!r}, run_dir={str(run)!r})\n"
+        f"folders = dict(dataset_dir={str(dataset / 'imagesTs')!r}, output_dir={str(tmp_path)!r}, run_dir={str(run)!r})\n"
+        "w = workflow(['inference.json'], 'infer', **folders)\n"
         "w.run()\n"
-        "print([n for n in sys.modules if n.startswith(('preprocessing', 'mcsc_bundle.methods', 'mcsc_bundle.trainer', 'mcsc_bundle.losses'))])"
+        "training = ('preprocessing', *('mcsc_bundle.' + part for part in ('methods', 'trainer', 'losses')))\n"
+        "print([n for n in sys.modules if n.startswith(training)])"
     )
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert result.stdout.splitlines()[-1:] == ["[]"], result.stdout + result.stderr
 
 
 def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
     options = {"num_labeled": 1, "num_test": 1}
     train(dataset, tmp_path, max_epochs=1, **options)
-    workflow(["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), **{**SHORT, **options}).run()
+    workflow(
+        ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), **{**SHORT, **options}
+    ).run()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
 
@@ -105,14 +129,21 @@ def test_validation_picks_the_best_and_keeps_the_last(dataset, tmp_path):
     assert len((tmp_path / "validation.csv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize(("configs", "kind"), [(["train.yaml"], "train"), (["train.yaml", "evaluate.yaml"], "train"), (["inference.json"], "infer")])
+@pytest.mark.parametrize(
+    ("configs", "kind"),
+    [(["train.yaml"], "train"), (["train.yaml", "evaluate.yaml"], "train"), (["inference.json"], "infer")],
+)
 def test_bundle_properties(dataset, run, tmp_path, configs, kind):
-    options = {"run_dir": str(run), "output_dir": str(tmp_path)} if kind == "infer" else {"output_dir": str(run), **SHORT}
+    options = (
+        {"run_dir": str(run), "output_dir": str(tmp_path)} if kind == "infer" else {"output_dir": str(run), **SHORT}
+    )
     assert not workflow(configs, kind, dataset_dir=str(dataset), **options).check_properties()
 
 
 def test_a_wrong_folder_ends_with_a_message(tmp_path):
-    result = command("training", config_file="configs/train.yaml", dataset_dir=tmp_path / "nowhere", output_dir=tmp_path / "run")
+    result = command(
+        "training", config_file="configs/train.yaml", dataset_dir=tmp_path / "nowhere", output_dir=tmp_path / "run"
+    )
     assert result.returncode == 1 and "nowhere" in result.stderr and "Traceback" not in result.stderr
 
 

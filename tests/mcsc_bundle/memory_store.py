@@ -37,7 +37,9 @@ class MemoryStore:
 
     def __init__(self, plan: Plan, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        self.items = [{"case": name, "labeled": name.startswith("labeled")} for name in ("labeled0", "labeled1", "free0", "free1")]
+        self.items = [
+            {"case": name, "labeled": name.startswith("labeled")} for name in ("labeled0", "labeled1", "free0", "free1")
+        ]
         self.cases = {}
         for item in self.items:
             label = np.zeros(plan.median_shape, np.uint8)

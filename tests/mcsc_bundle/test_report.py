@@ -23,7 +23,9 @@ def test_plan_alone_is_enough_and_is_escaped(run):
 
 
 def test_every_piece_appears(run):
-    (run / "log.csv").write_text("epoch,iteration,seconds,lr,nonfinite_steps,loss,cross\n1,5,1,0.1,0,2,1\n2,10,1,0.1,0,1,0.5\n")
+    (run / "log.csv").write_text(
+        "epoch,iteration,seconds,lr,nonfinite_steps,loss,cross\n1,5,1,0.1,0,2,1\n2,10,1,0.1,0,1,0.5\n"
+    )
     (run / "validation.csv").write_text("epoch,iteration,mean_dice,left\n1,5,0.5,0.5\n")
     save_json(run / "fingerprint.json", {"warnings": ["unlabelled scans are <coarser>"]})
     save_json(run / "rejected.json", {"case9": "not finite"})
@@ -34,7 +36,14 @@ def test_every_piece_appears(run):
         nib.save(nib.Nifti1Image(mask, np.diag((1, 1, 5, 1))), path)
     write_metrics(case_metrics(mask, mask, {"background": 0, "left": 1}, (1, 1, 5), "one"), run / "metrics.csv")
     page = write_report(run, {"one": run / "image.nii.gz"}, {"one": run / "masks" / "one.nii.gz"}).read_text()
-    for expected in ("<h2>Training", "<h2>Validation", "<h2>Held-out", "<h2>Masks", "&lt;coarser&gt;", "case9: not finite"):
+    for expected in (
+        "<h2>Training",
+        "<h2>Validation",
+        "<h2>Held-out",
+        "<h2>Masks",
+        "&lt;coarser&gt;",
+        "case9: not finite",
+    ):
         assert expected in page
     assert page.count("data:image/png") == 6 and (run / "overlay.png").stat().st_size > 1000
 

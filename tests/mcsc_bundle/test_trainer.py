@@ -11,7 +11,7 @@ from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import MCSC, MultiScaleContrast, Supervised
 from mcsc_bundle.methods.base import Method
 from mcsc_bundle.networks import NetworkPair
-from mcsc_bundle.trainer import MCSCTrainer, NonFiniteLossError, polynomial
+from mcsc_bundle.trainer import CheckpointError, MCSCTrainer, NonFiniteLossError, polynomial
 from tests.mcsc_bundle.memory_store import MemoryStore
 from tests.plans import make_plan
 
@@ -26,7 +26,14 @@ def trainer(folder=None, kind="slicewise", method=MCSC, max_epochs=2, epoch_leng
     module = network or method(networks, nnunet_loss(), **extra)
     handlers = [CheckpointHandler(folder / "models"), LossLog(folder)] if folder else []
     return MCSCTrainer(
-        "cpu", max_epochs, loader, module, torch.optim.AdamW(module.parameter_groups(lr)), epoch_length, train_handlers=handlers, **kwargs
+        "cpu",
+        max_epochs,
+        loader,
+        module,
+        torch.optim.AdamW(module.parameter_groups(lr)),
+        epoch_length,
+        train_handlers=handlers,
+        **kwargs,
     )
 
 
@@ -62,7 +69,10 @@ def test_resume_equals_uninterrupted(tmp_path, stop_at):
     resumed = trainer(tmp_path / "killed")
     resumed.run()
     assert torch.equal(weights(whole), weights(resumed))
-    logs = [[row.split(",")[:2] for row in (tmp_path / name / "log.csv").read_text().splitlines()] for name in ("whole", "killed")]
+    logs = [
+        [row.split(",")[:2] for row in (tmp_path / name / "log.csv").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
     assert logs[0] == logs[1]
 
 
@@ -124,13 +134,21 @@ def test_gradients_are_clipped():
 
 def test_other_epoch_length_is_refused_on_resume(tmp_path):
     trainer(tmp_path).run()
-    with pytest.raises(ValueError, match="epoch_length: expected 3"):
+    with pytest.raises(CheckpointError, match="epoch_length: expected 3"):
         trainer(tmp_path, epoch_length=4).run()
+
+
+def test_other_method_is_refused_on_resume_without_a_traceback(tmp_path):
+    trainer(tmp_path).run()
+    with pytest.raises(SystemExit, match="another method or plan"):
+        trainer(tmp_path, method=Supervised, max_epochs=3).run_or_exit()
 
 
 def test_accumulated_steps_equal_one_large_one():
     def run(steps, length):
-        engine = trainer(network=Counting(), max_epochs=1, epoch_length=length, accumulation_steps=steps, grad_clip=None)
+        engine = trainer(
+            network=Counting(), max_epochs=1, epoch_length=length, accumulation_steps=steps, grad_clip=None
+        )
         engine.run()
         return engine.method
 
@@ -147,7 +165,9 @@ class Counting(Exploding):
         self.updates += 1
 
 
-@pytest.mark.parametrize(("progress", "warmup", "expected"), [(0, 0, 1), (1, 0, 0), (0.5, 0, 0.5**0.9), (0, 0.1, 0.001), (0.05, 0.1, 0.5005)])
+@pytest.mark.parametrize(
+    ("progress", "warmup", "expected"), [(0, 0, 1), (1, 0, 0), (0.5, 0, 0.5**0.9), (0, 0.1, 0.001), (0.05, 0.1, 0.5005)]
+)
 def test_schedule(progress, warmup, expected):
     assert polynomial(progress, warmup) == pytest.approx(expected)
 

@@ -2,8 +2,6 @@
 
 import os
 
-import os
-
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp

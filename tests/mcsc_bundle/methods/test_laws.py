@@ -49,7 +49,11 @@ class TestEveryMethod:
         for name, term in terms.items():
             module.zero_grad()
             term.backward(retain_graph=True)
-            moved = {n for n, net in module.named_children() if any(p.grad is not None and p.grad.any() for p in net.parameters())}
+            moved = {
+                n
+                for n, net in module.named_children()
+                if any(p.grad is not None and p.grad.any() for p in net.parameters())
+            }
             assert moved & {"cnn", "transformer"}, name
             assert not any("teacher" in n for n in moved), name
 
@@ -86,7 +90,7 @@ def test_unlabelled_weight_ramps_up(method):
     for progress in (0.0, 1.0):
         torch.manual_seed(0)
         terms = module(batch_of(plan), progress)
-        values.append(sum(float(v) for name, v in terms.items() if name.startswith(("cross", "strong"))))
+        values.append(sum(v.item() for name, v in terms.items() if name.startswith(("cross", "strong"))))
     assert values[0] / values[1] == pytest.approx(torch.exp(torch.tensor(-5.0)).item(), rel=1e-3)
 
 

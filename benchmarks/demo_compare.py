@@ -1,0 +1,64 @@
+"""MCSC beside the supervised baseline on the phantom set: same 4 labels, same steps, several seeds.
+
+    python -m benchmarks.demo_compare [--seeds 3] [--epochs 14] [--methods supervised,mcsc]
+
+Each run is the product's own training command; masks of ``imagesTs`` are scored against ``labelsTs``. Runs that are done are
+skipped. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from benchmarks.demo import ROOT, bundle_run, module
+from preprocessing.phantom import make_phantom_dataset
+
+
+def dice_of(run: Path, data: Path, method: str, seed: int, epochs: int) -> float:
+    """Train, predict and score one run, or read its score back."""
+    scores = run / "metrics.csv"
+    if not scores.exists():
+        overlay = [] if method == "mcsc" else [f"method_{method}.yaml"]
+        options = {"cache_dir": run.parent / "preprocessed", "seed": seed, "max_epochs": epochs}
+        bundle_run("training", ["train.yaml", *overlay], dataset_dir=data, output_dir=run, **options)
+        bundle_run("run", ["inference.json"], dataset_dir=data / "imagesTs", output_dir=run / "masks", run_dir=run)
+        module(
+            "mcsc_bundle.metrics",
+            prediction_dir=run / "masks",
+            reference_dir=data / "labelsTs",
+            plan=run / "plan.json",
+            output=scores,
+        )
+    with scores.open(newline="") as file:
+        return 100 * statistics.mean(float(row["dice"]) for row in csv.DictReader(file) if row["dice"] != "nan")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", default="runs/demo_compare")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--methods", default="supervised,mcsc")
+    arguments = parser.parse_args()
+    data, output = ROOT / "data" / "demo", Path(arguments.output_dir).resolve()
+    if not (data / "dataset.json").exists():
+        make_phantom_dataset(data)
+    results: dict[str, list[float]] = {method: [] for method in arguments.methods.split(",")}
+    for seed in range(arguments.seeds):
+        for method, scores in results.items():
+            scores.append(dice_of(output / f"{method}_{seed}", data, method, seed, arguments.epochs))
+    print("\n| method | mean Dice (%) | sd over seeds | seeds |\n|---|---|---|---|")
+    for method, scores in results.items():
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        print(f"| {method} | {statistics.mean(scores):.2f} | {spread:.2f} | {', '.join(f'{s:.2f}' for s in scores)} |")
+    print(json.dumps({"epochs": arguments.epochs, "dice": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
