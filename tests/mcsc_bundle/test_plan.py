@@ -1,0 +1,87 @@
+"""A plan comes back as it was saved, and an impossible one is refused with what would be possible."""
+
+import json
+
+import pytest
+
+from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
+from tests.plans import KINDS, make_plan
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_plan_comes_back_equal(tmp_path, kind):
+    plan = make_plan(kind, why={"patch_size": "fits"})
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_fingerprint_comes_back_equal(tmp_path):
+    from tests.preprocessing.fingerprints import make_fingerprint
+
+    fingerprint = make_fingerprint((1, 1, 5), (9, 9, 9), cases=2)
+    fingerprint.save(tmp_path / "f.json")
+    assert Fingerprint.load(tmp_path / "f.json") == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("3d", {"patch_size": (8, 18, 16)}, r"'patch_size'.*multiple of 4.*received 18.*Possible: 16 or 20"),
+        ("3d", {"patch_size": (8, 16)}, r"'patch_size': expected 3 entries"),
+        ("3d", {"spacing_mm": (1.0, 0.0, 1.0)}, r"'spacing_mm': expected a positive number of mm on axis 1"),
+        ("3d", {"spacing_mm": (None, 1.0, 1.0)}, "null is possible on slice_axis only"),
+        ("3d", {"spatial_dims": 2}, "slice_axis"),
+        ("slicewise", {"slice_axis": None}, "expected 0, 1 or 2 in a slice-wise plan"),
+        ("3d", {"labels": {"organ": 1, "background": 0}}, "background = 0 as the first entry"),
+        ("3d", {"labels": {"background": 0, "a": 1, "b": 1}}, "distinct values"),
+        ("3d", {"normalization": (ChannelNormalization("MRI", "median"),)}, "a scheme of"),
+        ("3d", {"normalization": (ChannelNormalization("CT", "ct"),)}, "lower, upper, mean and std"),
+        ("3d", {"batch_labeled": 0}, "'batch_labeled': expected at least 1"),
+        ("3d", {"mirror_axes": (3,)}, "axes below 3"),
+        ("3d", {"inference_overlap": 1.0}, r"fraction in \[0, 1\)"),
+    ],
+)
+def test_impossible_plans_are_refused(kind, change, message):
+    with pytest.raises(PlanError, match=message):
+        make_plan(kind, **change)
+
+
+def test_heads_must_divide_the_width():
+    import dataclasses
+
+    plan = make_plan("3d")
+    with pytest.raises(PlanError, match=r"divisor of 8 in stage 0, received 3. Possible: \[1, 2, 4, 8\]"):
+        plan.replace(transformer=dataclasses.replace(plan.transformer, heads=(3, 4)))
+
+
+def test_unknown_entries_are_named(tmp_path):
+    make_plan().save(tmp_path / "plan.json")
+    content = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**content, "pach_size": [1]}))
+    with pytest.raises(PlanError, match=r"unknown .*pach_size"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_broken_json_and_missing_file_say_so(tmp_path):
+    with pytest.raises(PlanError, match="does not exist"):
+        Plan.load(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(PlanError, match="not valid JSON"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_data_key_follows_what_decides_the_arrays():
+    plan = make_plan("3d")
+    assert plan.data_key == plan.replace(batch_labeled=5, memory_gb=1.0).data_key
+    assert plan.data_key != plan.replace(spacing_mm=(1.0, 1.0, 2.0)).data_key
+
+
+def test_image_patch_has_one_voxel_along_the_slices():
+    plan = make_plan("slicewise")
+    assert plan.image_patch_size == (16, 24, 1) and plan.network_axes == (0, 1)
+
+
+def test_strides_accumulate():
+    plan = make_plan("anisotropic")
+    assert plan.cnn.cumulative_strides == ((1, 1, 1), (1, 2, 2), (2, 4, 4)) and plan.cnn.divisor == (2, 4, 4)
+    assert plan.transformer.cumulative_strides == ((1, 2, 2), (1, 4, 4))
