@@ -15,7 +15,7 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 from torch import nn
 
-from mcsc_bundle.trainer import MCSCTrainer
+from mcsc_bundle.trainer import CheckpointError, MCSCTrainer
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,15 @@ class CheckpointHandler:
         models_dir: folder of the files.
         evaluator: the validator whose best metric decides ``model_best.pt``; ``None`` without validation.
         interval: epochs between two saves; the last epoch is always saved.
+        training_key: names the cases that train; a checkpoint of other cases is not gone on from, since what was kept out
+            of one training may have trained the other.
     """
 
-    def __init__(self, models_dir: str, evaluator: Evaluator | None = None, interval: int = 1) -> None:
+    def __init__(
+        self, models_dir: str, evaluator: Evaluator | None = None, interval: int = 1, training_key: str = ""
+    ) -> None:
         self.folder, self.evaluator, self.interval = Path(models_dir), evaluator, interval
+        self.training_key = training_key
 
     def attach(self, engine: MCSCTrainer) -> None:
         """Listen: resume at the start, save after each epoch (attach after the ``ValidationHandler``)."""
@@ -57,11 +62,20 @@ class CheckpointHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def resume(self, engine: MCSCTrainer) -> None:
-        """Load ``checkpoint.pt`` if there is one."""
+        """Load ``checkpoint.pt`` if there is one.
+
+        Raises:
+            CheckpointError: it is of another training.
+        """
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["training_key"] != self.training_key:
+            raise CheckpointError(
+                f"{path} was trained on other cases or labels (another fold?). Train with the same ones, or choose "
+                "another output_dir."
+            )
         engine.load_training_state(state)
         if self.evaluator is not None and state["best_metric"] is not None:
             self.evaluator.state.best_metric = state["best_metric"]
@@ -88,7 +102,8 @@ class CheckpointHandler:
         save_atomically(
             {name: _plain_weights(net) for name, net in engine.method.branches().items()}, self.folder / "pair.pt"
         )
-        state = engine.training_state() | {"best_metric": best, "best_metric_epoch": best_epoch}
+        state = engine.training_state()
+        state |= {"best_metric": best, "best_metric_epoch": best_epoch, "training_key": self.training_key}
         save_atomically(state, self.folder / "checkpoint.pt")
 
 

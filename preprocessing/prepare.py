@@ -49,6 +49,11 @@ class Prepared:
     val: list[dict[str, Any]]
     test: list[dict[str, Any]]
 
+    @property
+    def training_key(self) -> str:
+        """Changes when another case, or another label, takes part in the training."""
+        return _hash(json.dumps([[item["case"], item["labeled"]] for item in self.train]))
+
 
 def prepare(
     dataset_dir: str,

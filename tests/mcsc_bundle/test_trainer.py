@@ -144,6 +144,14 @@ def test_other_method_is_refused_on_resume_without_a_traceback(tmp_path):
         trainer(tmp_path, method=Supervised, max_epochs=3).run_or_exit()
 
 
+def test_checkpoint_of_other_cases_is_refused(tmp_path):
+    trainer(tmp_path).run()
+    other = trainer(max_epochs=3)
+    CheckpointHandler(tmp_path / "models", training_key="other cases").attach(other)
+    with pytest.raises(SystemExit, match="trained on other cases"):
+        other.run_or_exit()
+
+
 def test_accumulated_steps_equal_one_large_one():
     def run(steps, length):
         engine = trainer(
