@@ -1,8 +1,12 @@
 """Scores of masks against references on the original grid: Dice, HD95, ASD and surface Dice, per case and class.
 
 Empty masks: where reference and prediction are both empty there is nothing to score (NaN, not counted). Where one of
-them is empty, Dice and surface Dice are 0 and the distances infinite: they are left out of the mean distance, and the
-table says how many were, since a mean over the cases that were found flatters (the paper's code counts them as 0 mm).
+them is empty the structure was missed: Dice and surface Dice are 0 and the distances infinite, so the mean distance of a
+class that was missed in one case is infinite too. The table says so, with the mean over the cases where it was found
+beside it. (The paper's code counts a missed structure as 0 mm.)
+
+Surfaces are the voxels that an erosion by one voxel removes, as MONAI defines them; distances between their centres are in
+mm. HD95 is the larger of the two directed 95th percentiles.
 
     python -m mcsc_bundle.metrics --prediction_dir MASKS --reference_dir LABELS --plan RUN/plan.json --output metrics.csv
 """
@@ -14,6 +18,7 @@ import dataclasses
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +29,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from tqdm import tqdm
 
-from mcsc_bundle.io import IMAGE_SUFFIXES, ImageError, case_name, load_label, same_grid
+from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
 from mcsc_bundle.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -40,8 +45,8 @@ class CaseMetric:
         case, class_name: which.
         dice: volume overlap in [0, 1].
         surface_dice: share of both surfaces within the tolerance of each other, in [0, 1].
-        hd95_mm: 95th percentile of the distances between the surfaces, both ways.
-        asd_mm: mean distance between the surfaces, both ways.
+        hd95_mm: 95th percentile of the distances from one surface to the other, the larger of both directions.
+        asd_mm: mean distance from one surface to the other, over both surfaces (symmetric).
         predicted_voxels, reference_voxels: sizes.
     """
 
@@ -70,13 +75,19 @@ def case_metrics(
         labels: class name to label value, background first.
         spacing_mm: per axis.
         case: name for the rows.
-        tolerance_mm: of the surface Dice.
+        tolerance_mm: of the surface Dice. 2 mm is about one voxel of cine MR in plane.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or a mask holds a value that ``labels`` does not declare.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"case {case}: expected a mask of shape {reference.shape}, received {prediction.shape}.")
+    for role, mask in (("mask", prediction), ("reference", reference)):
+        undeclared = np.setdiff1d(mask, list(labels.values())).tolist()
+        if undeclared:
+            raise ValueError(
+                f"case {case}: expected the label values {dict(labels)}, received {undeclared} in the {role}."
+            )
     return [
         _class_metric(prediction == value, reference == value, spacing_mm, case, name, tolerance_mm)
         for name, value in list(labels.items())[1:]
@@ -100,9 +111,11 @@ def _class_metric(
     box = _joint_box(prediction | reference)
     mine, truth = (torch.from_numpy(mask[box])[None, None] for mask in (prediction, reference))
     spacing = tuple(float(s) for s in spacing_mm)
-    surface = compute_surface_dice(mine, truth, [tolerance_mm], include_background=True, spacing=spacing)
-    hd95 = compute_hausdorff_distance(mine, truth, include_background=True, percentile=95, spacing=spacing)
-    asd = compute_average_surface_distance(mine, truth, include_background=True, symmetric=True, spacing=spacing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
+        surface = compute_surface_dice(mine, truth, [tolerance_mm], include_background=True, spacing=spacing)
+        hd95 = compute_hausdorff_distance(mine, truth, include_background=True, percentile=95, spacing=spacing)
+        asd = compute_average_surface_distance(mine, truth, include_background=True, symmetric=True, spacing=spacing)
     return CaseMetric(case, name, dice, float(surface), float(hd95), float(asd), *sizes)
 
 
@@ -134,37 +147,53 @@ def evaluate(
     Returns:
         One entry per case and class.
     """
+    rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
+    if output is not None:
+        write_metrics(rows, output)
+    log.log(logging.WARNING if failed else logging.INFO, "%s", summary_table(rows, tolerance_mm, failed))
+    return rows
+
+
+def score_cases(
+    prediction_dir: str | os.PathLike,
+    references: Mapping[str, str | os.PathLike],
+    labels: Mapping[str, int],
+    tolerance_mm: float = SURFACE_TOLERANCE_MM,
+) -> tuple[list[CaseMetric], dict[str, str]]:
+    """Scores of the cases that can be scored, and the reason for each of the others. Arguments as ``evaluate``."""
     masks = masks_in(prediction_dir)
     rows: list[CaseMetric] = []
     failed: dict[str, str] = {}
     for case, path in tqdm(sorted(references.items()), desc="scoring", unit="case", delay=5, disable=None):
         try:
             rows += _score_files(case, masks, Path(path), labels, tolerance_mm)
-        except (ImageError, ValueError) as error:
+        except ValueError as error:  # ImageError is one
             failed[case] = str(error)
-    for case, reason in failed.items():
-        log.warning("case %s is not scored: %s", case, reason)
-    if output is not None:
-        write_metrics(rows, output)
-    log.info("%s", summary_table(rows, tolerance_mm))
-    return rows
+    return rows, failed
 
 
 def _score_files(
     case: str, masks: Mapping[str, Path], reference_file: Path, labels: Mapping[str, int], tolerance_mm: float
 ) -> list[CaseMetric]:
     if case not in masks:
-        raise ValueError("expected a mask of this name, found none")
+        raise ValueError("expected a mask of this name, found none.")
     prediction, reference = load_label(masks[case]), load_label(reference_file)
     if not same_grid(prediction, reference):
-        raise ValueError(f"{masks[case]} and {reference_file} lie on different grids")
-    spacing = np.linalg.norm(np.asarray(reference.affine)[:-1, :-1], axis=0)[: reference.ndim - 1]
+        raise ValueError(
+            f"{masks[case]} and {reference_file} lie on different grids: expected a mask on the grid of its reference."
+        )
     mask, truth = (np.asarray(x.as_tensor()[0]) for x in (prediction, reference))
-    return case_metrics(mask, truth, labels, spacing.tolist(), case, tolerance_mm)
+    return case_metrics(mask, truth, labels, spacing_mm(reference), case, tolerance_mm)
 
 
 def masks_in(folder: str | os.PathLike) -> dict[str, Path]:
-    """Mask files of a folder by case name."""
+    """Image files of a folder by case name.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"expected a folder of masks, received {folder}. Check the path.")
     files = (path for path in sorted(Path(folder).iterdir()) if path.name.lower().endswith(tuple(IMAGE_SUFFIXES)))
     return {case_name(path): path for path in files if not path.name.startswith(".")}
 
@@ -181,28 +210,48 @@ def write_metrics(rows: Sequence[CaseMetric], path: str | os.PathLike) -> None:
     os.replace(temporary, path)
 
 
-def summary_table(rows: Sequence[CaseMetric], tolerance_mm: float = SURFACE_TOLERANCE_MM) -> str:
-    """Mean and standard deviation over the cases, per class and over all classes."""
-    head = ["class", "Dice", f"surface Dice {tolerance_mm:g} mm", "HD95 mm", "ASD mm", "cases", "missed"]
-    lines = [head]
-    for name in [*dict.fromkeys(row.class_name for row in rows), "mean"]:
-        mine = [row for row in rows if name in (row.class_name, "mean")]
-        columns = [[getattr(row, column) for row in mine] for column in ("dice", "surface_dice", "hd95_mm", "asd_mm")]
-        counted = sum(not math.isnan(row.dice) for row in mine)
-        missed = sum(math.isinf(row.hd95_mm) for row in mine)
-        digits = (3, 3, 2, 2)
-        lines.append([name, *(_spread(c, d) for c, d in zip(columns, digits, strict=True)), str(counted), str(missed)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+def summary_table(
+    rows: Sequence[CaseMetric],
+    tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    failed: Mapping[str, str] | None = None,
+) -> str:
+    """Mean and standard deviation over the cases: per class, and of the mean over the classes of a case.
+
+    Args:
+        rows: scores of all cases and classes.
+        tolerance_mm: of the surface Dice in ``rows``.
+        failed: cases that are not in ``rows``, and why.
+    """
+    lines = [["class", "Dice", f"surface Dice {tolerance_mm:g} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
+    for name in dict.fromkeys(row.class_name for row in rows):
+        lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
+    by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
+    lines.append(_table_line("mean", by_case))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    note = "mean +- sd over cases; empty in both: not counted; missed (empty in one): Dice 0, no distance"
-    return "\n".join([*text, note])
+    text.append("mean +- sd over cases; empty in both: not counted; missed (empty in one): Dice 0, distance inf")
+    text += [f"not scored: {case}: {reason}" for case, reason in (failed or {}).items()]
+    return "\n".join(text)
+
+
+def _table_line(name: str, cases: Sequence[Sequence[CaseMetric]]) -> list[str]:
+    """One line of the table from the rows of each case."""
+    counted = [rows for case in cases if (rows := [row for row in case if not math.isnan(row.dice)])]
+    missed = sum(math.isinf(row.hd95_mm) for case in counted for row in case)
+    cells = [
+        _spread([float(np.mean([getattr(row, column) for row in case])) for case in counted], digits)
+        for column, digits in (("dice", 3), ("surface_dice", 3), ("hd95_mm", 2), ("asd_mm", 2))
+    ]
+    return [name, *cells, str(len(counted)), str(missed)]
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation; with infinite values, those of the others in brackets."""
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return "-"
-    return f"{np.mean(finite):.{digits}f} +- {np.std(finite):.{digits}f}"
+    text = f"{np.mean(finite):.{digits}f} +- {np.std(finite):.{digits}f}" if finite else "-"
+    if len(finite) == len(values):
+        return text
+    return f"inf ({len(finite)} found: {text})" if finite else "inf"
 
 
 def score_folder(
@@ -212,9 +261,20 @@ def score_folder(
     output: str = "metrics.csv",
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
 ) -> None:
-    """Command line: score a folder of masks against a folder of label files of the same names."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    evaluate(prediction_dir, masks_in(reference_dir), Plan.load(plan).labels, output, tolerance_mm)
+    """Command line: score a folder of masks against a folder of label files of the same names.
+
+    Raises:
+        SystemExit: with code 1 if a case could not be scored, or with a message if nothing can be.
+    """
+    try:
+        labels, references = Plan.load(plan).labels, masks_in(reference_dir)
+        rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    write_metrics(rows, output)
+    print(summary_table(rows, tolerance_mm, failed))
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

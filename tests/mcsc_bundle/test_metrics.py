@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from mcsc_bundle.metrics import case_metrics, evaluate, summary_table
+from mcsc_bundle.metrics import CaseMetric, case_metrics, evaluate, masks_in, score_folder, summary_table
+from tests.plans import make_plan
 
 LABELS = {"background": 0, "organ": 7}
 
@@ -75,10 +76,27 @@ def test_one_empty_is_a_miss(pair):
     assert row.dice == row.surface_dice == 0 and math.isinf(row.hd95_mm)
 
 
-def test_table_counts_misses_and_leaves_them_out_of_the_distance():
+def test_table_counts_misses_and_the_mean_distance_does_not_flatter():
     rows = [score(masks(), masks((1, 1, 1))), score(masks((1, 1, 1)), masks((1, 1, 1)))]
-    line = summary_table(rows).splitlines()[1].split()
-    assert line[0] == "organ" and line[1] == "0.500" and line[-1] == "1" and line[-2] == "2"
+    line = summary_table(rows).splitlines()[1]
+    assert line.split()[:2] == ["organ", "0.500"] and line.split()[-2:] == ["2", "1"]
+    assert "inf (1 found: 0.00 +- 0.00)" in line
+
+
+def test_overall_spread_is_over_cases_not_over_classes():
+    """Case 1 scores 1 and 0, case 2 scores 0 and 1: both cases are equally good."""
+    rows = [
+        CaseMetric(case, name, dice, dice, 1.0, 1.0, 1, 1)
+        for case, dices in (("one", (1.0, 0.0)), ("two", (0.0, 1.0)))
+        for name, dice in zip("ab", dices, strict=True)
+    ]
+    lines = summary_table(rows).splitlines()
+    assert "0.500 +- 0.500" in lines[1] and "0.500 +- 0.000" in lines[3] and lines[3].startswith("mean")
+
+
+def test_a_class_that_a_case_does_not_have_leaves_its_mean_alone():
+    present, absent = score(masks((1, 1, 1)), masks((1, 1, 1))), score(masks(), masks())
+    assert "1.000 +- 0.000" in summary_table([present, absent]).splitlines()[2]
 
 
 def test_touching_the_border():
@@ -90,13 +108,49 @@ def test_other_shape_is_refused():
         score(masks(), masks(shape=(5, 6, 6)))
 
 
-def test_folder_names_the_case_it_cannot_score_and_goes_on(tmp_path, caplog):
-    (tmp_path / "masks").mkdir()
-    reference = {}
-    for name in ("good", "lost"):
-        reference[name] = tmp_path / f"{name}.nii.gz"
-        nib.save(nib.Nifti1Image(masks((1, 1, 1)), np.eye(4)), reference[name])
+def test_undeclared_value_is_named():
+    other = masks((1, 1, 1))
+    other[2, 2, 2] = 9
+    with pytest.raises(ValueError, match=r"received \[9\] in the mask"):
+        score(other, masks((1, 1, 1)))
+
+
+def test_a_mask_as_large_as_the_image_has_its_border_as_surface():
+    full, core = np.full((5, 5), 7), np.zeros((5, 5), int)
+    core[1:4, 1:4] = 7
+    assert score(full, core, (3.0, 3.0)).hd95_mm == pytest.approx(3 * 2**0.5)  # corner to corner
+
+
+def test_spacing_scales_distances():
+    a, b = masks((1, 1, 1), (1, 2, 1)), masks((3, 1, 4), (4, 1, 1))
+    near, far = score(a, b, (1, 2, 4)), score(a, b, (10, 20, 40))
+    assert far.hd95_mm == pytest.approx(10 * near.hd95_mm) and far.asd_mm == pytest.approx(10 * near.asd_mm)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Masks and labels of case ``good``; the mask of ``lost`` is missing, that of ``moved`` lies elsewhere."""
+    for part in ("masks", "labels"):
+        (tmp_path / part).mkdir()
+    for name in ("good", "lost", "moved"):
+        nib.save(nib.Nifti1Image(masks((1, 1, 1)), np.eye(4)), tmp_path / "labels" / f"{name}.nii.gz")
     nib.save(nib.Nifti1Image(masks((1, 1, 1)), np.eye(4)), tmp_path / "masks" / "good.nii.gz")
-    rows = evaluate(tmp_path / "masks", reference, LABELS, tmp_path / "metrics.csv")
-    assert [row.case for row in rows] == ["good"] and "lost is not scored" in caplog.text
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].startswith("good,organ,1.0")
+    nib.save(nib.Nifti1Image(masks((1, 1, 1)), np.diag((2, 1, 1, 1))), tmp_path / "masks" / "moved.nii.gz")
+    return tmp_path
+
+
+def test_folder_names_the_cases_it_cannot_score_and_goes_on(folder, caplog):
+    rows = evaluate(folder / "masks", masks_in(folder / "labels"), LABELS, folder / "metrics.csv")
+    assert [row.case for row in rows] == ["good"]
+    assert "not scored: lost: expected a mask of this name" in caplog.text and "not scored: moved: " in caplog.text
+    assert (folder / "metrics.csv").read_text().splitlines()[1].startswith("good,organ,1.0")
+
+
+def test_command_ends_with_code_1_if_a_case_is_not_scored(folder, capsys):
+    make_plan(labels=LABELS).save(folder / "plan.json")
+    arguments = (folder / "labels", folder / "plan.json", folder / "metrics.csv")
+    with pytest.raises(SystemExit, match="1"):
+        score_folder(folder / "masks", *arguments)
+    assert "not scored: lost" in capsys.readouterr().out and (folder / "metrics.csv").exists()
+    with pytest.raises(SystemExit, match="error: expected a folder of masks"):
+        score_folder(folder / "nowhere", *arguments)
