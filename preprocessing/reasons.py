@@ -71,7 +71,7 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
         "transformer": _transformer(plan, made),
         "contrast": _contrast(plan),
         "projection_dim": "The paper's width of the vectors that are contrasted.",
-        "mirror_axes": "All network axes, as in nnU-Net. Remove one if the classes tell left from right.",
+        "mirror_axes": _mirroring(plan),
         "inference_overlap": "Neighbouring windows share half a patch and are blended by a Gaussian, as in nnU-Net.",
         "memory_gb": _memory(plan, made),
         "estimated_memory_gb": _estimate(plan, made),
@@ -90,6 +90,15 @@ def _slice_axis(plan: Plan) -> str:
     return (
         f"Axis {plan.slice_axis} has the thickest slices (or a single one); each case keeps its own slices, as "
         f"nnU-Net's 2-D configuration does: nothing is interpolated between slices."
+    )
+
+
+def _mirroring(plan: Plan) -> str:
+    if len(plan.mirror_axes) == plan.spatial_dims:
+        return "All network axes, as in nnU-Net. Remove one if the classes tell left from right."
+    return (
+        "Left-right only: a body is nearly its own mirror image in no other direction, and to learn upside-down anatomy "
+        "too, as nnU-Net does, takes more steps than a CPU run has. Remove it if the classes tell left from right."
     )
 
 

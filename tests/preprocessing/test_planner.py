@@ -9,7 +9,7 @@ import pytest
 
 from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.explain import explain
-from preprocessing.planner import make_plan, split_batch
+from preprocessing.planner import make_plan, plan_mirroring, split_batch
 from preprocessing.sizing import CPU_STEP_SECONDS, Task, build_networks
 from preprocessing.topology import Topology
 from tests.preprocessing.fingerprints import make_fingerprint
@@ -202,3 +202,18 @@ def test_every_choice_has_its_reason_and_the_page_shows_it() -> None:
 def test_a_choice_without_a_reason_was_made_by_hand() -> None:
     plan = make_plan(make_fingerprint(**CINE), 8, "cpu").replace(why={})
     assert "Set by hand." in explain(plan)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "slice_axis", "device", "expected"),
+    [
+        ("RAS", None, "cuda", (0, 1, 2)),
+        ("RAS", None, "cpu", (0,)),
+        ("RAS", 2, "cpu", (0,)),
+        ("RAS", 0, "cpu", (0, 1)),  # left-right is the slice axis
+        ("SAR", None, "cpu", (2,)),
+        (None, 2, "cpu", (0, 1)),  # axes of the file: nobody knows which is which
+    ],
+)
+def test_mirroring(orientation, slice_axis, device, expected):
+    assert plan_mirroring(orientation, 3, slice_axis, device) == expected
