@@ -48,6 +48,7 @@ class CaseMetric:
         hd95_mm: 95th percentile of the distances from one surface to the other, the larger of both directions.
         asd_mm: mean distance from one surface to the other, over both surfaces (symmetric).
         predicted_voxels, reference_voxels: sizes.
+        tolerance_mm: of the surface Dice.
     """
 
     case: str
@@ -58,6 +59,7 @@ class CaseMetric:
     asd_mm: float
     predicted_voxels: int
     reference_voxels: int
+    tolerance_mm: float = SURFACE_TOLERANCE_MM
 
 
 def case_metrics(
@@ -106,7 +108,7 @@ def _class_metric(
     if not all(sizes):
         score = math.nan if not any(sizes) else 0.0
         distance = math.nan if not any(sizes) else math.inf
-        return CaseMetric(case, name, score, score, distance, distance, *sizes)
+        return CaseMetric(case, name, score, score, distance, distance, *sizes, tolerance_mm)
     dice = 2 * int((prediction & reference).sum()) / sum(sizes)
     box = _joint_box(prediction | reference)
     mine, truth = (torch.from_numpy(mask[box])[None, None] for mask in (prediction, reference))
@@ -116,7 +118,7 @@ def _class_metric(
         surface = compute_surface_dice(mine, truth, [tolerance_mm], include_background=True, spacing=spacing)
         hd95 = compute_hausdorff_distance(mine, truth, include_background=True, percentile=95, spacing=spacing)
         asd = compute_average_surface_distance(mine, truth, include_background=True, symmetric=True, spacing=spacing)
-    return CaseMetric(case, name, dice, float(surface), float(hd95), float(asd), *sizes)
+    return CaseMetric(case, name, dice, float(surface), float(hd95), float(asd), *sizes, tolerance_mm)
 
 
 def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -150,7 +152,7 @@ def evaluate(
     rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
     if output is not None:
         write_metrics(rows, output)
-    log.log(logging.WARNING if failed else logging.INFO, "%s", summary_table(rows, tolerance_mm, failed))
+    log.log(logging.WARNING if failed else logging.INFO, "%s", summary_table(rows, failed))
     return rows
 
 
@@ -210,19 +212,22 @@ def write_metrics(rows: Sequence[CaseMetric], path: str | os.PathLike) -> None:
     os.replace(temporary, path)
 
 
-def summary_table(
-    rows: Sequence[CaseMetric],
-    tolerance_mm: float = SURFACE_TOLERANCE_MM,
-    failed: Mapping[str, str] | None = None,
-) -> str:
+def read_metrics(path: str | os.PathLike) -> list[CaseMetric]:
+    """The rows of ``metrics.csv``."""
+    types = {"case": str, "class_name": str, "predicted_voxels": int, "reference_voxels": int}
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [CaseMetric(**{k: types.get(k, float)(v) for k, v in row.items()}) for row in csv.DictReader(file)]
+
+
+def summary_table(rows: Sequence[CaseMetric], failed: Mapping[str, str] | None = None) -> str:
     """Mean and standard deviation over the cases: per class, and of the mean over the classes of a case.
 
     Args:
         rows: scores of all cases and classes.
-        tolerance_mm: of the surface Dice in ``rows``.
         failed: cases that are not in ``rows``, and why.
     """
-    lines = [["class", "Dice", f"surface Dice {tolerance_mm:g} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
+    tolerances = "/".join(f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}))
+    lines = [["class", "Dice", f"surface Dice {tolerances} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
     for name in dict.fromkeys(row.class_name for row in rows):
         lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
     by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
@@ -272,7 +277,7 @@ def score_folder(
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     write_metrics(rows, output)
-    print(summary_table(rows, tolerance_mm, failed))
+    print(summary_table(rows, failed))
     if failed:
         raise SystemExit(1)
 

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from mcsc_bundle.metrics import CaseMetric, case_metrics, evaluate, masks_in, score_folder, summary_table
+from mcsc_bundle.metrics import (
+    CaseMetric,
+    case_metrics,
+    evaluate,
+    masks_in,
+    read_metrics,
+    score_folder,
+    summary_table,
+    write_metrics,
+)
 from tests.plans import make_plan
 
 LABELS = {"background": 0, "organ": 7}
@@ -81,6 +90,12 @@ def test_table_counts_misses_and_the_mean_distance_does_not_flatter():
     line = summary_table(rows).splitlines()[1]
     assert line.split()[:2] == ["organ", "0.500"] and line.split()[-2:] == ["2", "1"]
     assert "inf (1 found: 0.00 +- 0.00)" in line
+
+
+def test_metrics_csv_is_read_as_it_was_written(tmp_path):
+    rows = [score(masks((1, 1, 1)), masks((1, 1, 2)), tolerance_mm=0.5), score(masks(), masks((1, 1, 1)))]
+    write_metrics(rows, tmp_path / "metrics.csv")
+    assert read_metrics(tmp_path / "metrics.csv") == rows
 
 
 def test_overall_spread_is_over_cases_not_over_classes():
