@@ -122,11 +122,11 @@ def _class_metric(
 
 
 def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Box of both masks with one voxel around, so that a mask at the border keeps its surface."""
+    """Box of both masks: nothing outside it has a surface, and its border counts as one."""
     box = []
     for axis in range(mask.ndim):
         inside = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(max(0, inside[0] - 1), inside[-1] + 2))
+        box.append(slice(inside[0], inside[-1] + 1))
     return tuple(box)
 
 

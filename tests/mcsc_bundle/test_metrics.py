@@ -58,6 +58,12 @@ def test_surface_dice_counts_within_tolerance():
     assert score(a, b, tolerance_mm=1.9).surface_dice == 0
 
 
+@pytest.mark.parametrize("tolerance_mm, expected", [(4.9, 0), (5.0, 1)])
+def test_surface_dice_tolerance_is_in_mm(tolerance_mm, expected):
+    a, b = masks((1, 1, 1)), masks((1, 1, 2))
+    assert score(a, b, (1, 1, 5), tolerance_mm=tolerance_mm).surface_dice == expected
+
+
 def test_distances_equal_a_slow_reference_on_thick_slices():
     rng = np.random.default_rng(0)
     grid = np.indices((12, 12, 5)).astype(float)
