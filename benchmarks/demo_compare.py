@@ -1,6 +1,6 @@
 """MCSC beside the supervised baseline on the phantom set: same 4 labels, same steps, several seeds.
 
-    python -m benchmarks.demo_compare [--seeds 3] [--epochs 14] [--methods supervised,mcsc]
+    python -m benchmarks.demo_compare [--seeds 3] [--epochs 18] [--methods supervised,mcsc]
 
 Each run is the product's own training command; masks of ``imagesTs`` are scored against ``labelsTs``. Runs that are done are
 skipped. The last line is one JSON object.
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="runs/demo_compare")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--methods", default="supervised,mcsc")
     arguments = parser.parse_args()
     data, output = ROOT / "data" / "demo", Path(arguments.output_dir).resolve()
