@@ -14,19 +14,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-PLAN_FORMAT = 1
-NORMALIZATION_SCHEMES = ("zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none")
+from mcsc_bundle.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
+from mcsc_bundle.plan_checks import NORMALIZATION_SCHEMES, PLAN_FORMAT, check_plan
+from mcsc_bundle.plan_files import PlanError, load_json, save_json, to_plain
 
-
-class PlanError(ValueError):
-    """A plan that cannot be carried out; the message says which entry, why, and what would be possible."""
+__all__ = [
+    "NORMALIZATION_SCHEMES",
+    "PLAN_FORMAT",
+    "CNNPlan",
+    "CaseFingerprint",
+    "ChannelNormalization",
+    "ContrastScale",
+    "Fingerprint",
+    "IntensityStats",
+    "Plan",
+    "PlanError",
+    "TransformerPlan",
+    "load_json",
+    "save_json",
+    "to_plain",
+]
 
 
 @dataclass(frozen=True)
@@ -248,244 +259,6 @@ class Plan:
         return load_json(path, cls)
 
 
-@dataclass(frozen=True)
-class IntensityStats:
-    """Intensity statistics of one channel over a set of voxels, in the image's units."""
-
-    mean: float
-    median: float
-    std: float
-    min: float
-    max: float
-    percentile_00_5: float
-    percentile_99_5: float
-    voxels: int
-
-
-@dataclass(frozen=True)
-class CaseFingerprint:
-    """What was measured on one accepted training case.
-
-    Args:
-        case: case name.
-        labeled: whether its label map was read.
-        spacing_mm, shape, shape_after_crop: per image axis after reorientation; crop = box of the non-zero voxels.
-        orientation: axis codes of the file, e.g. ``LAS``; empty for 2-D images.
-        oblique_degrees: largest angle between an image axis and the nearest scanner axis.
-        kept_ratio: voxels after crop over voxels before.
-        whole, nonzero: intensity statistics per channel over all / the non-zero voxels.
-        class_voxels: voxels per class name (labelled cases).
-        class_components: connected components per class name (labelled cases).
-        content_hash: hash of the image's voxels, to find duplicates.
-    """
-
-    case: str
-    labeled: bool
-    spacing_mm: tuple[float, ...]
-    shape: tuple[int, ...]
-    shape_after_crop: tuple[int, ...]
-    orientation: str
-    oblique_degrees: float
-    kept_ratio: float
-    whole: tuple[IntensityStats, ...] = ()
-    nonzero: tuple[IntensityStats, ...] = ()
-    class_voxels: dict[str, int] = field(default_factory=dict)
-    class_components: dict[str, int] = field(default_factory=dict)
-    content_hash: str = ""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What was measured on the training cases of a data set (labelled and unlabelled), per case and together.
-
-    Args:
-        dataset_name, channel_names, labels: as in ``Plan``.
-        image_dims: 2 or 3.
-        cases: one entry per accepted case.
-        foreground: per channel, over the foreground voxels of the labelled cases (empty without labels).
-        warnings: where unlabelled scans differ from labelled ones beyond a stated bound, and other things to know.
-    """
-
-    dataset_name: str
-    channel_names: tuple[str, ...]
-    labels: dict[str, int]
-    image_dims: int
-    cases: tuple[CaseFingerprint, ...]
-    foreground: tuple[IntensityStats, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def labeled(self) -> tuple[CaseFingerprint, ...]:
-        """The labelled cases."""
-        return tuple(case for case in self.cases if case.labeled)
-
-    @property
-    def unlabeled(self) -> tuple[CaseFingerprint, ...]:
-        """The unlabelled cases."""
-        return tuple(case for case in self.cases if not case.labeled)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write as JSON, whole or not at all."""
-        save_json(path, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Fingerprint:
-        """Read ``fingerprint.json``."""
-        return load_json(path, cls)
-
-
-def check_plan(plan: Plan) -> None:
-    """Refuse a plan that cannot be carried out.
-
-    Raises:
-        PlanError: with the entry, the value received, and what would be possible.
-    """
-    _check_format(plan)
-    _check_labels(plan)
-    _check_axes(plan)
-    _check_cnn(plan)
-    _check_transformer(plan)
-    _check_batch_and_contrast(plan)
-
-
-def _expect(condition: bool, entry: str, expected: str, received: Any, remedy: str = "") -> None:
-    if not condition:
-        raise PlanError(
-            f"plan entry '{entry}': expected {expected}, received {received!r}." + (f" {remedy}" if remedy else "")
-        )
-
-
-def _check_format(plan: Plan) -> None:
-    _expect(plan.format == PLAN_FORMAT, "format", str(PLAN_FORMAT), plan.format, "Plan the data set again.")
-
-
-def _check_labels(plan: Plan) -> None:
-    values = tuple(plan.labels.values())
-    _expect(len(values) >= 2, "labels", "background and at least one class", plan.labels)
-    _expect(values[0] == 0, "labels", "background = 0 as the first entry", plan.labels)
-    _expect(len(set(values)) == len(values), "labels", "distinct values", plan.labels)
-    _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
-    _expect(
-        len(plan.normalization) == len(plan.channel_names),
-        "normalization",
-        f"{len(plan.channel_names)} entries, one per channel",
-        len(plan.normalization),
-    )
-    for entry in plan.normalization:
-        _expect(
-            entry.scheme in NORMALIZATION_SCHEMES, "normalization", f"a scheme of {NORMALIZATION_SCHEMES}", entry.scheme
-        )
-        if entry.scheme == "ct":
-            known = None not in (entry.lower, entry.upper, entry.mean, entry.std) and (entry.std or 0) > 0
-            _expect(known, "normalization", "lower, upper, mean and std > 0 for scheme 'ct'", entry)
-
-
-def _check_axes(plan: Plan) -> None:
-    _expect(plan.image_dims in (2, 3), "image_dims", "2 or 3", plan.image_dims)
-    slicewise = plan.image_dims == 3 and plan.spatial_dims == 2
-    if slicewise:
-        _expect(plan.slice_axis in (0, 1, 2), "slice_axis", "0, 1 or 2 in a slice-wise plan", plan.slice_axis)
-    else:
-        _expect(plan.slice_axis is None, "slice_axis", "null unless a 2-D plan slices 3-D volumes", plan.slice_axis)
-        _expect(
-            plan.spatial_dims == plan.image_dims,
-            "spatial_dims",
-            f"{plan.image_dims} (or 2 with a slice_axis)",
-            plan.spatial_dims,
-        )
-    _expect(len(plan.spacing_mm) == plan.image_dims, "spacing_mm", f"{plan.image_dims} entries", plan.spacing_mm)
-    for axis, spacing in enumerate(plan.spacing_mm):
-        keeps = spacing is None and axis == plan.slice_axis
-        _expect(
-            keeps or (spacing is not None and spacing > 0),
-            "spacing_mm",
-            f"a positive number of mm on axis {axis}",
-            plan.spacing_mm,
-            "null is possible on slice_axis only.",
-        )
-    _expect(len(plan.patch_size) == plan.spatial_dims, "patch_size", f"{plan.spatial_dims} entries", plan.patch_size)
-    _expect(
-        all(axis < plan.spatial_dims for axis in plan.mirror_axes),
-        "mirror_axes",
-        f"axes below {plan.spatial_dims}",
-        plan.mirror_axes,
-    )
-    _expect(0 <= plan.inference_overlap < 1, "inference_overlap", "a fraction in [0, 1)", plan.inference_overlap)
-
-
-def _check_cnn(plan: Plan) -> None:
-    cnn, dims = plan.cnn, plan.spatial_dims
-    _expect(cnn.preset in ("plan", "paper"), "cnn.preset", "'plan' or 'paper'", cnn.preset)
-    stages = len(cnn.features)
-    for name in ("kernel_sizes", "strides"):
-        value = getattr(cnn, name)
-        _expect(len(value) == stages, f"cnn.{name}", f"{stages} stages, as in cnn.features", value)
-        _expect(all(len(axes) == dims for axes in value), f"cnn.{name}", f"{dims} axes in each stage", value)
-    _expect(all(stride == 1 for stride in cnn.strides[0]), "cnn.strides", "ones in the first stage", cnn.strides[0])
-    for axis, (size, divisor) in enumerate(zip(plan.patch_size, cnn.divisor, strict=True)):
-        low, high = size // divisor * divisor, math.ceil(size / divisor) * divisor
-        options = " or ".join(str(option) for option in sorted({low, high}) if option > 0)
-        _expect(
-            size > 0 and size % divisor == 0,
-            "patch_size",
-            f"a multiple of {divisor} on network axis {axis} (the CNN halves it)",
-            size,
-            f"Possible: {options}.",
-        )
-
-
-def _check_transformer(plan: Plan) -> None:
-    swin, dims = plan.transformer, plan.spatial_dims
-    _expect(swin.preset in ("plan", "paper"), "transformer.preset", "'plan' or 'paper'", swin.preset)
-    for name in ("patch", "window"):
-        value = getattr(swin, name)
-        _expect(len(value) == dims and min(value) > 0, f"transformer.{name}", f"{dims} positive entries", value)
-    stages = len(swin.depths)
-    for name in ("heads", "merges"):
-        _expect(
-            len(getattr(swin, name)) == stages,
-            f"transformer.{name}",
-            f"{stages} stages, as in depths",
-            getattr(swin, name),
-        )
-    _expect(
-        all(len(merge) == dims for merge in swin.merges),
-        "transformer.merges",
-        f"{dims} axes in each stage",
-        swin.merges,
-    )
-    _expect(
-        all(merge == 1 for merge in swin.merges[0]), "transformer.merges", "ones in the first stage", swin.merges[0]
-    )
-    for stage, heads in enumerate(swin.heads):
-        width = swin.embed_dim * 2**stage
-        possible = [n for n in range(1, width + 1) if width % n == 0][:8]
-        _expect(
-            width % heads == 0,
-            "transformer.heads",
-            f"a divisor of {width} in stage {stage}",
-            heads,
-            f"Possible: {possible}.",
-        )
-
-
-def _check_batch_and_contrast(plan: Plan) -> None:
-    _expect(plan.batch_labeled >= 1, "batch_labeled", "at least 1", plan.batch_labeled)
-    _expect(plan.batch_unlabeled >= 0, "batch_unlabeled", "0 or more", plan.batch_unlabeled)
-    for index, scale in enumerate(plan.contrast):
-        for name in ("stride", "block"):
-            value = getattr(scale, name)
-            _expect(
-                len(value) == plan.spatial_dims and min(value) >= 1,
-                f"contrast[{index}].{name}",
-                f"{plan.spatial_dims} positive entries",
-                value,
-            )
-        cells = tuple(math.ceil(size / stride) for size, stride in zip(plan.patch_size, scale.stride, strict=True))
-        fits = all(block <= cell for block, cell in zip(scale.block, cells, strict=True))
-        _expect(fits, f"contrast[{index}].block", f"at most the feature map {cells}", scale.block)
-
-
 def _cumulative(factors: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     total = [1] * len(factors[0])
     stages = []
@@ -493,70 +266,3 @@ def _cumulative(factors: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], 
         total = [a * b for a, b in zip(total, factor, strict=True)]
         stages.append(tuple(total))
     return tuple(stages)
-
-
-def to_plain(value: Any) -> Any:
-    """Dataclasses, tuples and numpy scalars as what JSON can hold."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value
-
-
-def from_plain(kind: Any, value: Any) -> Any:
-    """The inverse of ``to_plain`` for the annotated types of the dataclasses in this module."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        missing = [
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if unknown or missing:
-            raise PlanError(
-                f"{kind.__name__}: expected entries {sorted(hints)}, received unknown {unknown}, missing {missing}."
-            )
-        return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is tuple and value is not None:
-        return tuple(from_plain(arguments[0], item) for item in value)
-    if origin is not None and type(None) in arguments:  # X | None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return None if value is None else from_plain(inner, value)
-    return value
-
-
-def save_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a dataclass or plain value as JSON beside ``path``, then rename: a killed run leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def load_json(path: str | os.PathLike, kind: Any) -> Any:
-    """Read a file that ``save_json`` wrote.
-
-    Raises:
-        PlanError: missing or unreadable file, or entries that do not fit ``kind``.
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlanError(
-            f"expected the file {path}, which does not exist. Plan the data set first: python -m preprocessing DATASET."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise PlanError(f"{path} is not valid JSON: {error}.") from None
-    try:
-        return from_plain(kind, content)
-    except PlanError as error:
-        raise PlanError(f"{path}: {error}") from None
-    except (TypeError, AttributeError) as error:
-        raise PlanError(f"{path}: an entry has the wrong type ({error}).") from None

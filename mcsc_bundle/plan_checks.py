@@ -1,0 +1,166 @@
+"""What makes a plan possible: each rule names the entry, the value received and what would be possible."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mcsc_bundle.plan_files import PlanError
+
+if TYPE_CHECKING:
+    from mcsc_bundle.plan import Plan
+
+PLAN_FORMAT = 1
+NORMALIZATION_SCHEMES = ("zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none")
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan that cannot be carried out.
+
+    Raises:
+        PlanError: with the entry, the value received, and what would be possible.
+    """
+    _check_format(plan)
+    _check_labels(plan)
+    _check_axes(plan)
+    _check_cnn(plan)
+    _check_transformer(plan)
+    _check_batch_and_contrast(plan)
+
+
+def _expect(condition: bool, entry: str, expected: str, received: Any, remedy: str = "") -> None:
+    if not condition:
+        raise PlanError(
+            f"plan entry '{entry}': expected {expected}, received {received!r}." + (f" {remedy}" if remedy else "")
+        )
+
+
+def _check_format(plan: Plan) -> None:
+    _expect(plan.format == PLAN_FORMAT, "format", str(PLAN_FORMAT), plan.format, "Plan the data set again.")
+
+
+def _check_labels(plan: Plan) -> None:
+    values = tuple(plan.labels.values())
+    _expect(len(values) >= 2, "labels", "background and at least one class", plan.labels)
+    _expect(values[0] == 0, "labels", "background = 0 as the first entry", plan.labels)
+    _expect(len(set(values)) == len(values), "labels", "distinct values", plan.labels)
+    _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
+    _expect(
+        len(plan.normalization) == len(plan.channel_names),
+        "normalization",
+        f"{len(plan.channel_names)} entries, one per channel",
+        len(plan.normalization),
+    )
+    for entry in plan.normalization:
+        _expect(
+            entry.scheme in NORMALIZATION_SCHEMES, "normalization", f"a scheme of {NORMALIZATION_SCHEMES}", entry.scheme
+        )
+        if entry.scheme == "ct":
+            known = None not in (entry.lower, entry.upper, entry.mean, entry.std) and (entry.std or 0) > 0
+            _expect(known, "normalization", "lower, upper, mean and std > 0 for scheme 'ct'", entry)
+
+
+def _check_axes(plan: Plan) -> None:
+    _expect(plan.image_dims in (2, 3), "image_dims", "2 or 3", plan.image_dims)
+    slicewise = plan.image_dims == 3 and plan.spatial_dims == 2
+    if slicewise:
+        _expect(plan.slice_axis in (0, 1, 2), "slice_axis", "0, 1 or 2 in a slice-wise plan", plan.slice_axis)
+    else:
+        _expect(plan.slice_axis is None, "slice_axis", "null unless a 2-D plan slices 3-D volumes", plan.slice_axis)
+        _expect(
+            plan.spatial_dims == plan.image_dims,
+            "spatial_dims",
+            f"{plan.image_dims} (or 2 with a slice_axis)",
+            plan.spatial_dims,
+        )
+    _expect(len(plan.spacing_mm) == plan.image_dims, "spacing_mm", f"{plan.image_dims} entries", plan.spacing_mm)
+    for axis, spacing in enumerate(plan.spacing_mm):
+        keeps = spacing is None and axis == plan.slice_axis
+        _expect(
+            keeps or (spacing is not None and spacing > 0),
+            "spacing_mm",
+            f"a positive number of mm on axis {axis}",
+            plan.spacing_mm,
+            "null is possible on slice_axis only.",
+        )
+    _expect(len(plan.patch_size) == plan.spatial_dims, "patch_size", f"{plan.spatial_dims} entries", plan.patch_size)
+    _expect(
+        all(axis < plan.spatial_dims for axis in plan.mirror_axes),
+        "mirror_axes",
+        f"axes below {plan.spatial_dims}",
+        plan.mirror_axes,
+    )
+    _expect(0 <= plan.inference_overlap < 1, "inference_overlap", "a fraction in [0, 1)", plan.inference_overlap)
+
+
+def _check_cnn(plan: Plan) -> None:
+    cnn, dims = plan.cnn, plan.spatial_dims
+    _expect(cnn.preset in ("plan", "paper"), "cnn.preset", "'plan' or 'paper'", cnn.preset)
+    stages = len(cnn.features)
+    for name in ("kernel_sizes", "strides"):
+        value = getattr(cnn, name)
+        _expect(len(value) == stages, f"cnn.{name}", f"{stages} stages, as in cnn.features", value)
+        _expect(all(len(axes) == dims for axes in value), f"cnn.{name}", f"{dims} axes in each stage", value)
+    _expect(all(stride == 1 for stride in cnn.strides[0]), "cnn.strides", "ones in the first stage", cnn.strides[0])
+    for axis, (size, divisor) in enumerate(zip(plan.patch_size, cnn.divisor, strict=True)):
+        low, high = size // divisor * divisor, math.ceil(size / divisor) * divisor
+        options = " or ".join(str(option) for option in sorted({low, high}) if option > 0)
+        _expect(
+            size > 0 and size % divisor == 0,
+            "patch_size",
+            f"a multiple of {divisor} on network axis {axis} (the CNN halves it)",
+            size,
+            f"Possible: {options}.",
+        )
+
+
+def _check_transformer(plan: Plan) -> None:
+    swin, dims = plan.transformer, plan.spatial_dims
+    _expect(swin.preset in ("plan", "paper"), "transformer.preset", "'plan' or 'paper'", swin.preset)
+    for name in ("patch", "window"):
+        value = getattr(swin, name)
+        _expect(len(value) == dims and min(value) > 0, f"transformer.{name}", f"{dims} positive entries", value)
+    stages = len(swin.depths)
+    for name in ("heads", "merges"):
+        _expect(
+            len(getattr(swin, name)) == stages,
+            f"transformer.{name}",
+            f"{stages} stages, as in depths",
+            getattr(swin, name),
+        )
+    _expect(
+        all(len(merge) == dims for merge in swin.merges),
+        "transformer.merges",
+        f"{dims} axes in each stage",
+        swin.merges,
+    )
+    _expect(
+        all(merge == 1 for merge in swin.merges[0]), "transformer.merges", "ones in the first stage", swin.merges[0]
+    )
+    for stage, heads in enumerate(swin.heads):
+        width = swin.embed_dim * 2**stage
+        possible = [n for n in range(1, width + 1) if width % n == 0][:8]
+        _expect(
+            width % heads == 0,
+            "transformer.heads",
+            f"a divisor of {width} in stage {stage}",
+            heads,
+            f"Possible: {possible}.",
+        )
+
+
+def _check_batch_and_contrast(plan: Plan) -> None:
+    _expect(plan.batch_labeled >= 1, "batch_labeled", "at least 1", plan.batch_labeled)
+    _expect(plan.batch_unlabeled >= 0, "batch_unlabeled", "0 or more", plan.batch_unlabeled)
+    for index, scale in enumerate(plan.contrast):
+        for name in ("stride", "block"):
+            value = getattr(scale, name)
+            _expect(
+                len(value) == plan.spatial_dims and min(value) >= 1,
+                f"contrast[{index}].{name}",
+                f"{plan.spatial_dims} positive entries",
+                value,
+            )
+        cells = tuple(math.ceil(size / stride) for size, stride in zip(plan.patch_size, scale.stride, strict=True))
+        fits = all(block <= cell for block, cell in zip(scale.block, cells, strict=True))
+        _expect(fits, f"contrast[{index}].block", f"at most the feature map {cells}", scale.block)
