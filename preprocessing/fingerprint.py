@@ -19,6 +19,7 @@ from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats
 from preprocessing.case_fingerprint import CaseMeasurement, describe, label_values, measure_case
 from preprocessing.dataset import Case, Dataset
 from preprocessing.declared import MAX_CLASSES
+from preprocessing.axes import keep_slices_together
 from preprocessing.differences import differences
 from preprocessing.folders import DatasetError
 from preprocessing.parallel import choose_workers, map_cases
@@ -72,7 +73,8 @@ def measure(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
         foreground=_foreground([case.foreground for case in training]),
     )
     _check_labeled(fingerprint, dataset, rejected)
-    warnings = (*_label_warnings(fingerprint), *differences(fingerprint))
+    comparable, _ = keep_slices_together(fingerprint)
+    warnings = (*_label_warnings(fingerprint), *differences(comparable))
     return dataclasses.replace(fingerprint, warnings=warnings), dict(sorted(rejected.items()))
 
 
