@@ -154,6 +154,8 @@ class CaseEvaluator(SupervisedEvaluator):
         Raises:
             SystemExit: code 1 if a case was set aside.
         """
-        log.info("Masks and summary.csv are in %s\n%s", self.predictions.folder, self.predictions.table())
+        self.predictions.gather()
+        if self.predictions.rank == 0:
+            log.info("Masks and summary.csv are in %s\n%s", self.predictions.folder, self.predictions.table())
         if self.predictions.failed:
             raise SystemExit(1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 
 from mcsc_bundle.plan import Plan, to_plain
@@ -26,6 +27,8 @@ class Predictions:
     """Masks of the cases, with ``summary.csv`` beside them, written anew after each case.
 
     A case is done if its mask is there, is newer than the image, and was made with these settings; others are pending.
+    Under ``torch.distributed`` the pending cases are dealt out by rank; each rank keeps its own account, which
+    ``gather`` joins.
 
     Args:
         output_dir: the folder.
@@ -39,10 +42,13 @@ class Predictions:
     ) -> None:
         self.folder, self.plan, self.cases = Path(output_dir), plan, list(cases)
         self.settings = _hash({"plan": to_plain(plan), **settings})
-        known = _read_rows(self.folder / "summary.csv")
+        self.rank, self.world = _rank_and_world()
+        known = {case: row for path in self._accounts() for case, row in _read_rows(path).items()}
         self.rows = {item["case"]: known[item["case"]] for item in self.cases if self._is_done(item, known)}
-        self.pending = [dict(item) for item in self.cases if item["case"] not in self.rows]
-        if self.rows:
+        pending = [dict(item) for item in self.cases if item["case"] not in self.rows]
+        self.pending = pending[self.rank :: self.world]
+        self._settle()
+        if self.rows and self.rank == 0:
             log.info("%d of %d cases are done already.", len(self.rows), len(self.cases))
 
     @property
@@ -72,6 +78,15 @@ class Predictions:
         self._record(case, {"error": error})
         log.warning("%d/%d %s was set aside: %s", len(self.rows), len(self.cases), case, error)
 
+    def gather(self) -> None:
+        """Join the accounts of all ranks in ``summary.csv``; every rank then knows every case."""
+        if self.world == 1:
+            return
+        _wait_for_all()
+        for path in self._accounts():
+            self.rows = {case: row for case, row in _read_rows(path).items() if self._is_mine(case, row)} | self.rows
+        self._settle()
+
     def table(self) -> str:
         """All cases in columns, those that were set aside with their reason below."""
         columns = ["case", *dict.fromkeys(key for row in self.rows.values() for key in row if key not in NOT_SHOWN)]
@@ -85,15 +100,35 @@ class Predictions:
 
     def _record(self, case: str, row: Mapping[str, Any]) -> None:
         self.rows[case] = {"case": case, "error": "", **row, "settings": self.settings}
+        self._save(self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv"))
+
+    def _settle(self) -> None:
+        """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away."""
+        _wait_for_all()
+        if self.rank == 0:
+            if self.rows:
+                self._save(self.folder / "summary.csv")
+            for path in self._accounts()[1:]:
+                path.unlink()
+        _wait_for_all()
+
+    def _is_mine(self, case: str, row: Mapping[str, str]) -> bool:
+        return row.get("settings") == self.settings and any(item["case"] == case for item in self.cases)
+
+    def _accounts(self) -> list[Path]:
+        """``summary.csv``, and what ranks that were stopped or still run have left."""
+        return [self.folder / "summary.csv", *sorted(self.folder.glob(".summary.*.csv"))]
+
+    def _save(self, path: Path) -> None:
         rows = [self.rows[name] for name in sorted(self.rows)]
         columns = dict.fromkeys(key for row in rows for key in row)
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{os.getpid()}.summary.csv"
+        temporary = path.with_name(f".{os.getpid()}{path.name}.tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings")))
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.folder / "summary.csv")
+        os.replace(temporary, path)
 
     def _is_done(self, item: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> bool:
         row, mask = known.get(item["case"]), mask_file(self.folder, item["case"], item["image"][0])
@@ -104,6 +139,17 @@ class Predictions:
     def _unit(self, mask: MetaTensor) -> tuple[str, float]:
         size = abs(float(np.linalg.det(np.asarray(mask.affine)[:-1, :-1])))
         return ("ml", size / 1000) if mask.ndim == 4 else ("cm2", size / 100)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _wait_for_all() -> None:
+    if _rank_and_world()[1] > 1:
+        torch.distributed.barrier()
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:

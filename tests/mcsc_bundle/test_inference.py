@@ -169,3 +169,28 @@ def test_it_runs_from_elsewhere_and_imports_inference_alone(tmp_path, images, ru
     ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert (tmp_path / "masks" / "a.nii.gz").exists()
+
+
+def rank_main(rank, images, run_dir, output_dir, meeting):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    try:
+        infer(images, run_dir, output_dir)
+    except SystemExit as end:
+        assert end.code == 1
+        os._exit(0)  # gloo can hang when it is torn down
+    os._exit(5)  # the bad case should have given exit code 1 on every rank
+
+
+def test_two_ranks_share_the_cases_and_one_summary_tells_of_all(tmp_path, images, run_dir):
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    leftover = "case,error,settings\na,left by a rank that was stopped,other\n"
+    shared.mkdir()
+    (shared / ".summary.7.csv").write_text(leftover)
+    torch.multiprocessing.spawn(rank_main, (str(images), str(run_dir), str(shared), str(tmp_path / "meeting")), nprocs=2)
+    with pytest.raises(SystemExit):
+        infer(images, run_dir, alone)
+    ours, theirs = summary(shared), summary(alone)
+    assert set(ours) == {"a", "b", "c"} and "NaN" in ours["b"]["error"]
+    assert [ours[name]["left_ml"] for name in "ac"] == [theirs[name]["left_ml"] for name in "ac"]
+    assert sorted(path.name for path in shared.iterdir()) == ["a.nii.gz", "c.nii.gz", "summary.csv"]
