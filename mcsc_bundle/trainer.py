@@ -62,7 +62,9 @@ class MCSCTrainer(SupervisedTrainer):
         loss_function: makes the loss from the terms; the sum by default.
         schedule: ``schedule(progress, warmup) -> factor`` of each group's initial learning rate.
         grad_clip: largest gradient norm (nnU-Net: 12), ``None`` for no clipping.
-        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once.
+        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once,
+            unless ``amp_dtype`` asks for bf16: worth it only where the CPU has bf16 instructions (AVX512-BF16, AMX).
+        amp_dtype: of mixed precision, ``None`` for the above.
         max_nonfinite: this many non-finite steps in a row stop the training; single ones are skipped and counted.
         compile: ``torch.compile`` the networks' feature extractors.
         seed: of every iteration's random state.
@@ -195,7 +197,7 @@ class MCSCTrainer(SupervisedTrainer):
         if self.nonfinite_in_a_row >= self.max_nonfinite:
             raise NonFiniteLossError(
                 f"expected finite gradients, received {self.nonfinite_in_a_row} non-finite steps in a row up to iteration "
-                f"{self.state.iteration}; last terms {terms}. Lower the learning rate, or train without AMP (--amp False)."
+                f"{self.state.iteration}; last terms {terms}. Lower the learning rate, or train without AMP (--train#trainer#amp False)."
             )
 
     def training_state(self) -> dict[str, Any]:
@@ -245,10 +247,10 @@ def _distributed(method: Method, device: torch.device) -> nn.Module:
 
 
 def _autocast_dtype(device: torch.device, amp: bool, wanted: torch.dtype | None) -> torch.dtype | None:
-    """bf16 where the GPU has it, else fp16; ``None`` without AMP."""
+    """bf16 where the GPU has it, else fp16; ``None`` without AMP. A CPU takes bf16 if told to."""
     if not amp:
         return None
-    if device.type != "cuda":
-        log.info("AMP is off: it needs a CUDA device, the device is %s.", device)
+    if device.type != "cuda" and wanted != torch.bfloat16:
+        log.info("AMP is off: it needs a CUDA device or amp_dtype bfloat16, the device is %s.", device)
         return None
     return wanted or (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)

@@ -182,3 +182,14 @@ def test_schedule(progress, warmup, expected):
 
 def test_amp_is_off_on_a_cpu():
     assert trainer(amp=True).autocast_dtype is None
+
+
+def test_bf16_on_a_cpu_has_to_be_asked_for_and_stays_near_fp32(tmp_path):
+    losses = {}
+    for name, options in (("fp32", {}), ("bf16", {"amp": True, "amp_dtype": torch.bfloat16})):
+        engine = trainer(tmp_path / name, max_epochs=1, epoch_length=2, **options)
+        engine.run()
+        losses[name] = torch.stack(list(engine.state.output["terms"].values()))
+        assert torch.isfinite(weights(engine)).all()
+    assert not torch.equal(losses["bf16"], losses["fp32"])
+    torch.testing.assert_close(losses["bf16"].float(), losses["fp32"], rtol=0.1, atol=0.02)
