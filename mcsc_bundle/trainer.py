@@ -196,8 +196,9 @@ class MCSCTrainer(SupervisedTrainer):
         log.warning("iteration %d: gradients are not finite, step skipped; terms %s", self.state.iteration, terms)
         if self.nonfinite_in_a_row >= self.max_nonfinite:
             raise NonFiniteLossError(
-                f"expected finite gradients, received {self.nonfinite_in_a_row} non-finite steps in a row up to iteration "
-                f"{self.state.iteration}; last terms {terms}. Lower the learning rate, or train without AMP (--train#trainer#amp False)."
+                f"expected finite gradients, received {self.nonfinite_in_a_row} non-finite steps in a row up to "
+                f"iteration {self.state.iteration}; last terms {terms}. "
+                "Lower the learning rate, or train without AMP (--train#trainer#amp False)."
             )
 
     def training_state(self) -> dict[str, Any]:

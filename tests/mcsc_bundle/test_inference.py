@@ -187,7 +187,9 @@ def test_two_ranks_share_the_cases_and_one_summary_tells_of_all(tmp_path, images
     leftover = "case,error,settings\na,left by a rank that was stopped,other\n"
     shared.mkdir()
     (shared / ".summary.7.csv").write_text(leftover)
-    torch.multiprocessing.spawn(rank_main, (str(images), str(run_dir), str(shared), str(tmp_path / "meeting")), nprocs=2)
+    torch.multiprocessing.spawn(
+        rank_main, (str(images), str(run_dir), str(shared), str(tmp_path / "meeting")), nprocs=2
+    )
     with pytest.raises(SystemExit):
         infer(images, run_dir, alone)
     ours, theirs = summary(shared), summary(alone)
