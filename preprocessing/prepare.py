@@ -19,6 +19,7 @@ import torch
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
+from preprocessing.adopt import adopt_plan
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
 from preprocessing.paper import paper_plan
@@ -27,6 +28,8 @@ from preprocessing.preprocess import preprocess
 from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
+
+_OPTIONS = "preset, plan_from, dimensions, memory_gb or device"
 
 USER_ERRORS = (DatasetError, ImageError, PlanError)
 
@@ -64,6 +67,7 @@ def prepare(
     split_file: str | None = None,
     fold: int | str = "auto",
     preset: str = "plan",
+    plan_from: str | None = None,
     dimensions: int | str = "auto",
     memory_gb: float | None = None,
     device: str = "auto",
@@ -84,6 +88,7 @@ def prepare(
         split_file: a file that names the cases instead (see ``preprocessing.split``).
         fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``.
         preset: ``plan``, or ``paper`` for the paper's networks and patch (2-D only).
+        plan_from: run folder or packed bundle whose plan is used instead of an own one (see ``preprocessing.adopt``).
         dimensions: 2, 3 or ``auto``.
         memory_gb: memory budget; ``None`` takes what the device has.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
@@ -106,9 +111,8 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    plan = _plan(
-        run, fingerprint, measured, preset, {"dimensions": dimensions, "memory_gb": memory_gb, "device": device}
-    )
+    options = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device}
+    plan = _plan(run, fingerprint, measured, preset, plan_from, options)
     prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -150,19 +154,37 @@ def _fingerprint(
     return fingerprint, rejected, True
 
 
-def _plan(run: Path, fingerprint: Fingerprint, measured: bool, preset: str, options: dict[str, Any]) -> Plan:
-    """Read back the plan, edited or not, or make it; a new fingerprint replaces a plan that nobody edited."""
+def _plan(
+    run: Path,
+    fingerprint: Fingerprint,
+    measured: bool,
+    preset: str,
+    plan_from: str | None,
+    options: dict[str, Any],
+) -> Plan:
+    """Read back the plan, edited or not, or make it.
+
+    A plan that nobody edited is made anew for a new fingerprint or other options, until a training has begun on it.
+    """
     path, made = run / "plan.json", run / "plan.key"
-    edited = path.exists() and (not made.exists() or made.read_text() != _hash(path.read_text()))
-    if path.exists() and (edited or not measured):
+    asked = _hash(json.dumps({**options, "preset": preset, "plan_from": plan_from}, sort_keys=True))
+    if path.exists():
+        text, *before = made.read_text().split() if made.exists() else ("",)
+        edited, same = text != _hash(path.read_text()), before == [asked]
+        trained = (run / "models" / "checkpoint.pt").exists()
         if edited:
             log.info("Using %s as edited; delete it to plan again.", path)
-        return Plan.load(path)
+        elif trained and not same:
+            log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
+        if edited or trained or (same and not measured):
+            return Plan.load(path)
     plan = make_plan(fingerprint, **options)
     if preset == "paper":
         plan = paper_plan(plan)
+    if plan_from is not None:
+        plan = adopt_plan(plan_from, plan, fingerprint)
     plan.save(path)
-    made.write_text(_hash(path.read_text()))
+    made.write_text(f"{_hash(path.read_text())} {asked}")
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
     return plan
 

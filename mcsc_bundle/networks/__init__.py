@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from mcsc_bundle.networks.pair import BranchPredictor, NetworkPair
+from mcsc_bundle.networks.pair import BranchPredictor, NetworkPair, pair_or_exit
 from mcsc_bundle.networks.swin_unet import SwinUNet
 from mcsc_bundle.networks.swin_weights import load_imagenet_weights
 from mcsc_bundle.networks.unet import UNet
@@ -17,6 +17,7 @@ __all__ = [
     "SwinUNet",
     "UNet",
     "load_imagenet_weights",
+    "pair_or_exit",
     "swin_unet_from_plan",
     "unet_from_plan",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcsc_bundle.networks.swin_unet import SwinUNet
 from mcsc_bundle.networks.swin_weights import load_imagenet_weights
+from mcsc_bundle.networks.transfer import init_from as start_from
 from mcsc_bundle.networks.unet import UNet
 from mcsc_bundle.plan import Plan
 
@@ -31,22 +32,35 @@ class NetworkPair(nn.Module):
         self.transformer = transformer
 
     @classmethod
-    def from_plan(cls, plan: Plan, pretrained: str | os.PathLike | None = None) -> NetworkPair:
+    def from_plan(
+        cls, plan: Plan, pretrained: str | os.PathLike | None = None, init_from: str | os.PathLike | None = None
+    ) -> NetworkPair:
         """Both networks as the plan describes them.
 
         Args:
             plan: the plan.
             pretrained: file of ImageNet Swin weights for the Transformer (``load_imagenet_weights``); ``None`` trains
                 it from scratch.
+            init_from: run folder or packed bundle to take over every fitting layer of (``transfer.init_from``).
         """
         pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan))
         if pretrained is not None:
             load_imagenet_weights(pair.transformer, pretrained)
+        if init_from is not None:
+            start_from({"cnn": pair.cnn, "transformer": pair.transformer}, init_from)
         return pair
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``(B, out_channels, *spatial)`` of the CNN and of the Transformer."""
         return self.cnn(x), self.transformer(x)
+
+
+def pair_or_exit(plan: Plan, **sources: str | os.PathLike | None) -> NetworkPair:
+    """``NetworkPair.from_plan`` for configs: a wrong file ends the program with its message instead of a traceback."""
+    try:
+        return NetworkPair.from_plan(plan, **sources)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 class BranchPredictor(nn.Module):

@@ -154,3 +154,23 @@ def test_an_impossible_edit_of_the_plan_is_refused(dataset, run, tmp_path):
     (edited / "plan.json").write_text(text.replace('"patch_size": [\n  96,', '"patch_size": [\n  97,'))
     result = command("training", config_file="configs/train.yaml", dataset_dir=dataset, output_dir=edited)
     assert result.returncode == 1 and "Possible: 96 or 112" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_run_is_a_starting_point_for_another(dataset, run, tmp_path):
+    """With a learning rate of 0 the CNN that is shipped is the one that was taken over."""
+    options = {"init_from": str(run), "plan_from": str(run), "lr": 0.0, "max_epochs": 1}
+    state = train(dataset, tmp_path / "fine_tuned", "method_supervised.yaml", **options)
+    assert same(weights(run / "models" / "model.pt"), weights(state))
+
+
+def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_path):
+    from preprocessing.prepare import prepare
+
+    def patch(**options):
+        return prepare(str(dataset), str(tmp_path), workers=1, device="cpu", **options).plan.patch_size
+
+    assert len(patch(dimensions=3)) == 3
+    assert len(patch(dimensions=2)) == 2
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
+    assert len(patch(dimensions=3)) == 2
