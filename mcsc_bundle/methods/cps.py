@@ -24,7 +24,7 @@ class CPS(Method):
         networks: the plan's pair; the Transformer is not used.
         second: another CNN of the plan, with initial weights of its own.
         loss: supervised loss of logits and label.
-        weight: final weight of the cross pseudo supervision (Chen et al. take 1.5 on street scenes without ramp).
+        weight: final weight of the cross pseudo supervision.
         rampup: progress at which ``w(t) = weight exp(-5 (1 - t)^2)`` is full.
 
     Raises:
