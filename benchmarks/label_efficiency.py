@@ -28,6 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "supervised"
 
 
+def methods() -> list[str]:
+    """Names of the default method and of every overlay ``configs/method_*.yaml``."""
+    return ["mcsc", *sorted(path.stem.removeprefix("method_") for path in (ROOT / "configs").glob("method_*.yaml"))]
+
+
 def config_files(method: str) -> list[str]:
     """The main config and, but for the default method, its overlay."""
     files = [str(ROOT / "configs" / "train.yaml")]
@@ -187,7 +192,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--methods", default="supervised,mean_teacher,cross_teaching,mcsc_paper,mcsc")
+    parser.add_argument(
+        "--methods", default="supervised,mean_teacher,cross_teaching,mcsc_paper,mcsc", help=f"of {', '.join(methods())}"
+    )
     parser.add_argument("--budgets", default="4,10", help="numbers of labelled cases")
     parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them")
     parser.add_argument("--iterations", type=int, default=400)
@@ -197,6 +204,9 @@ def main() -> int:
     parser.add_argument("--upper_bound", action="store_true", help="also train on every label")
     parser.add_argument("--overrides", default="{}", help="JSON of further config overrides")
     arguments = parser.parse_args()
+    unknown = set(arguments.methods.split(",")) - set(methods())
+    if unknown:
+        parser.error(f"--methods: expected names out of {', '.join(methods())}, received {', '.join(sorted(unknown))}.")
     logging.getLogger().setLevel(logging.WARNING)
     seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",")]
     jobs = [(m, int(b), s) for b in arguments.budgets.split(",") for s in seeds for m in arguments.methods.split(",")]

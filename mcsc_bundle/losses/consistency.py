@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -64,6 +65,56 @@ def softmax_mse(logits: Tensor, teacher_logits: Tensor) -> Tensor:
         logits, teacher_logits: ``(B, C, *spatial)``; the teacher's get no gradient.
     """
     return F.mse_loss(logits.float().softmax(1), teacher_logits.detach().float().softmax(1))
+
+
+def certain_mse(logits: Tensor, teacher_logits: Tensor, certain: Tensor) -> Tensor:
+    """``sum m (p - q)^2 / (2 sum m)``: squared difference of probabilities where the teacher is certain (UA-MT, Yu et al., 2019).
+
+    The sum runs over voxels and classes; the 2 is the reference code's number of classes and stays for any number.
+
+    Args:
+        logits, teacher_logits: ``(B, C, *spatial)``; the teacher's get no gradient.
+        certain: boolean mask ``m``, ``(B, 1, *spatial)``. The loss is 0 where none of it is set.
+    """
+    squared = (logits.float().softmax(1) - teacher_logits.detach().float().softmax(1)).square()
+    return (squared * certain).sum() / (2 * certain.sum()).clamp(min=1)
+
+
+def pyramid_consistency(logits: Sequence[Tensor]) -> Tensor:
+    """Each prediction of a pyramid against the mean of all, weighed by how far it is from it (URPC, Luo et al., 2021).
+
+    With ``p_s`` the softmax of prediction ``s``, ``pbar`` their mean and ``D_s = sum_c KL(pbar || p_s)`` of each voxel,
+    the mean over ``s`` of ``mean((pbar - p_s)^2 e^{-D_s}) / (mean e^{-D_s} + 1e-8) + mean D_s``. The gradient flows into
+    ``pbar`` too, as in the reference code.
+
+    Args:
+        logits: of each scale, ``(B, C, *spatial)``, all of one size.
+    """
+    logs = torch.stack([each.float().log_softmax(1) for each in logits])
+    # a log-sum-exp, so that a class that every scale has given up (softmax 0) leaves finite gradients
+    mean_log = logs.logsumexp(0) - math.log(len(logits))
+    mean = mean_log.exp()
+    total = logs.new_zeros(())
+    for log_probability in logs:
+        divergence = (mean * (mean_log - log_probability)).sum(1, keepdim=True)
+        trust = (-divergence).exp()
+        rectified = ((mean - log_probability.exp()).square() * trust).mean() / (trust.mean() + 1e-8)
+        total = total + rectified + divergence.mean()
+    return total / len(logits)
+
+
+def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """``0.5 (cross-entropy + Dice)`` over one region alone, each a mean over that region (BCP, Bai et al., CVPR 2023).
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        target: class indices ``(B, *spatial)``.
+        region: boolean mask that broadcasts to ``(B, 1, *spatial)``; where it is empty the loss is 0.
+    """
+    labels = torch.where(region, target.unsqueeze(1), IGNORED)
+    # hard_ce takes its mean over all voxels; the authors take it over the region
+    share = (labels != IGNORED).float().mean().clamp(min=1 / labels.numel())
+    return 0.5 * (hard_ce(logits, labels) / share + hard_dice(logits, labels))
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 
 class EMATeacher(nn.Module):
@@ -38,6 +39,17 @@ class EMATeacher(nn.Module):
         """Logits ``(B, C, *spatial)`` without a graph."""
         with torch.no_grad():
             return self.network(x)
+
+    def sample(self, x: Tensor) -> Tensor:
+        """As ``forward``, with the network's dropout on: one draw of Monte Carlo dropout (Gal and Ghahramani, 2016)."""
+        dropouts = [module for module in self.network.modules() if isinstance(module, _DropoutNd)]
+        for module in dropouts:
+            module.train()
+        try:
+            return self(x)
+        finally:
+            for module in dropouts:
+                module.eval()
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:

@@ -50,11 +50,19 @@ class MeanTeacher(Method):
         terms = {"supervised": self.loss(logits, label)}
         if len(unlabeled_logits):
             _, image = split_streams(batch[IMAGE], len(label))
-            noise = torch.clamp(0.1 * torch.randn_like(image), -0.2, 0.2)
             weight = self.weight * sigmoid_rampup(progress / self.rampup) if progress >= self.consistency_from else 0.0
-            terms["consistency"] = weight * softmax_mse(unlabeled_logits, self.teacher(image + noise))
+            terms["consistency"] = weight * self.consistency(unlabeled_logits, image, progress)
         return terms
+
+    def consistency(self, logits: Tensor, image: Tensor, progress: float) -> Tensor:
+        """Distance of the student's logits ``(U, C, *spatial)`` from the teacher's on the same patches ``image``."""
+        return softmax_mse(logits, self.teacher(noisy(image)))
 
     def after_step(self, progress: float) -> None:
         """The teacher follows."""
         self.teacher.update(self.cnn)
+
+
+def noisy(image: Tensor) -> Tensor:
+    """The image with noise N(0, 0.1) clipped to +-0.2; images are normalised to unit variance."""
+    return image + torch.clamp(0.1 * torch.randn_like(image), -0.2, 0.2)

@@ -26,6 +26,22 @@ def random_boxes(batch: int, shape: tuple[int, ...], low: float, high: float, de
     return mask
 
 
+def one_box(shape: tuple[int, ...], share: float, device: torch.device) -> Tensor:
+    """Boolean mask ``(1, 1, *shape)`` of one box anywhere in the image, ``share`` of every axis long (rounded down, 1 at least).
+
+    Its position comes from the CPU's random state, so that nothing is read back from the device.
+    """
+    dims = len(shape)
+    mask = torch.ones((1, 1) + (1,) * dims, dtype=torch.bool, device=device)
+    for axis, size in enumerate(shape):
+        side = max(1, int(size * share))
+        start = int(torch.randint(size - side + 1, ()))
+        position = torch.arange(size, device=device)
+        inside = (position >= start) & (position < start + side)
+        mask = mask & inside.view((1, 1) + (1,) * axis + (size,) + (1,) * (dims - axis - 1))
+    return mask
+
+
 def strong_intensity(image: Tensor) -> Tensor:
     """Brightness, contrast, gamma and blur drawn per sample, for normalised images ``(B, C, *spatial)``.
 

@@ -67,10 +67,7 @@ def test_hidden_labels_are_never_read(dataset, tmp_path):
     assert same(weights(clean), weights(other))
 
 
-@pytest.mark.parametrize(
-    "overlay",
-    ["method_supervised.yaml", "method_mean_teacher.yaml", "method_cross_teaching.yaml", "method_mcsc_paper.yaml"],
-)
+@pytest.mark.parametrize("overlay", sorted(path.name for path in (ROOT / "configs").glob("method_*.yaml")))
 def test_every_overlay_trains(dataset, run, tmp_path, overlay):
     assert train(dataset, tmp_path, overlay, max_epochs=1, cache_dir=str(run / "preprocessed")).exists()
 

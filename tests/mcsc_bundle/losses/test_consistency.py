@@ -2,15 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from mcsc_bundle.losses.consistency import (
+    certain_mse,
     confident_loss,
     entropy,
     hard_ce,
     hard_dice,
     pseudo_labels,
+    pyramid_consistency,
+    region_loss,
     sigmoid_rampup,
     softmax_mse,
 )
@@ -69,6 +73,86 @@ def test_softmax_mse_by_hand_and_never_into_the_teacher():
     value = softmax_mse(student, teacher)
     value.backward()
     assert value.item() == pytest.approx(1 / 16) and teacher.grad is None and student.grad.any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+class TestCertainMSE:
+    def test_against_loops(self, shape):
+        student, teacher = torch.randn(2, 2, 3, *shape)
+        certain = torch.rand(2, 1, *shape) < 0.5
+        p, q = (each.double().softmax(1).flatten(2).numpy() for each in (student, teacher))
+        mask, total, count = certain.flatten(1).numpy(), 0.0, 0
+        for b, v in zip(*np.nonzero(mask), strict=True):
+            count += 1
+            for c in range(3):
+                total += (p[b, c, v] - q[b, c, v]) ** 2
+        assert certain_mse(student, teacher, certain).item() == pytest.approx(total / (2 * count))
+
+    def test_certain_of_two_classes_everywhere_is_the_mean_square(self, shape):
+        student, teacher = torch.randn(2, 2, 2, *shape)
+        everywhere = torch.ones(2, 1, *shape, dtype=torch.bool)
+        assert torch.allclose(certain_mse(student, teacher, everywhere), softmax_mse(student, teacher))
+
+    def test_nothing_certain_is_zero_and_the_teacher_gets_no_gradient(self, shape):
+        student, teacher = (torch.randn(2, 3, *shape, requires_grad=True) for _ in range(2))
+        value = certain_mse(student, teacher, torch.zeros(2, 1, *shape, dtype=torch.bool))
+        value.backward()
+        assert value == 0 and not student.grad.any() and teacher.grad is None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+class TestPyramidConsistency:
+    def test_against_loops(self, shape):
+        logits = torch.randn(4, 2, 3, *shape)
+        p = logits.double().softmax(2).flatten(3).numpy()  # (scale, B, C, voxels)
+        scales, batch, classes, voxels = p.shape
+        total = 0.0
+        for s in range(scales):
+            weighted, trust, divergence = 0.0, 0.0, 0.0
+            for b in range(batch):
+                for v in range(voxels):
+                    mean = [sum(p[t, b, c, v] for t in range(scales)) / scales for c in range(classes)]
+                    d = sum(mean[c] * math.log(mean[c] / p[s, b, c, v]) for c in range(classes))
+                    trust += math.exp(-d) / (batch * voxels)
+                    divergence += d / (batch * voxels)
+                    for c in range(classes):
+                        weighted += (mean[c] - p[s, b, c, v]) ** 2 * math.exp(-d) / (batch * voxels * classes)
+            total += weighted / (trust + 1e-8) + divergence
+        assert pyramid_consistency(list(logits)).item() == pytest.approx(total / scales, rel=1e-5)
+
+    def test_agreement_is_zero(self, shape):
+        logits = torch.randn(2, 3, *shape)
+        assert pyramid_consistency([logits, logits + 7]).item() == pytest.approx(0, abs=1e-6)
+
+    def test_moves_every_scale_and_stays_finite_where_all_have_given_a_class_up(self, shape):
+        logits = [torch.randn(2, 3, *shape) for _ in range(3)]
+        for each in logits:
+            each[:, 2] -= 1000
+            each.requires_grad_()
+        pyramid_consistency(logits).backward()
+        assert all(each.grad.isfinite().all() and each.grad.any() for each in logits)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+class TestRegionLoss:
+    """Its value against loops: tests/mcsc_bundle/methods/test_rivals.py."""
+
+    def test_everywhere_it_is_the_supervised_loss_of_the_paper(self, shape):
+        logits, labels = draw(shape)
+        everywhere = torch.ones(1, 1, *shape, dtype=torch.bool)
+        assert torch.allclose(region_loss(logits, labels[:, 0], everywhere), paper_loss()(logits, labels))
+
+    def test_what_lies_outside_does_not_count(self, shape):
+        logits, labels = draw(shape)
+        region = torch.rand(1, 1, *shape) < 0.5
+        other = torch.where(region, labels, (labels + 1) % 3)
+        assert torch.equal(region_loss(logits, labels[:, 0], region), region_loss(logits, other[:, 0], region))
+
+    def test_nowhere_is_zero_and_backward_works(self, shape):
+        logits, labels = draw(shape)
+        value = region_loss(logits, labels[:, 0], torch.zeros(1, 1, *shape, dtype=torch.bool))
+        value.backward()
+        assert value == 0 and not logits.grad.any()
 
 
 @pytest.mark.parametrize(

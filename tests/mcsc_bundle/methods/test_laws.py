@@ -1,102 +1,136 @@
 """Laws every method keeps, in 2-D and 3-D."""
 
+import io
+
 import pytest
 import torch
 
-from mcsc_bundle.losses.segmentation import nnunet_loss
-from mcsc_bundle.methods import MCSC, CrossTeaching, MeanTeacher, MultiScaleContrast, PaperMCSC, Supervised
+from mcsc_bundle.methods import BCP, CPS, MCSC, UAMT, URPC, CrossTeaching, MeanTeacher, PaperMCSC, Supervised
 from mcsc_bundle.methods.ema import EMATeacher
-from mcsc_bundle.networks import NetworkPair
-from tests.plans import make_plan
+from tests.mcsc_bundle.methods.cases import (
+    METHODS,
+    SUPERVISED_TERMS,
+    batch_of,
+    build,
+    confident,
+    moved_by,
+    names_of_trained,
+)
 
-DIMENSIONS = ("slicewise", "3d", "anisotropic")
-METHODS = (Supervised, MeanTeacher, CrossTeaching, PaperMCSC, MCSC)
-
-
-def build(kind, method, seed=0):
-    plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2)
-    torch.manual_seed(seed)
-    networks = NetworkPair.from_plan(plan)
-    extra = {"contrast": MultiScaleContrast(plan, networks)} if issubclass(method, PaperMCSC) else {}
-    return plan, method(networks, nnunet_loss(), **extra)
+DIMENSIONS = ("slicewise", "3d")
 
 
-def batch_of(plan, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, plan.num_classes, (2, 1, *plan.patch_size), generator=generator)
-    return {"image": torch.randn(4, 1, *plan.patch_size, generator=generator), "label": label}
-
-
-def confident(method):
-    """A teacher that has not learnt yet is never sure; take whatever it says."""
-    if isinstance(method, MCSC):
-        method.confidence = 0.0
-    return method
-
-
-@pytest.mark.parametrize("kind", DIMENSIONS)
+@pytest.mark.parametrize("kind", (*DIMENSIONS, "anisotropic"))
 @pytest.mark.parametrize("method", METHODS)
-class TestEveryMethod:
+class TestLossOfEveryMethod:
     def test_terms_are_finite_scalars(self, kind, method):
         plan, module = build(kind, method)
         for progress in (0.0, 0.5, 1.0):
             for name, term in module(batch_of(plan), progress).items():
                 assert term.shape == () and torch.isfinite(term), name
 
-    def test_each_unsupervised_term_alone_moves_a_network_and_never_a_teacher(self, kind, method):
+    def test_each_term_alone_moves_a_trained_network_and_never_a_teacher(self, kind, method):
         plan, module = build(kind, method)
-        terms = confident(module)(batch_of(plan), 1.0)
-        for name, term in terms.items():
-            module.zero_grad()
-            term.backward(retain_graph=True)
-            moved = {
-                n
-                for n, net in module.named_children()
-                if any(p.grad is not None and p.grad.any() for p in net.parameters())
-            }
-            assert moved & {"cnn", "transformer"}, name
-            assert not any("teacher" in n for n in moved), name
+        by_unlabeled = set()
+        for name, term in confident(module)(batch_of(plan), 1.0).items():
+            moved = moved_by(module, term)
+            assert moved & names_of_trained(module), name
+            assert not any("teacher" in part for part in moved), name
+            if not name.startswith(SUPERVISED_TERMS):
+                by_unlabeled |= moved
+        assert by_unlabeled >= names_of_trained(module) or method is Supervised
 
-    def test_all_terms_together_move_every_trained_parameter(self, kind, method):
+    @pytest.mark.parametrize("progress", (0.0, 1.0))
+    def test_all_terms_together_reach_every_trained_parameter(self, kind, method, progress):
+        """DDP hangs or raises on a parameter without gradient."""
         plan, module = build(kind, method)
-        sum(confident(module)(batch_of(plan), 1.0).values()).backward()
+        sum(confident(module)(batch_of(plan), progress).values()).backward()
         still = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
         assert not still
 
-    def test_state_round_trips(self, kind, method):
+
+@pytest.mark.parametrize("kind", DIMENSIONS)
+@pytest.mark.parametrize("method", METHODS)
+class TestEveryMethod:
+    def test_reads_the_images_and_the_labels_of_the_labelled_patches_and_nothing_else(self, kind, method):
+        class Recorded(dict):
+            def __getitem__(self, key):
+                read.add(key)
+                return super().__getitem__(key)
+
+        read = set()
         plan, module = build(kind, method)
+        batch = batch_of(plan)
+        assert len(batch["image"]) == 4 and len(batch["label"]) == 2  # no label of the others exists
+        module(Recorded(batch, label_of_the_others=torch.zeros(0)), 1.0)
+        assert read == {"image", "label"}
+
+    def test_state_round_trips_through_a_file(self, kind, method):
+        plan, module = build(kind, method)
+        optimizer = torch.optim.SGD(module.parameter_groups(0.1))
+        for step in range(2):  # the teacher is then neither the student nor its copy
+            optimizer.zero_grad()
+            sum(module(batch_of(plan, seed=step), 0.5).values()).backward()
+            optimizer.step()
+            module.after_step(0.5)
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        file.seek(0)
         _, other = build(kind, method, seed=1)
-        module.after_step(0.0)
-        other.load_state_dict(module.state_dict())
-        results = []
+        other.load_state_dict(torch.load(file, weights_only=True))
+        losses = []
         for each in (module, other):
             torch.manual_seed(5)
-            results.append(sum(each(batch_of(plan), 0.5).values()))
-        assert torch.equal(*results)
+            losses.append(sum(each(batch_of(plan), 0.5).values()))
+            each.after_step(0.5)
+        assert torch.equal(*losses)
+        assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
 
     def test_without_unlabelled_patches_it_still_trains(self, kind, method):
         plan, module = build(kind, method)
-        batch = batch_of(plan)
-        loss = sum(module({"image": batch["image"][:2], "label": batch["label"]}, 0.5).values())
+        loss = sum(module(batch_of(plan, unlabeled=0), 0.5).values())
         loss.backward()
         assert torch.isfinite(loss)
 
+    def test_the_shipped_network_is_the_plan_s_and_one_of_the_branches(self, kind, method):
+        plan, module = build(kind, method)
+        assert module.branches()["cnn"] is module.shipped
+        assert module.shipped.state_dict().keys() == build(kind, METHODS[0])[1].cnn.state_dict().keys()
+        shape = (1, plan.num_classes, *plan.patch_size)
+        assert all(network(batch_of(plan)["image"][:1]).shape == shape for network in module.branches().values())
 
-@pytest.mark.parametrize("method", (CrossTeaching, PaperMCSC, MCSC))
-def test_unlabelled_weight_ramps_up(method):
-    plan, module = build("3d", method)
+
+@pytest.mark.parametrize("kind", DIMENSIONS)
+@pytest.mark.parametrize("method", (UAMT, CrossTeaching, CPS, URPC, PaperMCSC, MCSC))
+def test_unlabelled_weight_ramps_up(kind, method):
+    plan, module = build(kind, method)
     confident(module)
     values = []
     for progress in (0.0, 1.0):
         torch.manual_seed(0)
         terms = module(batch_of(plan), progress)
-        values.append(sum(v.item() for name, v in terms.items() if name.startswith(("cross", "strong"))))
+        ramped = [v.item() for name, v in terms.items() if not name.startswith((*SUPERVISED_TERMS, "contrast"))]
+        values.append(sum(ramped))
     assert values[0] / values[1] == pytest.approx(torch.exp(torch.tensor(-5.0)).item(), rel=1e-3)
 
 
 def test_mean_teacher_has_no_consistency_at_first():
     plan, module = build("3d", MeanTeacher)
     assert float(module(batch_of(plan), 0.0)["consistency"].detach()) == 0
+
+
+@pytest.mark.parametrize("kind", DIMENSIONS)
+def test_bcp_does_not_look_at_unlabelled_patches_in_pretraining(kind):
+    plan, module = build(kind, BCP)
+    batch = batch_of(plan)
+    losses = []
+    for image in (batch["image"], torch.cat((batch["image"][:2], torch.full_like(batch["image"][2:], torch.nan)))):
+        torch.manual_seed(0)
+        terms = module({"image": image, "label": batch["label"]}, 0.0)
+        assert terms.keys() == {"labeled_inside", "labeled_outside"}
+        losses.append(sum(terms.values()))
+    assert torch.equal(*losses)
+    assert "unlabeled_inside" in module(batch, module.pretraining)
 
 
 def test_cross_labels_cross_over():
