@@ -58,6 +58,11 @@ class TrainedRun:
             if self.branch != "cnn":
                 remedy = "A packed bundle may hold the CNN alone: use --branch cnn, or the --run_dir of the training."
             raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
+        if self.branch != "cnn" and "transformer" not in torch.load(path, map_location="cpu", weights_only=True):
+            raise SystemExit(
+                f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
+                "Use --branch cnn, or train with MCSC or cross teaching."
+            )
         return path
 
 

@@ -82,5 +82,5 @@ def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys):
     assert {row.split(",")[1] for row in rows[1:]} == {"free0", "free1"}
     assert "2 unlabelled cases" in capsys.readouterr().out
     torch.save({"cnn": pair.cnn.state_dict()}, tmp_path / "models" / "pair.pt")
-    with pytest.raises(SystemExit, match="one network"):
+    with pytest.raises(SystemExit, match="found no Transformer"):
         suggest(str(tmp_path))
