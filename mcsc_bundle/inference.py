@@ -153,14 +153,19 @@ class CaseEvaluator(SupervisedEvaluator):
                 torch.cuda.empty_cache()
         return engine.state.output
 
-    def finish(self) -> None:
-        """Show the table.
+    def finish(self, table: bool = True) -> None:
+        """Join the accounts of all processes and show them.
+
+        Args:
+            table: voxels and millilitres per class; without, only what was set aside.
 
         Raises:
             SystemExit: code 1 if a case was set aside.
         """
         self.predictions.gather()
-        if self.predictions.rank == 0:
+        if self.predictions.rank == 0 and table:
             log.info("Masks and summary.csv are in %s\n%s", self.predictions.folder, self.predictions.table())
         if self.predictions.failed:
+            for case, error in sorted(self.predictions.failed.items()) if not table else ():
+                log.error("set aside: %s: %s", case, error)
             raise SystemExit(1)

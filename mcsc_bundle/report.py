@@ -75,6 +75,7 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
         f"{page}<h1>{title}</h1>{body or '<p>Nothing was found in the run folder.</p>'}", encoding="utf-8"
     )
     os.replace(temporary, run / "report.html")
+    log.info("Report: %s", run / "report.html")
     return run / "report.html"
 
 
