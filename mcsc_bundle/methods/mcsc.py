@@ -6,14 +6,16 @@ On top of ``PaperMCSC``, with the same two networks:
   (FixMatch, Sohn et al. 2020; UniMatch, Yang et al. 2023), where the teacher is confident;
 - **mixing by boxes**: the strong view holds a box of a labelled patch with its true labels (bidirectional copy-paste,
   Bai et al. 2023) or of another unlabelled patch (CutMix, French et al. 2020);
-- **EMA teachers** of both networks, taking turns as in AD-MT (Zhao et al. 2024), so that a step pays for one more
-  forward pass only; the CNN's teacher is the network that is shipped;
+- **EMA teachers** of both networks, one of them in each step as in AD-MT (Zhao et al. 2024), so that a step pays for one
+  more forward pass only. AD-MT lets them take turns; here the one that knows the labelled patches better teaches more
+  often, since a Transformer of a small plan is far behind its CNN. The CNN's teacher is the network that is shipped;
 - **contrast** over the mixed patches, with anchors balanced by class and only confident pixels as keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from mcsc_bundle.methods.views import random_boxes, strong_intensity
 from mcsc_bundle.networks.pair import NetworkPair
 
 IGNORED = -1
+MEMORY = 0.95  # of the running supervised losses, per step
 
 
 class MCSC(PaperMCSC):
@@ -63,6 +66,8 @@ class MCSC(PaperMCSC):
         self.confidence, self.box_share, self.copy_paste = confidence, box_share, copy_paste
         self.cnn_teacher = EMATeacher(self.cnn, decay)
         self.transformer_teacher = EMATeacher(self.transformer, decay)
+        self.supervised_losses = (1.0, 1.0)  # running means, of the CNN and of the Transformer
+        self._latest = torch.ones(2)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Terms ``supervised_*``, ``strong_*`` for both networks and ``contrast_1``, ``contrast_2``, ..."""
@@ -75,6 +80,7 @@ class MCSC(PaperMCSC):
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = self.supervised_terms(logits, label)
+        self._latest = torch.stack([terms["supervised_cnn"], terms["supervised_transformer"]]).detach()
         if len(weak):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
             for name, both in zip(("cnn", "transformer"), logits, strict=True):
@@ -105,13 +111,26 @@ class MCSC(PaperMCSC):
         return torch.cat((labeled, mixed)), torch.where(box[:, 0], partner_target, pseudo)
 
     def teacher(self) -> EMATeacher:
-        """The teacher whose turn it is."""
-        return self.cnn_teacher if self.cnn_teacher.updates % 2 else self.transformer_teacher
+        """The teacher of this step, drawn with a chance in proportion to ``1 / supervised loss^2`` of its network."""
+        cnn, transformer = (max(loss, 1e-3) ** -2 for loss in self.supervised_losses)
+        return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:
-        """Both teachers follow."""
+        """Both teachers follow; the running losses too (the step has just waited for the device, so this does not)."""
         self.cnn_teacher.update(self.cnn)
         self.transformer_teacher.update(self.transformer)
+        pairs = zip(self.supervised_losses, self._latest.tolist(), strict=True)
+        cnn, transformer = (MEMORY * before + (1 - MEMORY) * now for before, now in pairs)
+        self.supervised_losses = (cnn, transformer)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The running losses, so that a resumed training draws the same teachers."""
+        return {"supervised_losses": list(self.supervised_losses)}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``get_extra_state``."""
+        cnn, transformer = state["supervised_losses"]
+        self.supervised_losses = (float(cnn), float(transformer))
 
     @property
     def shipped(self) -> nn.Module:

@@ -192,3 +192,15 @@ class TestStrongView:
         module.confidence, module.copy_paste = 2.0, 0.0
         batch = batch_of(plan)
         assert (module.strong_view(batch["image"][:2], batch["label"][:, 0], batch["image"][2:])[1] == -1).all()
+
+
+def test_the_network_that_knows_the_labelled_patches_better_teaches_more_often():
+    _, method = build("2d", MCSC)
+    assert isinstance(method, MCSC)
+    method.supervised_losses = (0.2, 0.4)  # chances 25 : 6.25
+    torch.manual_seed(0)
+    drawn = [method.teacher() is method.cnn_teacher for _ in range(2000)]
+    assert abs(sum(drawn) / 2000 - 0.8) < 0.03
+    method._latest = torch.tensor([1.2, 0.4])
+    method.after_step(0.5)
+    assert method.supervised_losses == pytest.approx((0.25, 0.4))
