@@ -2,6 +2,10 @@
 
 python -m preprocessing DATASET --output_dir RUN [--num_labeled N ...]   measure, plan and preprocess a data set
 python -m preprocessing show RUN                                         the plan with its reasons
+python -m preprocessing plan --fingerprint dataset_fingerprint.json --dataset_json dataset.json --networks cnn \
+    --memory_gb 8 --output plan.json                                     nnU-Net's plan from its fingerprint, no image
+python -m preprocessing plan --nnunet_plans nnUNetPlans.json --dataset_json dataset.json \
+    [--configuration 3d_fullres] --output plan.json                      nnU-Net's plan as it stands
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import fire
 
 from mcsc_bundle.plan import Fingerprint, Plan
 from preprocessing.explain import explain
+from preprocessing.plan_from_files import plan_from_files
 from preprocessing.prepare import USER_ERRORS, prepare
 
 
@@ -37,7 +42,28 @@ def show(run_dir: str) -> None:
     print(explain(Plan.load(folder / "plan.json"), fingerprint))
 
 
-VERBS = {"run": run, "show": show}
+def plan(
+    output: str,
+    dataset_json: str | None = None,
+    fingerprint: str | None = None,
+    nnunet_plans: str | None = None,
+    **options: object,
+) -> None:
+    """Write a plan from files alone, without any image.
+
+    Args:
+        output: ``plan.json`` to write; in a run folder, training takes it as it stands.
+        dataset_json: nnU-Net's, beside either of its files.
+        fingerprint: nnU-Net's ``dataset_fingerprint.json``, or a ``fingerprint.json`` of ours (without dataset_json).
+        nnunet_plans: nnU-Net's ``nnUNetPlans.json``, instead of a fingerprint.
+        **options: see ``plan_from_nnunet``, ``make_plan`` and ``import_nnunet_plans``.
+    """
+    made = plan_from_files(fingerprint, nnunet_plans, dataset_json, **options)
+    made.save(str(output))
+    print(explain(made))
+
+
+VERBS = {"run": run, "show": show, "plan": plan}
 
 
 def main(arguments: list[str]) -> None:
