@@ -6,6 +6,9 @@ python -m preprocessing plan --fingerprint dataset_fingerprint.json --dataset_js
     --memory_gb 8 --output plan.json                                     nnU-Net's plan from its fingerprint, no image
 python -m preprocessing plan --nnunet_plans nnUNetPlans.json --dataset_json dataset.json \
     [--configuration 3d_fullres] --output plan.json                      nnU-Net's plan as it stands
+python -m preprocessing check DATASET_OR_RUN                             read every case; what is wrong with which
+python -m preprocessing clean RUN [--dry_run]                            free stored cases that no plan uses any more
+python -m preprocessing export DATASET OUTPUT --dataset_id 501           in nnU-Net's folder layout
 """
 
 from __future__ import annotations
@@ -17,7 +20,11 @@ from pathlib import Path
 import fire
 
 from mcsc_bundle.plan import Fingerprint, Plan
+from preprocessing.check import check as check_cases
+from preprocessing.check import table
+from preprocessing.clean import find_unused, listing, remove
 from preprocessing.explain import explain
+from preprocessing.export import export as export_dataset
 from preprocessing.plan_from_files import plan_from_files
 from preprocessing.prepare import USER_ERRORS, prepare
 
@@ -63,7 +70,48 @@ def plan(
     print(explain(made))
 
 
-VERBS = {"run": run, "show": show, "plan": plan}
+def check(folder: str, workers: int | None = None, cache_dir: str | None = None) -> None:
+    """Read every case of a data set, or every stored case of a run, and print what is wrong. Exits 1 if any is rejected.
+
+    Args:
+        folder: data set or run folder.
+        workers: processes; ``None`` takes what cores, memory and the amount of data suggest.
+        cache_dir: of a run whose preprocessed cases lie elsewhere.
+    """
+    findings, notes = check_cases(Path(str(folder)), workers, Path(str(cache_dir)) if cache_dir else None)
+    print(table(findings, notes))
+    if any(finding.problem for finding in findings):
+        raise SystemExit(1)
+
+
+def clean(run_dir: str, dry_run: bool = False) -> None:
+    """Remove stored cases that no plan of the run uses any more, and list what that frees.
+
+    Args:
+        run_dir: the run folder.
+        dry_run: list only.
+    """
+    unused = find_unused(Path(str(run_dir)))
+    text = listing(unused, removed=not dry_run)
+    if not dry_run:
+        remove(unused)
+    print(text)
+
+
+def export(dataset_dir: str, output_dir: str, dataset_id: int, **options: object) -> None:
+    """Write a data set in nnU-Net's folder layout.
+
+    Args:
+        dataset_dir: folder of scans.
+        output_dir: nnU-Net's ``nnUNet_raw``.
+        dataset_id: 1 to 999.
+        **options: see ``preprocessing.export.export``.
+    """
+    folder, rejected = export_dataset(str(dataset_dir), str(output_dir), dataset_id, **options)  # type: ignore[arg-type]
+    print(f"{folder}: exported; {len(rejected)} cases left out.")
+
+
+VERBS = {"run": run, "show": show, "plan": plan, "check": check, "clean": clean, "export": export}
 
 
 def main(arguments: list[str]) -> None:
