@@ -150,7 +150,8 @@ def _write_declarations(
     if not labeled:
         name, reason = next(iter(rejected.items()))
         raise DatasetError(f"{dataset.root}: no labelled case can be exported. The first, {name}: {reason}")
-    groups = {case.name: case.group for case in dataset.cases if case.name not in rejected}
+    exported = {*split.labeled, *split.unlabeled, *split.test} - set(rejected)
+    groups = {case.name: case.group for case in dataset.cases if case.name in exported}
     declared = {
         "name": dataset.name,
         "channel_names": {str(index): name for index, name in enumerate(dataset.channel_names)},

@@ -84,6 +84,13 @@ def test_hidden_labels_are_not_exported_and_test_cases_apart(tmp_path) -> None:
     assert count == {"imagesTr": 2, "labelsTr": 2, "imagesUn": 5, "imagesTs": 1, "labelsTs": 1}
 
 
+def test_a_part_of_a_data_set_reads_back(tmp_path) -> None:
+    (tmp_path / "split.json").write_text(json.dumps({"labeled": ["b", "c"], "unlabeled": [], "test": []}))
+    data = decathlon(tmp_path / "data", list("abcd"))
+    folder, _ = export(data, tmp_path / "raw", 1, split_file=tmp_path / "split.json")
+    assert [case.name for case in read_dataset(folder).cases] == ["b", "c"]
+
+
 def test_folds_part_no_patient(tmp_path) -> None:
     names = [f"p{patient}_{phase}" for patient in range(6) for phase in ("ED", "ES")]
     folder, _ = export(decathlon(tmp_path / "data", names), tmp_path / "raw", 1)
@@ -106,7 +113,7 @@ def test_a_bad_case_is_left_out_by_name(tmp_path) -> None:
 def test_a_taken_number_is_refused_and_nothing_half_written_stays(tmp_path) -> None:
     data, raw = decathlon(tmp_path / "data", ["a"]), tmp_path / "raw"
     export(data, raw, 5)
-    with pytest.raises(DatasetError, match="dataset_id=5, which is that of .*Dataset005_Tiny"):
+    with pytest.raises(DatasetError, match=r"dataset_id=5, which is that of .*Dataset005_Tiny"):
         export(data, raw, 5)
     (data / "imagesTr" / "a.nii.gz").write_bytes(b"no image")
     with pytest.raises(DatasetError, match="no labelled case can be exported"):
