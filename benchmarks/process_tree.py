@@ -6,6 +6,7 @@ read directly, ten times a second, so nothing needs to be installed in either en
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -23,11 +24,13 @@ class Cost:
 
     Args:
         seconds: wall time.
+        cpu_seconds: of all processes together, which another load on the machine changes less.
         peak_gb: largest memory of the process tree, in 1e9 bytes.
         processes: most processes at once.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_gb: float
     processes: int
 
@@ -39,15 +42,17 @@ def run(command: Sequence[str], env: Mapping[str, str], log: Path) -> Cost:
         SystemExit: it failed; the message holds the end of its output, all of which is in ``log``.
     """
     peak, most, began = 0, 1, time.perf_counter()
+    cpu: dict[int, float] = {}
     with log.open("wb") as output, subprocess.Popen(command, env=env, stdout=output, stderr=output) as process:
         while process.poll() is None:
             tree = _tree(process.pid)
+            cpu |= {each: _cpu_seconds(each) or cpu.get(each, 0.0) for each in tree}
             peak, most = max(peak, sum(map(_pss_bytes, tree))), max(most, len(tree))
             time.sleep(INTERVAL_S)
     seconds = time.perf_counter() - began
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{log.read_text()[-TAIL:]}")
-    return Cost(round(seconds, 2), round(peak / 1e9, 3), most)
+    return Cost(round(seconds, 2), round(sum(cpu.values()), 1), round(peak / 1e9, 3), most)
 
 
 def _tree(root: int) -> list[int]:
@@ -71,3 +76,11 @@ def _pss_bytes(process: int) -> int:
     except OSError:
         return 0
     return int(match[1]) * 1024 if match else 0
+
+
+def _cpu_seconds(process: int) -> float:
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
