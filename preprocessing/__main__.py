@@ -2,42 +2,26 @@
 
 python -m preprocessing DATASET --output_dir RUN [--num_labeled N ...]   measure, plan and preprocess a data set
 python -m preprocessing show RUN                                         the plan with its reasons
+python -m preprocessing plan --fingerprint dataset_fingerprint.json --dataset_json dataset.json --networks cnn \
+    --memory_gb 8 --output plan.json                                     nnU-Net's plan from its fingerprint, no image
+python -m preprocessing plan --nnunet_plans nnUNetPlans.json --dataset_json dataset.json \
+    [--configuration 3d_fullres] --output plan.json                      nnU-Net's plan as it stands
+python -m preprocessing check DATASET_OR_RUN                             read every case; what is wrong with which
+python -m preprocessing clean RUN [--dry_run]                            free stored cases that no plan uses any more
+python -m preprocessing export DATASET OUTPUT --dataset_id 501           in nnU-Net's folder layout
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from pathlib import Path
 
 import fire
 
-from mcsc_bundle.plan import Fingerprint, Plan
-from preprocessing.explain import explain
-from preprocessing.prepare import USER_ERRORS, prepare
+from preprocessing.parallel import start_server
 
-
-def run(dataset_dir: str, output_dir: str, **options: object) -> None:
-    """Measure, plan and preprocess a data set.
-
-    Args:
-        dataset_dir: folder of scans.
-        output_dir: run folder to write.
-        **options: see ``preprocessing.prepare.prepare``.
-    """
-    prepare(str(dataset_dir), str(output_dir), **options)  # type: ignore[arg-type]
-    show(output_dir)
-
-
-def show(run_dir: str) -> None:
-    """Print the plan of a run folder with the reason for each choice."""
-    folder = Path(str(run_dir))
-    measured = folder / "fingerprint.json"
-    fingerprint = Fingerprint.load(measured) if measured.exists() else None
-    print(explain(Plan.load(folder / "plan.json"), fingerprint))
-
-
-VERBS = {"run": run, "show": show}
+VERBS = ("run", "show", "plan", "check", "clean", "export")
 
 
 def main(arguments: list[str]) -> None:
@@ -45,10 +29,22 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
         arguments = ["run", *arguments]
+    if _wants_processes(arguments):
+        start_server()
+    from preprocessing import verbs  # seconds of imports, while the server does its own
+    from preprocessing.prepare import USER_ERRORS
+
     try:
-        fire.Fire(VERBS, command=arguments, name="python -m preprocessing")
+        fire.Fire({verb: getattr(verbs, verb) for verb in VERBS}, command=arguments, name="python -m preprocessing")
     except USER_ERRORS as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def _wants_processes(arguments: list[str]) -> bool:
+    """Whether the user asked for more than one worker."""
+    options = " ".join(arguments).replace("=", " ")
+    asked = re.search(r"--workers (\d+)", options)
+    return asked is not None and int(asked[1]) > 1
 
 
 if __name__ == "__main__":

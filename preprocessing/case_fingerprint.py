@@ -51,11 +51,11 @@ def measure_case(
             declared, a constant channel, or image and label lie on different grids.
     """
     image = load_image(case.images)
-    _check_channels(image, case, channel_names)
+    check_channels(image, case, channel_names)
     classes = None
     if labeled and case.label is not None:
         label = load_label(case.label)
-        _check_grid(image, label, case)
+        check_grid(image, label, case)
         classes = class_indices(_as_stored(label)[0], labels, case.label)
     voxels = _as_stored(image)
     shape, cropped = voxels.shape[:0:-1], tuple(part.stop - part.start for part in reversed(bounding_box(voxels)))
@@ -147,7 +147,8 @@ def content_hash(voxels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str]) -> None:
+def check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str]) -> None:
+    """Raises ``ImageError`` if there are other channels than declared."""
     if image.shape[0] == len(channel_names):
         return
     files = ", ".join(str(path) for path in case.images)
@@ -158,7 +159,8 @@ def _check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str])
     )
 
 
-def _check_grid(image: MetaTensor, label: MetaTensor, case: Case) -> None:
+def check_grid(image: MetaTensor, label: MetaTensor, case: Case) -> None:
+    """Raises ``ImageError`` if image and label lie on different grids."""
     if image.shape[1:] != label.shape[1:]:
         raise ImageError(
             f"{case.label}: expected the image's shape {tuple(image.shape[1:])}, received {tuple(label.shape[1:])}. "

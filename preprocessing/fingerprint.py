@@ -50,9 +50,22 @@ def measure(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
     Raises:
         DatasetError: no labelled case can be used, or none has a foreground voxel.
     """
+    fingerprint, rejected = examine(dataset, split, workers)
+    for name, reason in rejected.items():
+        log.warning("Set aside %s: %s", name, reason)
+    _check_labeled(fingerprint, dataset, rejected)
+    return fingerprint, rejected
+
+
+def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple[Fingerprint, dict[str, str]]:
+    """``measure``, also where no labelled case can be used: what was found of the cases there are.
+
+    Raises:
+        DatasetError: nothing declares the labels, and the label files hold none.
+    """
     cases = {case.name: case for case in dataset.cases}
     roles = {**dict.fromkeys(split.unlabeled, False), **dict.fromkeys((*split.labeled, *split.test), True)}
-    labels = dataset.labels or _labels_in(dataset, [cases[name] for name in split.labeled], workers)
+    labels = dataset.labels or labels_in(dataset, [cases[name] for name in split.labeled], workers)
     limit = MAX_FOREGROUND // max(1, len(split.labeled))
     arguments = {
         name: (cases[name], roles[name], dataset.channel_names, labels, 0 if name in set(split.test) else limit)
@@ -61,8 +74,6 @@ def measure(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
     measured, rejected = _run(arguments, workers)
     image_dims = _set_aside_other_dims(measured, rejected)
     _set_aside_duplicates(measured, rejected, split)
-    for name in sorted(rejected):
-        log.warning("Set aside %s: %s", name, rejected[name])
     training = [measured[name] for name in sorted(measured) if name not in set(split.test)]
     fingerprint = Fingerprint(
         dataset_name=dataset.name,
@@ -72,7 +83,6 @@ def measure(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
         cases=tuple(case.fingerprint for case in training),
         foreground=_foreground([case.foreground for case in training]),
     )
-    _check_labeled(fingerprint, dataset, rejected)
     comparable, _ = keep_slices_together(fingerprint)
     warnings = (*_label_warnings(fingerprint), *differences(comparable))
     return dataclasses.replace(fingerprint, warnings=warnings), dict(sorted(rejected.items()))
@@ -94,7 +104,7 @@ def _run(
     return measured, rejected
 
 
-def _labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) -> dict[str, int]:
+def labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) -> dict[str, int]:
     """Names for label values that nothing declares: ``class_VALUE`` for each value in the labelled cases.
 
     Raises:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,9 @@ WORTH_PROCESSES_BYTES = 256 * 2**20  # below this much to read, a process takes 
 MEMORY_PER_FILE_BYTE = 24  # compressed 16-bit voxels become float32 (about 6 times as much), held up to four times
 MAX_WORKERS = 16
 MEMORY_FILES = {"/proc/meminfo": "MemAvailable:", "/sys/fs/cgroup/memory.max": "^"}
+
+PRELOAD = ["preprocessing.case_fingerprint", "preprocessing.preprocess"]
+"""What workers need: imported once in a server that they are forked from, so that they start at once and share it."""
 
 KILLED = "its process was killed, most likely for lack of memory: use fewer workers, or crop the scan"
 
@@ -79,6 +82,12 @@ def _text(path: str) -> str:
         return ""
 
 
+def start_server() -> None:
+    """Let the server that workers are forked from begin its imports now; it is started when needed in any case."""
+    if _context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
 def _in_turn(function: Callable[..., Any], arguments: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
     for case, given in arguments.items():
         yield case, _attempt(function, *given)
@@ -103,8 +112,7 @@ def _until_broken(
 ) -> Iterator[tuple[str, Any]]:
     """Results until all cases are done or a process is killed."""
     waiting = iter(list(arguments.items()))  # a copy, as the caller takes out what is done
-    context = multiprocessing.get_context("spawn")  # forking a process that has run torch or a data loader can hang
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=_context(), initializer=_one_thread) as pool:
         running: dict[Future, str] = {}
         try:
             while True:
@@ -119,6 +127,21 @@ def _until_broken(
             log.warning(
                 "A process was killed while working on one of %s; trying these one by one.", ", ".join(running.values())
             )
+
+
+def _context() -> Any:
+    """Forking this process, which may have run torch or a data loader, could hang; forking a server that only imports cannot."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:

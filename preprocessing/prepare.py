@@ -29,7 +29,7 @@ from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = "preset, plan_from, dimensions, memory_gb or device"
+_OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
 
 USER_ERRORS = (DatasetError, ImageError, PlanError)
 
@@ -71,6 +71,7 @@ def prepare(
     dimensions: int | str = "auto",
     memory_gb: float | None = None,
     device: str = "auto",
+    networks: str = "pair",
     cache_dir: str | None = None,
     workers: int | None = None,
     demo_dir: str | None = None,
@@ -92,6 +93,7 @@ def prepare(
         dimensions: 2, 3 or ``auto``.
         memory_gb: memory budget; ``None`` takes what the device has.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
+        networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
         cache_dir: folder of preprocessed cases, to share among runs; ``None`` takes ``output_dir/preprocessed``.
         workers: processes; ``None`` takes what cores and memory allow.
         demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
@@ -111,8 +113,8 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    options = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device}
-    plan = _plan(run, fingerprint, measured, preset, plan_from, options)
+    choices = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device, "networks": networks}
+    plan = _plan(run, fingerprint, measured, preset, plan_from, choices)
     prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()

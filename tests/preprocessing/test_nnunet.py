@@ -35,10 +35,31 @@ def write(folder, spacing=(3.0, 1.0, 1.0), shape=(20, 64, 64), cases=4, **declar
     return files
 
 
-def test_axes_keep_the_order_of_the_file(tmp_path) -> None:
-    plan = plan_from_nnunet(*write(tmp_path), memory_gb=8, device="cuda", networks="cnn")
-    assert plan.spacing_mm == (3, 1, 1)
-    assert plan.orientation == "SAR"
+@pytest.mark.parametrize(
+    ("spacing", "ours", "axes"),
+    [((3, 1, 1), (3, 1, 1), "SAR"), ((1, 3, 1.5), (3, 1, 1.5), "ASR"), ((1, 1.5, 3), (3, 1, 1.5), "RSA")],
+)
+def test_axes_are_in_the_order_of_nnunets_plans(tmp_path, spacing, ours, axes) -> None:
+    plan = plan_from_nnunet(*write(tmp_path, spacing=spacing, shape=(40, 40, 40)))
+    assert (plan.spacing_mm, plan.orientation) == (ours, axes)
+
+
+def test_thick_slices_are_planned_in_3d_as_nnunet_does(tmp_path) -> None:
+    assert plan_from_nnunet(*write(tmp_path, spacing=(9, 1, 1))).spatial_dims == 3
+
+
+def test_single_slices_are_planned_in_2d_as_nnunet_does(tmp_path) -> None:
+    plan = plan_from_nnunet(*write(tmp_path, spacing=(9, 1, 1), shape=(1, 64, 64)))
+    assert (plan.spatial_dims, plan.slice_axis, plan.spacing_mm) == (2, 0, (None, 1, 1))
+
+
+def test_a_flat_axis_that_is_not_the_coarsest_stays_3d_as_in_nnunet(tmp_path) -> None:
+    plan = plan_from_nnunet(*write(tmp_path, shape=(64, 64, 1)))
+    assert plan.patch_size == (64, 64, 1)
+
+
+def test_the_plan_is_for_a_gpu_unless_asked_otherwise(tmp_path) -> None:
+    assert plan_from_nnunet(*write(tmp_path)).cnn.features[0] == 32
 
 
 def test_statistics_and_kept_ratio_arrive(tmp_path) -> None:
@@ -65,8 +86,9 @@ def test_regions_take_their_values_from_their_order(tmp_path) -> None:
     assert fingerprint.labels == {"background": 0, "whole": 1, "core": 2, "ignore": 4}
 
 
-def test_regions_without_an_order_are_refused(tmp_path) -> None:
-    files = write(tmp_path, labels={"background": 0, "whole": [1, 2]}, regions_class_order=[])
+@pytest.mark.parametrize("order", [{"regions_class_order": []}, {}])
+def test_regions_without_an_order_are_refused(tmp_path, order) -> None:
+    files = write(tmp_path, labels={"background": 0, "whole": [1, 2]}, **order)
     with pytest.raises(PlanError, match="one value in 'regions_class_order' per region"):
         read_nnunet_fingerprint(*files)
 
@@ -83,3 +105,26 @@ def test_another_json_file_is_refused(tmp_path) -> None:
     fingerprint, dataset = write(tmp_path)
     with pytest.raises(PlanError, match="dataset_fingerprint"):
         read_nnunet_fingerprint(dataset, fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spacings": [[3, 1]] * 4}, "three positive numbers .* in 'spacings', received .* for case 0"),
+        ({"spacings": [[3, 1, 1]] * 3 + [[3, 0, 1]]}, "received .* for case 3"),
+        ({"spacings": [[3, 1, float("nan")]] * 4}, "three positive numbers"),
+        ({"shapes_after_crop": [[20, 64, 64]] * 3}, "as many 'shapes_after_crop' as 'spacings', received 3 and 4"),
+        ({"foreground_intensity_properties_per_channel": {"0": {}}}, "the numbers mean, median"),
+    ],
+)
+def test_entries_that_cannot_be_are_named_with_file_and_remedy(tmp_path, change, words) -> None:
+    fingerprint, dataset = write(tmp_path)
+    fingerprint.write_text(json.dumps({**json.loads(fingerprint.read_text()), **change}))
+    with pytest.raises(PlanError, match=f"(?s)dataset_fingerprint.json: .*{words}.*extract the fingerprint again"):
+        read_nnunet_fingerprint(fingerprint, dataset)
+
+
+@pytest.mark.parametrize(("entry", "value"), [("labels", None), ("labels", []), ("channel_names", None)])
+def test_an_incomplete_dataset_json_is_named(tmp_path, entry, value) -> None:
+    with pytest.raises(PlanError, match=f"dataset.json: .*{entry}.* Give nnU-Net's dataset.json"):
+        read_nnunet_fingerprint(*write(tmp_path, **{entry: value}))

@@ -1,0 +1,171 @@
+"""A data set in nnU-Net's folder layout, so that nnU-Net can be run on the same cases.
+
+Labelled cases go to ``imagesTr`` and ``labelsTr``, unlabelled ones to ``imagesUn``, which nnU-Net does not look at and
+``preprocessing.dataset`` reads as unlabelled again (``imagesTs`` would make them test cases); a test part, if one is asked
+for, to ``imagesTs`` and ``labelsTs``. ``splits_final.json`` holds our folds, which part no patient's scans.
+
+Source: nnU-Net v2 ``documentation/dataset_format.md`` and ``verify_dataset_integrity.py``: one file per channel, labels
+0, 1, 2, ... on exactly the image's grid.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from mcsc_bundle.io import load_image, load_label
+from mcsc_bundle.writer import write_like
+from preprocessing.case_fingerprint import check_channels, check_grid, class_indices
+from preprocessing.dataset import Case, Dataset, read_dataset
+from preprocessing.fingerprint import labels_in
+from preprocessing.folders import DatasetError
+from preprocessing.parallel import choose_workers, map_cases
+from preprocessing.split import Split, make_split
+
+log = logging.getLogger(__name__)
+
+ENDING = ".nii.gz"
+MAX_ID = 999
+PARTS = {"labeled": "Tr", "unlabeled": "Un", "test": "Ts"}
+
+
+def export(
+    dataset_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    dataset_id: int,
+    workers: int | None = None,
+    **split_options: Any,
+) -> tuple[Path, dict[str, str]]:
+    """Write ``output_dir/DatasetXXX_Name``, whole or not at all.
+
+    Images that nnU-Net reads as they are get copied byte by byte; others (4-D, .mha, pictures, ...) are written as one
+    NIfTI file per channel. Labels are renumbered 0, 1, 2, ... in the order of ``dataset.json``.
+
+    Args:
+        dataset_dir: Decathlon, nnU-Net or bare folder.
+        output_dir: nnU-Net's ``nnUNet_raw``.
+        dataset_id: 1 to 999.
+        workers: processes; ``None`` takes what cores, memory and the amount of data suggest.
+        **split_options: of ``make_split`` (``num_labeled``, ``num_test``, ``split_seed``, ``split_file``), for the same
+            labelled, unlabelled and test cases as in a training of ours.
+
+    Returns:
+        The folder, and the reason for each case that was left out.
+
+    Raises:
+        DatasetError: the data set cannot be used, the number is taken, or no labelled case is left.
+    """
+    dataset = read_dataset(dataset_dir)
+    split = make_split(dataset, **split_options)
+    folder = _new_folder(Path(output_dir), dataset_id, dataset.name)
+    cases = {case.name: case for case in dataset.cases}
+    labels = dataset.labels or labels_in(dataset, [cases[name] for name in split.labeled], workers)
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    arguments = {
+        name: (cases[name], part, dataset.channel_names, labels, work)
+        for part in PARTS
+        for name in getattr(split, part)
+    }
+    files = {name: given[0].images for name, given in arguments.items()}
+    rejected = {}
+    try:
+        for name, result in map_cases(export_case, arguments, choose_workers(files, workers), "Exporting"):
+            if isinstance(result, OSError):
+                raise result
+            if isinstance(result, Exception):
+                rejected[name] = str(result) or type(result).__name__
+                log.warning("Left out %s: %s", name, rejected[name])
+        _write_declarations(work, dataset, labels, split, rejected)
+        os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder, rejected
+
+
+def export_case(case: Case, part: str, channel_names: Sequence[str], labels: Mapping[str, int], folder: Path) -> None:
+    """Check and write one case.
+
+    Args:
+        case: its files; the label is opened unless the part is ``unlabeled``.
+        part: a key of ``PARTS``.
+        channel_names, labels: declared.
+        folder: of the data set.
+
+    Raises:
+        ImageError: the case cannot be used.
+    """
+    image = load_image(case.images)
+    check_channels(image, case, channel_names)
+    classes = None
+    if part != "unlabeled" and case.label is not None:
+        label = load_label(case.label)
+        check_grid(image, label, case)
+        classes = class_indices(np.asarray(label)[0], labels, case.label)
+    as_they_are = _readable_by_nnunet(case.images)
+    for index, channel in enumerate(np.asarray(image)):
+        path = folder / f"images{PARTS[part]}" / f"{case.name}_{index:04d}{ENDING}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if as_they_are:
+            shutil.copyfile(case.images[index], path)
+        else:
+            write_like(channel[None], case.images[0], path)
+    if classes is not None:
+        write_like(classes[None], case.images[0], folder / f"labels{PARTS[part]}" / f"{case.name}{ENDING}")
+
+
+def _readable_by_nnunet(images: Sequence[Path]) -> bool:
+    """One channel per file, ``.nii.gz``, and headers that agree to the last bit, which nnU-Net asks for."""
+    if not all(path.name.endswith(ENDING) for path in images):
+        return False
+    headers: list[Any] = [nib.load(path) for path in images]
+    first = headers[0]
+    return all(len(each.shape) <= 3 and np.array_equal(each.affine, first.affine) for each in headers)
+
+
+def _new_folder(output: Path, dataset_id: int, name: str) -> Path:
+    if not (isinstance(dataset_id, int) and 1 <= dataset_id <= MAX_ID):
+        raise DatasetError(f"expected dataset_id to be a number from 1 to {MAX_ID}, received {dataset_id!r}.")
+    taken = sorted(output.glob(f"Dataset{dataset_id:03d}_*"))
+    if taken:
+        raise DatasetError(
+            f"expected a free number, received dataset_id={dataset_id}, which is that of {taken[0]}. nnU-Net takes each "
+            f"number once: choose another, or delete that folder."
+        )
+    return output / f"Dataset{dataset_id:03d}_{re.sub('[^0-9A-Za-z]+', '', name) or 'Dataset'}"
+
+
+def _write_declarations(
+    folder: Path, dataset: Dataset, labels: Mapping[str, int], split: Split, rejected: Mapping[str, str]
+) -> None:
+    labeled = [name for name in split.labeled if name not in rejected]
+    if not labeled:
+        name, reason = next(iter(rejected.items()))
+        raise DatasetError(f"{dataset.root}: no labelled case can be exported. The first, {name}: {reason}")
+    exported = {*split.labeled, *split.unlabeled, *split.test} - set(rejected)
+    groups = {case.name: case.group for case in dataset.cases if case.name in exported}
+    declared = {
+        "name": dataset.name,
+        "channel_names": {str(index): name for index, name in enumerate(dataset.channel_names)},
+        "labels": {name if index else "background": index for index, name in enumerate(labels)},  # nnU-Net's own name
+        "numTraining": len(labeled),
+        "file_ending": ENDING,
+        "groups": groups,
+    }
+    _write(folder / "dataset.json", declared)
+    if len(split.folds) > 1:
+        folds = [{part: [name for name in getattr(fold, part) if name not in rejected] for part in ("train", "val")}
+                 for fold in split.folds]  # fmt: skip
+        _write(folder / "splits_final.json", folds)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
