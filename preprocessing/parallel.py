@@ -6,10 +6,12 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +84,29 @@ def _text(path: str) -> str:
         return ""
 
 
-def start_server() -> None:
-    """Let the server that workers are forked from begin its imports now; it is started when needed in any case."""
-    if _context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
+def allow_fork() -> None:
+    """Say that this process has done nothing but imports, so that its first workers may be forked from it.
+
+    They then start at once and share what is imported; torch and MONAI take seconds and 0.4 GB in each process that
+    imports them itself. They stay for later calls of ``map_cases``.
+    """
+    _forked.allowed = sys.platform == "linux"
+
+
+@dataclass
+class _Forked:
+    """The workers forked from this process, if it may have any."""
+
+    allowed: bool = False
+    workers: int = 0
+    pool: ProcessPoolExecutor | None = None
+
+
+_forked = _Forked()
 
 
 def _in_turn(function: Callable[..., Any], arguments: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
+    _forked.allowed = False  # what is called may start threads, which a fork would lose
     for case, given in arguments.items():
         yield case, _attempt(function, *given)
 
@@ -112,7 +130,7 @@ def _until_broken(
 ) -> Iterator[tuple[str, Any]]:
     """Results until all cases are done or a process is killed."""
     waiting = iter(list(arguments.items()))  # a copy, as the caller takes out what is done
-    with ProcessPoolExecutor(workers, mp_context=_context(), initializer=_one_thread) as pool:
+    with _pool(workers) as pool:
         running: dict[Future, str] = {}
         try:
             while True:
@@ -124,12 +142,26 @@ def _until_broken(
                     result = future.result()
                     yield running.pop(future), result
         except BrokenProcessPool:
+            _forked.pool = None
             log.warning(
                 "A process was killed while working on one of %s; trying these one by one.", ", ".join(running.values())
             )
 
 
-def _context() -> Any:
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers forked from this process, where that is allowed and there are enough; else from a server that only imports."""
+    if _forked.allowed:
+        _forked.allowed, _forked.workers = False, workers
+        _forked.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_one_thread)
+    if _forked.pool is not None and workers <= _forked.workers:
+        yield _forked.pool
+        return
+    with ProcessPoolExecutor(workers, _server(), initializer=_one_thread) as pool:
+        yield pool
+
+
+def _server() -> Any:
     """Forking this process, which may have run torch or a data loader, could hang; forking a server that only imports cannot."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
