@@ -24,9 +24,6 @@ MEMORY_PER_FILE_BYTE = 24  # compressed 16-bit voxels become float32 (about 6 ti
 MAX_WORKERS = 16
 MEMORY_FILES = {"/proc/meminfo": "MemAvailable:", "/sys/fs/cgroup/memory.max": "^"}
 
-PRELOAD = ["preprocessing.case_fingerprint", "preprocessing.preprocess"]
-"""What workers need: imported once in a server that they are forked from, so that they start at once and share it."""
-
 KILLED = "its process was killed, most likely for lack of memory: use fewer workers, or crop the scan"
 
 
@@ -150,24 +147,15 @@ def _until_broken(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Workers forked from this process, where that is allowed and there are enough; else from a server that only imports."""
+    """Workers forked from this process, where that is allowed; else spawned: forking after torch or a data loader can hang."""
     if _forked.allowed:
         _forked.allowed, _forked.workers = False, workers
         _forked.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_one_thread)
     if _forked.pool is not None and workers <= _forked.workers:
         yield _forked.pool
         return
-    with ProcessPoolExecutor(workers, _server(), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         yield pool
-
-
-def _server() -> Any:
-    """Forking this process, which may have run torch or a data loader, could hang; forking a server that only imports cannot."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
 
 
 def _one_thread() -> None:
