@@ -13,6 +13,7 @@ python -m preprocessing export DATASET OUTPUT --dataset_id 501           in nnU-
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 
@@ -31,9 +32,12 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
         arguments = ["run", *arguments]
+    gc.disable()  # the imports make a million objects and no garbage
     from preprocessing import verbs
     from preprocessing.prepare import USER_ERRORS
 
+    gc.freeze()  # nor is there any use in looking at them again, which in a forked worker would copy them
+    gc.enable()
     try:
         fire.Fire({verb: getattr(verbs, verb) for verb in VERBS}, command=arguments, name="python -m preprocessing")
     except USER_ERRORS as error:
