@@ -21,7 +21,7 @@ import fire
 
 from preprocessing.parallel import allow_fork
 
-UNUSED = ("pandas", "matplotlib", "sklearn", "ignite")
+UNUSED = ("pandas", "matplotlib", "sklearn", "ignite", "scipy.signal")
 """Optional packages that MONAI imports where it finds them, for parts that nothing here uses: a third of the start."""
 
 VERBS = ("run", "show", "plan", "check", "clean", "export")
