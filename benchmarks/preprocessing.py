@@ -33,6 +33,7 @@ from preprocessing.export import export
 DATASET_ID = 501
 CONFIGURATION = "3d_fullres"
 MEMORY_GB = 8
+TOLERANCE = 1e-3  # standard deviations; float32 splines differ by 1e-5
 
 
 def run_nnunet(python: str, work: Path, processes: int, log: Path) -> Cost:
@@ -144,11 +145,20 @@ def main() -> None:
             "nnunet": dataclasses.asdict(theirs),
             "ours": dataclasses.asdict(ours),
             "times_faster": round(theirs.seconds / ours.seconds, 2),
+            "times_less_cpu": round(theirs.cpu_seconds / ours.cpu_seconds, 2),
             "memory_ratio": round(theirs.peak_gb / ours.peak_gb, 2),
             "same_configuration": same_configuration(plan, plans["configurations"][CONFIGURATION]),
             "deviation": compare(data, work / "ours", preprocessed, plan),
         }
     print(json.dumps(result))
+    raise SystemExit(0 if agree(result) else 1)
+
+
+def agree(result: dict[str, Any]) -> bool:
+    """Same configuration, same shapes, and intensities within ``TOLERANCE``."""
+    deviation = result["deviation"]
+    close = not deviation["other_shapes"] and deviation["largest"] <= TOLERANCE
+    return deviation["cases"] > 0 and close and all(result["same_configuration"].values())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,6 @@ WORTH_PROCESSES_BYTES = 256 * 2**20  # below this much to read, a process takes 
 MEMORY_PER_FILE_BYTE = 24  # compressed 16-bit voxels become float32 (about 6 times as much), held up to four times
 MAX_WORKERS = 16
 MEMORY_FILES = {"/proc/meminfo": "MemAvailable:", "/sys/fs/cgroup/memory.max": "^"}
-
-PRELOAD = ["preprocessing.case_fingerprint", "preprocessing.preprocess"]
-"""What workers need: imported once in a server that they are forked from, so that they start at once and share it."""
 
 KILLED = "its process was killed, most likely for lack of memory: use fewer workers, or crop the scan"
 
@@ -82,13 +81,29 @@ def _text(path: str) -> str:
         return ""
 
 
-def start_server() -> None:
-    """Let the server that workers are forked from begin its imports now; it is started when needed in any case."""
-    if _context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
+def allow_fork() -> None:
+    """Say that this process has done nothing but imports, so that its first workers may be forked from it.
+
+    They then start at once and share what is imported; torch and MONAI take seconds and 0.4 GB in each process that
+    imports them itself. They stay for later calls of ``map_cases``.
+    """
+    _forked.allowed = sys.platform == "linux"
+
+
+@dataclass
+class _Forked:
+    """The workers forked from this process, if it may have any."""
+
+    allowed: bool = False
+    workers: int = 0
+    pool: ProcessPoolExecutor | None = None
+
+
+_forked = _Forked()
 
 
 def _in_turn(function: Callable[..., Any], arguments: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
+    _forked.allowed = False  # what is called may start threads, which a fork would lose
     for case, given in arguments.items():
         yield case, _attempt(function, *given)
 
@@ -112,7 +127,7 @@ def _until_broken(
 ) -> Iterator[tuple[str, Any]]:
     """Results until all cases are done or a process is killed."""
     waiting = iter(list(arguments.items()))  # a copy, as the caller takes out what is done
-    with ProcessPoolExecutor(workers, mp_context=_context(), initializer=_one_thread) as pool:
+    with _pool(workers) as pool:
         running: dict[Future, str] = {}
         try:
             while True:
@@ -124,18 +139,23 @@ def _until_broken(
                     result = future.result()
                     yield running.pop(future), result
         except BrokenProcessPool:
+            _forked.pool = None
             log.warning(
                 "A process was killed while working on one of %s; trying these one by one.", ", ".join(running.values())
             )
 
 
-def _context() -> Any:
-    """Forking this process, which may have run torch or a data loader, could hang; forking a server that only imports cannot."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers forked from this process, where that is allowed; else spawned: forking after torch or a data loader can hang."""
+    if _forked.allowed:
+        _forked.allowed, _forked.workers = False, workers
+        _forked.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_one_thread)
+    if _forked.pool is not None and workers <= _forked.workers:
+        yield _forked.pool
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        yield pool
 
 
 def _one_thread() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import Compose
 
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore
@@ -61,7 +62,7 @@ def store_case(item: Mapping[str, Any], plan: Plan, store: CaseStore) -> str | N
     """
     files = {key: item[key] for key in ("image", "label") if item.get(key) is not None}
     try:
-        ready = preprocessing(plan)(files)
+        ready = _chain(plan)(files)
         label = ready["label"].numpy()[0] if "label" in ready else None
         store.write(item["case"], ready["image"].numpy(), label, _source(item), plan.image_patch_size)
     except OSError as error:  # of the store: a full disk is no fault of the case
@@ -69,6 +70,17 @@ def store_case(item: Mapping[str, Any], plan: Plan, store: CaseStore) -> str | N
     except Exception as error:
         return reason(error)
     return None
+
+
+_chains: dict[str, Compose] = {}
+
+
+def _chain(plan: Plan) -> Compose:
+    """The transforms of the plan last used; making them takes as long as they do on a small case."""
+    if plan.data_key not in _chains:
+        _chains.clear()
+        _chains[plan.data_key] = preprocessing(plan)
+    return _chains[plan.data_key]
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -43,3 +46,41 @@ def test_memory_bounds_the_processes(tmp_path, monkeypatch):
         (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:   {kilobytes} kB\n")
         monkeypatch.setattr(parallel, "MEMORY_FILES", {str(tmp_path / "meminfo"): "MemAvailable:"})
         assert choose_workers(files, worth_bytes=0) == expected
+
+
+def process(_number):
+    time.sleep(0.2)  # long enough for the other worker to take its share
+    return os.getpid()
+
+
+FORKED = """
+import torch  # once, before the fork
+from preprocessing.parallel import allow_fork, map_cases
+from tests.preprocessing.test_parallel import process, work
+allow_fork()
+"""
+STAY = """
+arguments = {case: (number,) for number, case in enumerate("abcd")}
+one, other = ({result for _, result in map_cases(process, arguments, 2, "Testing")} for _ in range(2))
+assert len(one) == 2 and one == other, (one, other)
+"""
+KILLED = """
+for _ in range(2):
+    results = dict(map_cases(work, {case: (number, 2) for number, case in enumerate("abcdef")}, 2, "Testing"))
+    assert isinstance(results.pop("c"), MemoryError)
+    assert results == {"a": 0, "b": 1, "d": 9, "e": 16, "f": 25}, results
+"""
+
+
+def in_a_new_process(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_forked_workers_stay_for_the_next_stage():
+    in_a_new_process(FORKED + STAY)
+
+
+@pytest.mark.slow
+def test_a_killed_forked_worker_costs_one_case():
+    in_a_new_process(FORKED + KILLED)
