@@ -254,4 +254,5 @@ def _values(groups: Sequence[Sequence[str]], labels: Mapping[str, int]) -> list[
 
 def _largest(inside: Tensor) -> Tensor:
     """The largest component of a binary mask ``(1, *spatial)``; a mask of its own, since MONAI's works in place."""
-    return KeepLargestConnectedComponent(applied_labels=1, is_onehot=False)(inside.to(torch.uint8)).bool()
+    kept = KeepLargestConnectedComponent(applied_labels=1, is_onehot=False)(inside.to(torch.uint8))
+    return torch.as_tensor(kept).bool()
