@@ -5,8 +5,9 @@
 
 ``RUNS`` gets the plan and the preprocessed cases, once for all folds; ``RUNS/fold_0``, ``RUNS/fold_1``, ... are run folders
 like any other, trained and evaluated by ``configs/train.yaml`` and ``configs/evaluate.yaml``. A fold that is done is
-skipped, one that was stopped goes on. ``cross_validation.csv`` holds the scores of every labelled case, each by the
-networks that never saw it. Fold ``k`` trains with ``seed + k``. ``configs/inference.json`` with ``--run_dir RUNS`` averages the folds.
+skipped, one that was stopped goes on. ``cross_validation.csv`` holds the scores of every
+labelled case, each by the networks that never saw it. Fold ``k`` trains with ``seed + k``. To average the folds on new scans,
+give ``--run_dir RUNS`` to ``configs/inference.json``.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ def cross_validate(
     if given:
         raise SystemExit(f"error: expected no option {', '.join(given)}: each fold has its own. Use --folds and RUNS.")
     runs, files = Path(runs_dir), _files(config_file)
+    if (runs / "models").exists():  # inference would take it for one run
+        raise SystemExit(
+            f"error: expected a folder for the runs, received {runs}, which is a run itself. Give another one."
+        )
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
     references = _prepare(files, {**options, "output_dir": str(runs), "fold": 0}, world)

@@ -234,10 +234,10 @@ def _pairs(
 def _judge(classes: tuple[str, ...], before: dict[str, float], after: dict[str, float]) -> Step:
     mean_before, mean_after = (float(np.mean(list(dice.values()))) if dice else math.nan for dice in (before, after))
     fallen = [name for name, dice in after.items() if dice < before.get(name, -math.inf)]
-    what, change = " + ".join(classes), f"{mean_before:.4f} to {mean_after:.4f}"
+    what, change = " + ".join(classes), f"{mean_before:.4f} to {mean_after:.4f}, {mean_after - mean_before:+.1e}"
     adopted = mean_after > mean_before and not fallen
     if adopted:
-        why = f"keeping the largest component of {what} raises the mean Dice from {change}, no class falls"
+        why = f"keeping the largest component of {what} raises the mean Dice ({change}) and no class falls"
     elif mean_after > mean_before:
         why = f"keeping the largest component of {what} lowers the Dice of {', '.join(fallen)}"
     else:

@@ -164,6 +164,9 @@ def test_what_a_fold_decides_itself_is_refused(road):
         cross_validate("DATA", str(runs), fold=1)
     with pytest.raises(SystemExit, match="expected folds out of 0, 1, 2, received 3"):
         cross_validate("DATA", str(runs), folds=3)
+    (runs / "models").mkdir()
+    with pytest.raises(SystemExit, match="which is a run itself"):
+        cross_validate("DATA", str(runs))
     assert not ran
 
 
