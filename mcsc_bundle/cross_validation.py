@@ -36,9 +36,11 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANNING = ("splits.json", "fingerprint.json", "fingerprint.key", "rejected.json", "plan.json", "plan.key")
-SAME_IN_ALL = ("plan.json", "fingerprint.key")  # of these, a fold that was trained must have what RUNS has
+# What a fold that was trained must have as RUNS has it, and how a message names it.
+SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
 ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
-MAY_CHANGE = ("max_epochs", "device", "workers", "cache_dir", "bundle_root")  # options a fold may go on with
+# Options that a fold may go on with when they change; the data set is compared by its files.
+MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
 OWN = ("fold", "output_dir", "held_out")
 
 
@@ -256,7 +258,9 @@ def _check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Map
     """Folds are comparable only if they were made in the same way."""
     if not (folder / "models" / "checkpoint.pt").exists():
         return
-    differing = [name for name in SAME_IN_ALL if (runs / name).read_bytes() != (folder / name).read_bytes()]
+    differing = [
+        words for name, words in SAME_IN_ALL.items() if (runs / name).read_bytes() != (folder / name).read_bytes()
+    ]
     if account and account["config_files"] != asked["config_files"]:
         differing.append("config_file")
     before, now = account.get("options", {}), asked["options"]

@@ -186,3 +186,12 @@ def test_the_table_counts_cases_and_folds():
         ["b", "0.200", "0.200", "+-", "0.000", "0.200", "-"],
         ["mean", "0.450", "0.650", "+-", "0.250", "0.400", "0.900"],
     ]
+
+
+def test_other_data_are_refused(road):
+    runs, ran = road
+    cross_validate("DATA", str(runs), folds=0)
+    (runs / "fingerprint.key").write_text("of other data")
+    with pytest.raises(SystemExit, match="fold_0 was trained with another data set"):
+        cross_validate("ELSEWHERE", str(runs))
+    assert ran == both(0)
