@@ -1,10 +1,15 @@
-"""``python -m mcsc_bundle suggest RUN``: which unlabelled scans are most worth labelling next."""
+"""Commands around a training.
+
+python -m mcsc_bundle suggest RUN                  # which unlabelled scans are most worth labelling next
+python -m mcsc_bundle cross_validate DATA RUNS     # train all folds, score what each left out, decide the post-processing
+"""
 
 from __future__ import annotations
 
 import fire
 
+from mcsc_bundle.cross_validation import cross_validate
 from mcsc_bundle.suggest import suggest
 
 if __name__ == "__main__":
-    fire.Fire({"suggest": suggest})
+    fire.Fire({"suggest": suggest, "cross_validate": cross_validate})

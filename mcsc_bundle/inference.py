@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose
+from monai.transforms import Compose, MapTransform
 from torch import nn
 
+from mcsc_bundle.ensemble import Ensemble, EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.inferers import window_inferer
-from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
+from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet, unet_from_plan
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.writer import SaveMaskd
@@ -31,23 +33,44 @@ log = logging.getLogger(__name__)
 
 
 class TrainedRun:
-    """A run folder or a packed bundle: ``plan.json``, and the weights in ``models``.
+    """A run folder or a packed bundle: ``plan.json``, and the weights in ``models``; or several runs of one plan.
 
     For configs: what a user may get wrong ends the program with a message instead of a traceback.
 
     Args:
-        run_dir: the folder.
+        run_dir: the folder; or several runs to average, as a list or as the folder that holds ``fold_0``, ``fold_1``, ...
         branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
     """
 
-    def __init__(self, run_dir: str | Path, branch: str = "cnn") -> None:
+    def __init__(self, run_dir: str | Path | Sequence[str | Path], branch: str = "cnn") -> None:
         if branch not in BRANCHES:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
-        self.folder, self.branch = Path(run_dir), branch
+        self.run_dir, self.branch = run_dir, branch
+        self.folder, *others = _folders_or_exit(run_dir)
         try:
             self.plan = Plan.load(self.folder / "plan.json")
         except PlanError as error:
             raise SystemExit(f"error: {error} Give the folder of a training as --run_dir.") from None
+        self.others = [TrainedRun([folder], branch) for folder in others]
+        for run in self.others:
+            _same_plan_or_exit(self, run)
+        if others:
+            log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+
+    @property
+    def all_weights(self) -> list[Path]:
+        """The files of all runs; the first is ``weights``."""
+        return [self.weights, *(run.weights for run in self.others)]
+
+    def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
+        """Classes whose largest component is kept, together, step by step.
+
+        Args:
+            choice: ``True``: what ``postprocessing.json`` in ``run_dir`` says, if it is there; ``False``: none; or the path
+                of such a file (a list of runs has no folder of its own).
+        """
+        folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
+        return groups_or_exit(folder, choice, self.plan.labels)
 
     @property
     def weights(self) -> Path:
@@ -66,31 +89,80 @@ class TrainedRun:
         return path
 
 
-def predictor(network_def: UNet, plan: Plan, branch: str = "cnn") -> nn.Module:
-    """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer."""
-    if branch == "cnn":
-        return network_def
-    return BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan)), branch)
+def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
+    """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer.
+
+    Args:
+        network_def: the CNN.
+        plan: the plan.
+        branch: ``cnn``, ``transformer`` or ``both``.
+        others: runs to average with; their weights are loaded here, those of the first by the handler.
+    """
+    network: nn.Module = network_def
+    if branch != "cnn":
+        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan)), branch)
+    if not others:
+        return network
+    return Ensemble([network, *(_trained_network(run) for run in others)])
+
+
+def _trained_network(run: TrainedRun) -> nn.Module:
+    network = predictor(unet_from_plan(run.plan), run.plan, run.branch)
+    state = torch.load(run.weights, map_location="cpu", weights_only=True)
+    try:
+        for name, part in loadable(network).items():
+            part.load_state_dict(state if run.branch == "cnn" else state[name])
+    except RuntimeError as error:
+        raise SystemExit(
+            f"error: the weights in {run.folder} do not fit its plan.json, was it edited since? {error}"
+        ) from None
+    return network
 
 
 def loadable(network: nn.Module) -> dict[str, nn.Module]:
-    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch."""
+    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch; of several, the first."""
+    if isinstance(network, Ensemble):
+        return loadable(network.members[0])
     if isinstance(network, BranchPredictor):
         return {"cnn": network.pair.cnn, "transformer": network.pair.transformer}
     return {"model": network}
 
 
-def postprocessing(plan: Plan, transform: Compose, output_dir: str | Path, save_probabilities: bool = False) -> Compose:
+def postprocessing(
+    plan: Plan,
+    transform: Compose,
+    output_dir: str | Path,
+    save_probabilities: bool = False,
+    largest: Sequence[Sequence[str]] = (),
+) -> Compose:
     """From logits ``pred`` to masks on the original grid, and to files.
 
     Args:
         plan: the plan.
         transform: the preprocessing that made the image.
         output_dir: where masks go.
-        save_probabilities: write the softmax as well, float32, one channel per class.
+        save_probabilities: write the softmax as well, float32, one channel per class; it stays as the network gave it.
+        largest: classes whose largest component is kept, together, step by step (``mcsc_bundle.postprocessing``).
     """
     probabilities = "probabilities" if save_probabilities else None
-    return Compose([RestoreMaskd("pred", plan, transform, "image", probabilities), SaveMaskd("pred", output_dir)])
+    steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
+    if largest:
+        steps.append(KeepLargestd("pred", largest, plan.labels))
+    return Compose([*steps, SaveMaskd("pred", output_dir)])
+
+
+def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
+    try:
+        return run_folders(run_dir)
+    except EnsembleError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _same_plan_or_exit(one: TrainedRun, other: TrainedRun) -> None:
+    try:
+        check_same_plan(one.plan, one.folder, other.plan, other.folder)
+    except EnsembleError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 class CaseDataset(Dataset):

@@ -34,7 +34,7 @@ class Predictions:
         output_dir: the folder.
         plan: the plan; part of the settings.
         cases: from ``find_cases``.
-        settings: whatever else decides the masks; a ``Path`` among the values counts by the content of its file.
+        settings: whatever else decides the masks; a ``Path`` (or a list of them) counts by the content of its file.
     """
 
     def __init__(
@@ -163,8 +163,11 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _hash(settings: Mapping[str, Any]) -> str:
-    content = {
-        name: hashlib.blake2b(value.read_bytes()).hexdigest() if isinstance(value, Path) else value
-        for name, value in settings.items()
-    }
+    content = {name: _content(value) for name, value in settings.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_content(item) for item in value]
+    return hashlib.blake2b(value.read_bytes()).hexdigest() if isinstance(value, Path) else value

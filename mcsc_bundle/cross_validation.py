@@ -1,0 +1,275 @@
+"""Train every fold, score the cases it left out, and decide the post-processing on them.
+
+    python -m mcsc_bundle cross_validate DATA RUNS [--folds 0,1,2] [--max_epochs 80] [any other training option]
+    torchrun --nproc_per_node=4 -m mcsc_bundle cross_validate DATA RUNS      # a fold for each process at a time
+
+``RUNS`` gets the plan and the preprocessed cases, once for all folds; ``RUNS/fold_0``, ``RUNS/fold_1``, ... are run folders
+like any other, trained and evaluated by ``configs/train.yaml`` and ``configs/evaluate.yaml``. A fold that is done is
+skipped, one that was stopped goes on. ``cross_validation.csv`` holds the scores of every
+labelled case, each by the networks that never saw it. Fold ``k`` trains with ``seed + k``. To average the folds on new scans,
+give ``--run_dir RUNS`` to ``configs/inference.json``.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+
+from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics
+from mcsc_bundle.plan import Plan, save_json
+from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+PLANNING = ("splits.json", "fingerprint.json", "fingerprint.key", "rejected.json", "plan.json", "plan.key")
+# What a fold that was trained must have as RUNS has it, and how a message names it.
+SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
+ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
+# Options that a fold may go on with when they change; the data set is compared by its files.
+MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
+OWN = ("fold", "output_dir", "held_out")
+
+
+def cross_validate(
+    dataset_dir: str,
+    runs_dir: str,
+    folds: int | Sequence[int] | None = None,
+    config_file: str | Sequence[str] | None = None,
+    **options: Any,
+) -> None:
+    """Train and score the folds that are not done yet; with all of them done, decide the post-processing.
+
+    Args:
+        dataset_dir: the data set.
+        runs_dir: folder of the runs.
+        folds: which, e.g. ``0,1``; ``None`` takes all that the labelled patients allow (five, or one per patient).
+        config_file: ``configs/train.yaml``, or a list of it and overlays (another method).
+        **options: of the training, as for ``monai.bundle run training``.
+
+    Raises:
+        SystemExit: with a message for a user's mistake; with code 1 if a case could not be predicted.
+    """
+    given = [name for name in OWN if name in options]
+    if given:
+        raise SystemExit(f"error: expected no option {', '.join(given)}: each fold has its own. Use --folds and RUNS.")
+    runs, files = Path(runs_dir), _files(config_file)
+    if (runs / "models").exists():  # inference would take it for one run
+        raise SystemExit(
+            f"error: expected a folder for the runs, received {runs}, which is a run itself. Give another one."
+        )
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
+    references = _prepare(files, {**options, "output_dir": str(runs), "fold": 0}, world)
+    possible = range(len(json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]))
+    mine = _chosen(folds, possible)[rank::world]
+    if world > 1 and torch.cuda.is_available():
+        options.setdefault("device", f"$torch.device('cuda', {os.environ.get('LOCAL_RANK', 0)})")
+    incomplete = [fold for fold in mine if not run_fold(fold, runs, files, options)]
+    print(summarise(runs, possible, references))
+    if incomplete:
+        log.error("Not every case of fold %s could be predicted; the same command tries again.", incomplete)
+        raise SystemExit(1)
+
+
+def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, Any]) -> bool:
+    """Train one fold and score its validation cases, unless that was done.
+
+    Returns:
+        False if a case could not be predicted.
+
+    Raises:
+        SystemExit: the folder holds a training with another plan, other data or other options.
+    """
+    folder = runs / f"fold_{fold}"
+    asked = {
+        "config_files": [Path(name).name for name in files],
+        "options": json.loads(json.dumps(options, default=str)),
+    }
+    account = _account(folder)
+    _check_same(runs, folder, asked, account)
+    if account.get("done") and account["options"].get("max_epochs") == asked["options"].get("max_epochs"):
+        log.info("Fold %d is done.", fold)
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "models" / "checkpoint.pt").exists():
+        for name in PLANNING:  # what was measured and planned once; memory that is free differs from fold to fold
+            shutil.copyfile(runs / name, folder / name)
+    save_json(folder / ACCOUNT, {**asked, "done": False})
+    log.info("Fold %d, in %s.", fold, folder)
+    # Networks that start from other weights differ more, and gain more by being averaged.
+    overrides = {**options, "output_dir": str(folder), "fold": fold, "seed": int(options.get("seed", 0)) + fold}
+    run_workflow(files, "training", overrides)
+    try:
+        scoring = [*files, str(ROOT / "configs" / "evaluate.yaml")]
+        run_workflow(scoring, "evaluate", {**overrides, "held_out": "$@prepared.val"})
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        return False
+    save_json(folder / ACCOUNT, {**asked, "done": True})
+    return True
+
+
+def run_workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]) -> None:
+    """What ``python -m monai.bundle run RUN_ID --config_file FILES ...`` does, in this process."""
+    workflow = _workflow(files, run_id, overrides)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -> str:
+    """Write ``cross_validation.csv`` of the folds that are done; with all of them, also ``postprocessing.json``.
+
+    A decision that was made on the same scores is kept, edited or not.
+
+    Args:
+        runs: folder of the runs.
+        folds: all of the split.
+        references: label file of each labelled case.
+
+    Returns:
+        Tables and reasons, for the console.
+    """
+    done = [fold for fold in folds if _account(runs / f"fold_{fold}").get("done")]
+    rows = {fold: read_metrics(runs / f"fold_{fold}" / "metrics.csv") for fold in done}
+    if not any(rows.values()):
+        return "No fold has scores yet."
+    unchanged = _write_csv(runs / "cross_validation.csv", rows)
+    text = [table(rows), f"Scores of every case: {runs / 'cross_validation.csv'}"]
+    left = [fold for fold in folds if fold not in done]
+    if left:
+        return "\n".join([*text, f"Left: fold {', '.join(map(str, left))}. Post-processing is decided on all folds."])
+    if not (unchanged and (runs / FILE).exists()):
+        scored = {row.case for of_fold in rows.values() for row in of_fold}
+        masks = {name: path for fold in done for name, path in masks_in(runs / f"fold_{fold}" / "masks").items()}
+        labels = Plan.load(runs / "plan.json").labels
+        decide({name: masks[name] for name in sorted(scored)}, references, labels).save(runs / FILE)
+    steps = Postprocessing.load(runs / FILE).steps
+    text += [f"{'adopted' if step.adopted else 'not adopted'}: {step.why}" for step in steps]
+    return "\n".join([*text, f"Post-processing: {runs / FILE}"])
+
+
+def table(rows: Mapping[int, Sequence[CaseMetric]]) -> str:
+    """Mean Dice of each class, and of the classes together, over all cases, over the folds, and in each fold.
+
+    Args:
+        rows: scores of each fold.
+    """
+    overall = _with_mean(row for of_fold in rows.values() for row in of_fold)
+    by_fold = [_with_mean(of_fold) for of_fold in rows.values()]
+    lines = [["class", "Dice", "mean +- sd of folds", *(f"fold {fold}" for fold in rows)]]
+    for name, dice in overall.items():
+        values = [scores[name] for scores in by_fold if name in scores]
+        spread = f"{np.mean(values):.3f} +- {np.std(values):.3f}"
+        cells = [f"{scores[name]:.3f}" if name in scores else "-" for scores in by_fold]
+        lines.append([name, f"{dice:.3f}", spread, *cells])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _with_mean(rows: Any) -> dict[str, float]:
+    """Mean Dice of each class over its cases, and the mean of these."""
+    classes = mean_dice([{row.class_name: row.dice} for row in rows])
+    return {**classes, "mean": float(np.mean(list(classes.values())))} if classes else {}
+
+
+def _write_csv(path: Path, rows: Mapping[int, Sequence[CaseMetric]]) -> bool:
+    """One row per case and class, with its fold. True if the file held the same before."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, ["fold", *(field.name for field in dataclasses.fields(CaseMetric))])
+    writer.writeheader()
+    writer.writerows({"fold": fold, **dataclasses.asdict(row)} for fold, of_fold in rows.items() for row in of_fold)
+    text = buffer.getvalue().encode()
+    if path.exists() and path.read_bytes() == text:
+        return True
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(text)
+    os.replace(temporary, path)
+    return False
+
+
+def _prepare(files: Sequence[str], overrides: Mapping[str, Any], world: int) -> dict[str, str]:
+    """Split, plan and preprocess in ``RUNS``; under torchrun the first process works and the others wait.
+
+    Returns:
+        The label file of every labelled case.
+    """
+    workflow = _workflow(files, "training", overrides)
+    if world > 1:
+        if workflow.parser.get("initialize"):
+            raise SystemExit(
+                "error: expected a config without `initialize` (multi_gpu_train.yaml) under torchrun, as each process "
+                "trains folds of its own. Leave it out, or start one process."
+            )
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))
+    workflow.initialize()
+    prepared = workflow.parser.get_parsed_content("prepared")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+    return {item["case"]: item["label"] for item in (*prepared.train, *prepared.val) if item["labeled"]}
+
+
+def _workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    logging_file = str(ROOT / "configs" / "logging.conf")
+    return ConfigWorkflow(list(files), workflow_type="train", run_id=run_id, logging_file=logging_file, **overrides)
+
+
+def _files(config_file: str | Sequence[str] | None) -> list[str]:
+    if config_file is None:
+        return [str(ROOT / "configs" / "train.yaml")]
+    return [config_file] if isinstance(config_file, str) else list(config_file)
+
+
+def _chosen(folds: int | Sequence[int] | None, possible: range) -> list[int]:
+    if folds is None:
+        return list(possible)
+    chosen = [folds] if isinstance(folds, (int, str)) else list(folds)
+    if not all(isinstance(fold, int) and fold in possible for fold in chosen):
+        names = ", ".join(map(str, possible))
+        raise SystemExit(f"error: expected folds out of {names}, received {', '.join(map(str, chosen))}.")
+    return chosen
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    path = folder / ACCOUNT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapping[str, Any]) -> None:
+    """Folds are comparable only if they were made in the same way."""
+    if not (folder / "models" / "checkpoint.pt").exists():
+        return
+    differing = [
+        words for name, words in SAME_IN_ALL.items() if (runs / name).read_bytes() != (folder / name).read_bytes()
+    ]
+    if account and account["config_files"] != asked["config_files"]:
+        differing.append("config_file")
+    before, now = account.get("options", {}), asked["options"]
+    if account:
+        differing += [
+            f"--{name}" for name in sorted({*before, *now} - {*MAY_CHANGE}) if before.get(name) != now.get(name)
+        ]
+    if differing:
+        raise SystemExit(
+            f"error: {folder} was trained with another {', '.join(differing)} than the other folds are to be. Give what it "
+            "was trained with, choose another folder for the runs, or delete that one to train it again."
+        )

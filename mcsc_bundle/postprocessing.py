@@ -1,0 +1,258 @@
+"""Keep the largest component: decided on cross-validated masks, stored with its figures, applied on the original grid.
+
+The rule is nnU-Net's (Isensee et al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z): first the whole
+foreground taken together, then one class after the other. A step is adopted if the mean Dice over the classes rises and
+the Dice of no class falls. ``postprocessing.json`` holds every step that was tried, with Dice before and after; a person
+may turn one on or off there (``adopted``).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import KeepLargestConnectedComponent, MapTransform
+from torch import Tensor
+
+from mcsc_bundle.io import load_label
+from mcsc_bundle.plan_files import PlanError, load_json, save_json
+
+log = logging.getLogger(__name__)
+
+FILE = "postprocessing.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Keep the largest component of some classes taken together; the rest of them becomes background.
+
+    Args:
+        classes: names: every class but the background, or one.
+        adopted: whether masks get it.
+        mean_before, mean_after: mean Dice over the classes, with the steps adopted before this one, and with this one too.
+        dice_before, dice_after: the same for each class; one that was never there and never found is left out.
+        why: the reason, in words.
+    """
+
+    classes: tuple[str, ...]
+    adopted: bool
+    mean_before: float
+    mean_after: float
+    dice_before: dict[str, float]
+    dice_after: dict[str, float]
+    why: str
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What was tried, in order.
+
+    Args:
+        cases: number of cross-validated cases it was decided on.
+        steps: in the order in which the adopted ones are applied.
+    """
+
+    cases: int
+    steps: tuple[Step, ...]
+
+    @property
+    def adopted(self) -> tuple[tuple[str, ...], ...]:
+        """Classes of each step that masks get."""
+        return tuple(step.classes for step in self.steps if step.adopted)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as JSON, whole or not at all."""
+        save_json(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Postprocessing:
+        """Read ``postprocessing.json``.
+
+        Raises:
+            PlanError: missing, or not such a file.
+        """
+        return load_json(path, cls)
+
+
+def keep_largest(mask: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Keep the largest component of each group of label values, until nothing changes any more.
+
+    Voxels that touch in a corner belong together. Repeating matters where a class that is cleaned later held two parts
+    of the foreground together; so the result is the same when it is processed again.
+
+    Args:
+        mask: label values ``(1, *spatial)``; it is left as it is.
+        groups: label values of each step, in order.
+    """
+    while groups:
+        kept = mask.clone()
+        for values in groups:
+            inside = torch.isin(kept, torch.tensor(list(values), dtype=kept.dtype))
+            kept[inside & ~_largest(inside)] = 0
+        if torch.equal(kept, mask):
+            break
+        mask = kept
+    return mask
+
+
+class KeepLargestd(MapTransform):
+    """The adopted steps for masks on the original grid; their metadata stay.
+
+    Args:
+        keys: of the masks ``(1, *spatial)``.
+        groups: classes of each step (``Postprocessing.adopted``).
+        labels: class name to label value.
+
+    Raises:
+        ValueError: a class that ``labels`` does not have.
+    """
+
+    def __init__(self, keys: KeysCollection, groups: Sequence[Sequence[str]], labels: Mapping[str, int]) -> None:
+        super().__init__(keys)
+        self.groups = _values(groups, labels)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with cleaned masks."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            mask = item[key]
+            plain = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
+            kept = keep_largest(plain, self.groups)
+            item[key] = MetaTensor(kept, meta=mask.meta) if isinstance(mask, MetaTensor) else kept
+        return item
+
+
+def decide(
+    masks: Mapping[str, str | os.PathLike], references: Mapping[str, str | os.PathLike], labels: Mapping[str, int]
+) -> Postprocessing:
+    """Try the steps on cross-validated masks; one case is in memory at a time.
+
+    Args:
+        masks: file of each case, as the networks made them.
+        references: label file of each case.
+        labels: class name to label value, background first.
+
+    Raises:
+        ValueError: a case without a reference, or a file that cannot be read.
+    """
+    names = tuple(labels)[1:]
+    candidates = [names] + [(name,) for name in names if len(names) > 1]
+    adopted: list[tuple[str, ...]] = []
+    before = _mean_dice(masks, references, labels, adopted)
+    steps = []
+    for classes in candidates:
+        after = _mean_dice(masks, references, labels, [*adopted, classes])
+        step = _judge(classes, before, after)
+        steps.append(step)
+        if step.adopted:
+            adopted.append(classes)
+            before = after
+    return Postprocessing(len(masks), tuple(steps))
+
+
+def groups_or_exit(
+    folder: str | os.PathLike | None, choice: bool | str, labels: Mapping[str, int]
+) -> list[tuple[str, ...]]:
+    """Classes of each step to apply, for configs; a user's mistake ends the program with its message.
+
+    Args:
+        folder: of the run; ``None`` if several unrelated ones are averaged.
+        choice: ``True`` applies the folder's ``postprocessing.json`` if it has one, ``False`` nothing; or a path to such a
+            file, or to a folder that has one.
+        labels: class name to label value.
+    """
+    if isinstance(choice, bool):
+        path = Path(folder) / FILE if choice and folder is not None else None
+        if path is None or not path.exists():
+            return []
+    else:
+        path = Path(choice) / FILE if Path(choice).is_dir() else Path(choice)
+        if not path.exists():
+            raise SystemExit(
+                f"error: expected postprocess to be True, False or a {FILE}, received {choice!r}, which does not exist."
+            )
+    try:
+        groups = list(Postprocessing.load(path).adopted)
+        _values(groups, labels)
+    except (PlanError, ValueError) as error:
+        raise SystemExit(f"error: {path}: {error}") from None
+    for classes in groups:
+        log.info("Keeping the largest component of %s (%s; --postprocess False keeps all).", " + ".join(classes), path)
+    return groups
+
+
+def dice_of(mask: np.ndarray, reference: np.ndarray, labels: Mapping[str, int]) -> dict[str, float]:
+    """Dice of every class but the background; NaN where it is empty in both."""
+    scores = {}
+    for name, value in list(labels.items())[1:]:
+        mine, truth = mask == value, reference == value
+        total = int(mine.sum()) + int(truth.sum())
+        scores[name] = 2 * int((mine & truth).sum()) / total if total else math.nan
+    return scores
+
+
+def mean_dice(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean Dice of each class over the cases that have a score of it; a class without any is left out."""
+    names = dict.fromkeys(name for case in cases for name in case)
+    scored = {name: [case[name] for case in cases if not math.isnan(case.get(name, math.nan))] for name in names}
+    return {name: float(np.mean(scores)) for name, scores in scored.items() if scores}
+
+
+def _mean_dice(
+    masks: Mapping[str, str | os.PathLike],
+    references: Mapping[str, str | os.PathLike],
+    labels: Mapping[str, int],
+    groups: Sequence[Sequence[str]],
+) -> dict[str, float]:
+    values = _values(groups, labels)
+    return mean_dice(
+        [
+            dice_of(keep_largest(mask, values).numpy(), reference.numpy(), labels)
+            for mask, reference in _pairs(masks, references)
+        ]
+    )
+
+
+def _pairs(
+    masks: Mapping[str, str | os.PathLike], references: Mapping[str, str | os.PathLike]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for case, path in masks.items():
+        if case not in references:
+            raise ValueError(f"case {case}: expected a reference for {path}, found none.")
+        yield load_label(Path(path)).as_tensor(), load_label(Path(references[case])).as_tensor()
+
+
+def _judge(classes: tuple[str, ...], before: dict[str, float], after: dict[str, float]) -> Step:
+    mean_before, mean_after = (float(np.mean(list(dice.values()))) if dice else math.nan for dice in (before, after))
+    fallen = [name for name, dice in after.items() if dice < before.get(name, -math.inf)]
+    what, change = " + ".join(classes), f"{mean_before:.4f} to {mean_after:.4f}, {mean_after - mean_before:+.1e}"
+    adopted = mean_after > mean_before and not fallen
+    if adopted:
+        why = f"keeping the largest component of {what} raises the mean Dice ({change}) and no class falls"
+    elif mean_after > mean_before:
+        why = f"keeping the largest component of {what} lowers the Dice of {', '.join(fallen)}"
+    else:
+        why = f"keeping the largest component of {what} does not raise the mean Dice ({change})"
+    return Step(classes, adopted, mean_before, mean_after, before, after, why)
+
+
+def _values(groups: Sequence[Sequence[str]], labels: Mapping[str, int]) -> list[list[int]]:
+    unknown = sorted({name for classes in groups for name in classes} - set(list(labels)[1:]))
+    if unknown:
+        raise ValueError(f"expected classes out of {', '.join(list(labels)[1:])}, received {', '.join(unknown)}.")
+    return [[labels[name] for name in classes] for classes in groups]
+
+
+def _largest(inside: Tensor) -> Tensor:
+    """The largest component of a binary mask ``(1, *spatial)``; a mask of its own, since MONAI's works in place."""
+    kept = KeepLargestConnectedComponent(applied_labels=1, is_onehot=False)(inside.to(torch.uint8))
+    return torch.as_tensor(kept).bool()

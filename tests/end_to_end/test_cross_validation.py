@@ -1,0 +1,75 @@
+"""Every fold trained and scored, post-processing decided, the folds averaged on new scans: a command each."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mcsc_bundle.cross_validation import cross_validate
+from tests.end_to_end.road import ROOT, SHORT, small_dataset, workflow
+
+OPTIONS = {**SHORT, "epoch_length": 1, "max_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return small_dataset(tmp_path_factory.mktemp("data") / "hearts", labeled=2, unlabeled=1)
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cross validation")
+    cross_validate(str(dataset), str(folder), **OPTIONS)
+    return folder
+
+
+def rows(folder):
+    with (folder / "cross_validation.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_labelled_case_is_scored_by_the_fold_that_left_it_out(runs):
+    split = json.loads((runs / "splits.json").read_text())
+    scored = {(int(row["fold"]), row["case"]) for row in rows(runs)}
+    assert scored == {(number, case) for number, fold in enumerate(split["folds"]) for case in fold["val"]}
+    assert {case for _, case in scored} == set(split["labeled"]) and len(split["folds"]) == 2
+    assert not (runs / "fold_0" / "preprocessed").exists()  # one cache for all
+    plans = {(folder / "plan.json").read_bytes() for folder in (runs, runs / "fold_0", runs / "fold_1")}
+    assert len(plans) == 1
+
+
+def test_folds_that_are_done_are_skipped(dataset, runs):
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("fold_*/**/*") if path.is_file()}
+    cross_validate(str(dataset), str(runs), **OPTIONS)
+    assert before == {path: path.stat().st_mtime_ns for path in runs.glob("fold_*/**/*") if path.is_file()}
+
+
+def test_the_folds_predict_together(dataset, runs, tmp_path):
+    folders = {"dataset_dir": str(dataset / "imagesTs"), "output_dir": str(tmp_path), "run_dir": str(runs)}
+    workflow(["inference.json"], "infer", **folders).run()
+    (image_file,) = (dataset / "imagesTs").glob("*.nii.gz")
+    mask = nib.load(tmp_path / image_file.name)
+    assert mask.shape == nib.load(image_file).shape and set(np.unique(mask.dataobj)) <= {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(dataset, runs, tmp_path):
+    flags = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    ended = subprocess.run(
+        [
+            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+            "-m", "mcsc_bundle", "cross_validate", str(dataset), str(tmp_path / "runs"), *flags,
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    one, two = (
+        {(row["fold"], row["case"], row["class_name"]): float(row["dice"]) for row in rows(f)}
+        for f in (runs, tmp_path / "runs")
+    )
+    assert two == pytest.approx(one, abs=0.02) and (tmp_path / "runs" / "postprocessing.json").exists()
