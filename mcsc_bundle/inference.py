@@ -22,6 +22,7 @@ from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.shipped import BundleError, check_code, check_weights
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.writer import SaveMaskd
 
@@ -38,26 +39,38 @@ class TrainedRun:
     Args:
         run_dir: the folder.
         branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
+        plan: of a packed bundle, whose config holds it; ``None`` reads ``plan.json``.
+        code: of a packed bundle, see ``mcsc_bundle.shipped``.
     """
 
-    def __init__(self, run_dir: str | Path, branch: str = "cnn") -> None:
+    def __init__(
+        self, run_dir: str | Path, branch: str = "cnn", plan: Plan | None = None, code: str | None = None
+    ) -> None:
         if branch not in BRANCHES:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
         self.folder, self.branch = Path(run_dir), branch
         try:
-            self.plan = Plan.load(self.folder / "plan.json")
+            if code is not None:
+                check_code(code)
+            self.plan = Plan.load(self.folder / "plan.json") if plan is None else plan
+        except BundleError as error:
+            raise SystemExit(f"error: {error}") from None
         except PlanError as error:
             raise SystemExit(f"error: {error} Give the folder of a training as --run_dir.") from None
 
     @property
     def weights(self) -> Path:
-        """The file to load."""
+        """The file to load; that of a packed bundle has the checksum of its metadata."""
         path = self.folder / "models" / ("model.pt" if self.branch == "cnn" else "pair.pt")
         if not path.exists():
             remedy = "Train first, or give another --run_dir."
             if self.branch != "cnn":
                 remedy = "A packed bundle may hold the CNN alone: use --branch cnn, or the --run_dir of the training."
             raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
+        try:
+            check_weights(self.folder, path)
+        except BundleError as error:
+            raise SystemExit(f"error: {error}") from None
         return path
 
 
