@@ -13,6 +13,7 @@ import fire
 
 from bundle.facts import PackError
 from bundle.pack import LARGE_FILES_URL, data_terms, pack
+from bundle.verify import report
 
 
 def pack_run(
@@ -45,7 +46,7 @@ def pack_run(
     print(f"{folder}\n{archive}")
 
 
-VERBS = {"pack": pack_run}
+VERBS = {"pack": pack_run, "verify": report}
 
 
 def main(arguments: list[str]) -> None:

@@ -70,6 +70,8 @@ def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
     path = PurePosixPath(name)
     leaves = path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name or len(path.parts) < 2
     if leaves:
-        raise PackError(f"{archive}: expected files below one folder, received {name!r}, which leaves it. Do not use it.")
+        raise PackError(
+            f"{archive}: expected files below one folder, received {name!r}, which leaves it. Do not use it."
+        )
     if stat.S_ISLNK(member.external_attr >> 16):
         raise PackError(f"{archive}: expected plain files, received the link {name!r}. Do not use it.")

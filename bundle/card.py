@@ -135,7 +135,9 @@ def _plan(facts: RunFacts) -> str:
         ("input sizes", "multiples of " + " x ".join(map(str, plan.cnn.divisor)) + ", at least twice that"),
         ("output", "logits; masks come back on the grid of the scan's file"),
     ]
-    reasons = [(name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why]
+    reasons = [
+        (name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why
+    ]
     text = f"## Plan\n\nMeasured and planned by the bundle itself (`plan.json`).\n\n{_table(('', ''), rows)}"
     return text + (f"\n\nWhy:\n\n{_table(('choice', 'reason'), reasons)}" if reasons else "")
 
@@ -177,7 +179,9 @@ def _performance(facts: RunFacts, drawn: set[str]) -> str:
         "![Dice of every scan](dice.png)",
     ]
     if "overlay.png" in drawn:
-        parts.append("The scan of median Dice, below with the outlines of mask and reference:\n\n![overlay](overlay.png)")
+        parts.append(
+            "The scan of median Dice, below with the outlines of mask and reference:\n\n![overlay](overlay.png)"
+        )
     return "\n\n".join(parts)
 
 

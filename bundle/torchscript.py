@@ -11,6 +11,7 @@ from pathlib import Path
 from bundle.facts import PackError
 
 ALIGNMENT = 64  # bytes; where torch lays each tensor in the file
+DROPPED = (".debug_pkl", ".data/serialization_id")  # source positions with paths of this machine, and their checksum
 
 
 def export_torchscript(bundle: Path) -> None:
@@ -35,7 +36,7 @@ def export_torchscript(bundle: Path) -> None:
     ended = run_monai(bundle, "ckpt_export", "network_def", **arguments)
     if ended.returncode or not target.exists():
         raise PackError(f"{bundle}: TorchScript export failed: {last_line(ended.stderr)}")
-    strip_debug(target)
+    strip(target)
 
 
 def run_monai(
@@ -52,7 +53,7 @@ def run_monai(
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     if path:
         environment["PYTHONPATH"] = str(bundle)
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}  # TorchScript writes sets in hash order
     flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", verb, *words, *flags]
     return subprocess.run(command, cwd=cwd or bundle, env=environment, capture_output=True, text=True, check=False)
@@ -63,17 +64,19 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
 
 
-def strip_debug(path: Path) -> None:
-    """Leave out the source positions, which hold paths of this machine; written beside the file and renamed."""
+def strip(path: Path) -> None:
+    """Leave out what differs from machine to machine and nobody needs; written beside the file and renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(temporary, "w") as target:
         for member in source.infolist():
-            if member.filename.endswith(".debug_pkl"):
+            if member.filename.endswith(DROPPED):
                 continue
             info = zipfile.ZipInfo(member.filename, (1980, 1, 1, 0, 0, 0))
             info.create_system = 3
             header = target.fp.tell() + 30 + len(member.filename.encode()) + 4  # type: ignore[union-attr]
             padding = -header % ALIGNMENT
-            info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding  # as torch pads, for mapping into memory
+            info.extra = (
+                b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+            )  # as torch pads, for mapping into memory
             target.writestr(info, source.read(member))
     os.replace(temporary, path)
