@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bundle.facts import RunFacts
-from bundle.metadata import describe
 from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import summary_table
@@ -186,7 +185,11 @@ def _performance(facts: RunFacts, drawn: set[str]) -> str:
 
 
 def _commands(name: str) -> str:
-    common = "--bundle_root . --meta_file configs/metadata.json --logging_file configs/logging.conf"
+    common = (
+        "--bundle_root . --meta_file configs/metadata.json --logging_file configs/logging.conf \\\n"
+        "        --dataset_dir DATA"
+    )
+    train = "configs/train.json"
     return f"""## Commands
 
 In this folder (`{name}`), with the packages of `configs/metadata.json` installed. `DATA` is a folder of scans (NIfTI `.nii` or
@@ -195,19 +198,20 @@ In this folder (`{name}`), with the packages of `configs/metadata.json` installe
 
 Masks for new scans, each on its own grid:
 
-    python -m monai.bundle run --config_file configs/inference.json {common} --dataset_dir DATA --output_dir MASKS
+    python -m monai.bundle run --config_file configs/inference.json {common} --output_dir MASKS
 
 Scores on labelled scans:
 
-    python -m monai.bundle run --config_file "['configs/train.json','configs/evaluate.json']" {common} --dataset_dir DATA --output_dir SCORES
+    python -m monai.bundle run --config_file "['{train}','configs/evaluate.json']" {common} --output_dir SCORES
 
 Train the same plan on other scans, of which some are labelled (`--plan_file None` plans anew):
 
-    python -m monai.bundle run --config_file configs/train.json {common} --dataset_dir DATA --output_dir RUN
+    python -m monai.bundle run --config_file {train} {common} --output_dir RUN
 
 on several GPUs:
 
-    torchrun --nproc_per_node=2 -m monai.bundle run --config_file "['configs/train.json','configs/multi_gpu_train.json']" {common} --dataset_dir DATA --output_dir RUN
+    torchrun --nproc_per_node=2 -m monai.bundle run \\
+        --config_file "['{train}','configs/multi_gpu_train.json']" {common} --output_dir RUN
 
 and use what came out: add `--run_dir RUN` to the commands for masks and scores. From another folder give the absolute paths and
 `--bundle_root`. In Python, put this folder on the path: `sys.path.insert(0, BUNDLE)`. Bundles packed with the same code run side

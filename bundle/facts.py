@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,11 +92,19 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError: all mean that this is no file of tensors
-        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), str(error).split("\n")[0])
-        raise PackError(f"{path}: expected tensors and plain containers alone, received a pickle: {reason}") from None
+        raise PackError(
+            f"{path}: expected tensors and plain containers alone, received a pickle or damaged data: {_cause(error)}. "
+            "Do not load it in another way."
+        ) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PackError(f"{path}: expected a state dict, received a {type(state).__name__} of other things.")
     return dict(state)
+
+
+def _cause(error: Exception) -> str:
+    """What stands in the way, without torch's advice to unpickle all the same."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it would call {named[1]}" if named else type(error).__name__
 
 
 def _check_weights(facts: RunFacts) -> None:

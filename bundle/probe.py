@@ -32,6 +32,7 @@ def resolved(targets: list[str]) -> str:
 
 def properties(bundle: Path, data: Path, work: Path) -> str:
     """MONAI's lists of required ids, for both kinds of workflow; MONAI builds each object to see that it can."""
+    short: dict[str, Any] = {"workers": 1, "num_labeled": 2, "num_test": 1}
     for names, kind in ((["inference"], "infer"), (["train"], "train"), (["train", "evaluate"], "train")):
         workflow = ConfigWorkflow(
             config_file=[str(bundle / "configs" / f"{name}.json") for name in names],
@@ -41,7 +42,7 @@ def properties(bundle: Path, data: Path, work: Path) -> str:
             dataset_dir=str(data),
             output_dir=str(work / "+".join(names)),
             device=torch.device("cpu"),
-            **({"workers": 1, "num_labeled": 2, "num_test": 1} if "train" in names else {}),
+            **(short if "train" in names else {}),
         )
         workflow.initialize()
         wrong = workflow.check_properties()
@@ -116,4 +117,4 @@ def main(bundle: Path, data: Path, work: Path, targets: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), json.loads(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4]))

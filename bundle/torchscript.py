@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from bundle.facts import PackError
 
@@ -27,7 +28,7 @@ def export_torchscript(bundle: Path) -> None:
         PackError: MONAI's ``ckpt_export`` fails.
     """
     target = bundle / "models" / "model.ts"
-    arguments = {
+    arguments: dict[str, Any] = {
         "filepath": "models/model.ts",
         "ckpt_file": "models/model.pt",
         "meta_file": "configs/metadata.json",

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -140,10 +141,10 @@ def _runs_elsewhere(bundle: Path, work: Path) -> Point:
     if ended.returncode:
         return Point("runs elsewhere", False, last_line(ended.stderr))
     for case in ("case_0", "case_1"):
-        scan = nib.load(next(images.glob(f"{case}*")))
+        scan: Any = nib.load(next(images.glob(f"{case}*")))
         if not (masks / f"{case}.nii.gz").exists():
             return Point("runs elsewhere", False, f"no mask of {case}")
-        mask = nib.load(masks / f"{case}.nii.gz")
+        mask: Any = nib.load(masks / f"{case}.nii.gz")
         if mask.shape != scan.shape or not np.array_equal(mask.affine, scan.affine):
             return Point("runs elsewhere", False, f"the mask of {case} lies on another grid than its scan")
         if not set(np.unique(np.asarray(mask.dataobj)).tolist()) <= set(plan.label_values):
@@ -155,13 +156,20 @@ def _trains(bundle: Path, data: Path, work: Path) -> Point:
     """Two steps of training on random scans with the bundle's plan, then its evaluation, as the zoo's unit tests."""
     run, scores = work / "run", work / "scores"
     train, configs = bundle / "configs" / "train.json", bundle / "configs"
-    common = {"cwd": work, "path": False, "bundle_root": bundle, "dataset_dir": data, "device": "$torch.device('cpu')"}
-    short = {"epoch_length": 2, "max_epochs": 1, "workers": 1, "num_labeled": 2, "num_test": 1}
+    common: dict[str, Any] = {
+        "cwd": work,
+        "path": False,
+        "bundle_root": bundle,
+        "dataset_dir": data,
+        "device": "$torch.device('cpu')",
+    }
+    short: dict[str, Any] = {"epoch_length": 2, "max_epochs": 1, "workers": 1, "num_labeled": 2, "num_test": 1}
     ended = run_monai(bundle, "run", **common, **short, config_file=train, output_dir=run)
     if ended.returncode or not (run / "models" / "model.pt").exists():
         return Point("trains and evaluates", False, f"training: {last_line(ended.stderr)}")
     both = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
-    for extra in ({}, {"run_dir": run}):
+    options: tuple[dict[str, Any], ...] = ({}, {"run_dir": run})
+    for extra in options:
         output = scores / ("of the run" if extra else "of the bundle")
         ended = run_monai(bundle, "run", **common, **extra, config_file=both, output_dir=output)
         if ended.returncode or not (output / "metrics.csv").exists():
