@@ -18,7 +18,7 @@ from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import summary_table
 
-EXPORTS = "<!-- exports -->"  # `python -m bundle export` writes its numbers below
+EXPORTS = "<!-- exports -->"  # `python -m bundle export` writes its numbers here
 METHODS = {
     "MCSC": "MCSC (multi-scale cross contrastive learning) with weak-to-strong views, box mixing and EMA teachers",
     "PaperMCSC": "MCSC as in the paper (BMVC 2023)",
@@ -117,7 +117,7 @@ def _data(facts: RunFacts, terms: DataTerms) -> str:
     ]
     rows += [(f"volume of {name}", _volumes(fingerprint.labeled, name)) for name in plan.class_names[1:]]
     warnings = "".join(f"\n- {warning}" for warning in fingerprint.warnings)
-    return f"## Data\n\n{_table(('', 'median (smallest to largest)'), rows)}" + (
+    return f"## Data\n\n{table(('', 'median (smallest to largest)'), rows)}" + (
         f"\n\nNoticed while measuring:\n{warnings}" if warnings else ""
     )
 
@@ -137,8 +137,8 @@ def _plan(facts: RunFacts) -> str:
     reasons = [
         (name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why
     ]
-    text = f"## Plan\n\nMeasured and planned by the bundle itself (`plan.json`).\n\n{_table(('', ''), rows)}"
-    return text + (f"\n\nWhy:\n\n{_table(('choice', 'reason'), reasons)}" if reasons else "")
+    text = f"## Plan\n\nMeasured and planned by the bundle itself (`plan.json`).\n\n{table(('', ''), rows)}"
+    return text + (f"\n\nWhy:\n\n{table(('choice', 'reason'), reasons)}" if reasons else "")
 
 
 def _training(facts: RunFacts, drawn: set[str]) -> str:
@@ -161,7 +161,7 @@ def _training(facts: RunFacts, drawn: set[str]) -> str:
         for name, text in (("loss.png", "loss terms"), ("validation.png", "Dice while training"))
         if name in drawn
     ]
-    return "\n\n".join(["## Training", _table(("", ""), rows), *pictures])
+    return "\n\n".join(["## Training", table(("", ""), rows), *pictures])
 
 
 def _performance(facts: RunFacts, drawn: set[str]) -> str:
@@ -253,7 +253,8 @@ def _volumes(cases: Sequence[CaseFingerprint], name: str) -> str:
     return f"{np.median(sizes):.3g} ({min(sizes):.3g} to {max(sizes):.3g}) {unit}, in {sum(s > 0 for s in sizes)} scans"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

@@ -106,7 +106,7 @@ def check_no_pickle(bundle: Path) -> str:
 
 def check_checksums(bundle: Path) -> str:
     """The weights are those that the metadata name by sha256."""
-    known = _metadata(bundle).get(CHECKSUMS, {})
+    known = metadata_of(bundle).get(CHECKSUMS, {})
     weights = [path for path in files_of(bundle) if path.suffix in WEIGHTS]
     for path in weights:
         name = path.relative_to(bundle).as_posix()
@@ -120,7 +120,7 @@ def check_checksums(bundle: Path) -> str:
 
 def check_schema(bundle: Path) -> str:
     """The entries that the zoo's schema of 2024-07-25 requires, of the type it requires, and the zoo's version rules."""
-    metadata = _metadata(bundle)
+    metadata = metadata_of(bundle)
     _check_types("metadata.json", metadata, REQUIRED_METADATA)
     _expect(metadata["version"] in metadata["changelog"], f"{metadata['version']} in the changelog", "it is missing")
     for name in ("monai_version", "pytorch_version", "numpy_version"):
@@ -136,7 +136,7 @@ def check_schema(bundle: Path) -> str:
 
 def check_truth(bundle: Path) -> str:
     """Metadata, plan, config and weights speak of the same network."""
-    plan, form = _plan(bundle), _metadata(bundle)["network_data_format"]
+    plan, form = _plan(bundle), metadata_of(bundle)["network_data_format"]
     image, pred = form["inputs"]["image"], form["outputs"]["pred"]
     for what, received, expected in (
         ("input channels", image["num_channels"], plan.in_channels),
@@ -180,11 +180,13 @@ def check_keys(bundle: Path) -> str:
 
 
 def check_paths(bundle: Path) -> str:
-    """No absolute path of a machine in any text, nor in the TorchScript file."""
+    """No absolute path of a machine in any text, nor in the exported networks."""
     found = []
     for path in files_of(bundle):
         if path.suffix in TEXT:
             found += [f"{path.relative_to(bundle)}: {text}" for text in _absolute(path.read_text(encoding="utf-8"))]
+        if path.suffix == ".onnx":
+            found += [f"{path.relative_to(bundle)}: {text}" for text in _absolute(path.read_bytes().decode("latin-1"))]
         if path.suffix == ".ts":
             with zipfile.ZipFile(path) as zipped:
                 for name in zipped.namelist():
@@ -312,7 +314,8 @@ def _absolute(text: str) -> list[str]:
     return [match.group() for match in ABSOLUTE.finditer(text)]
 
 
-def _metadata(bundle: Path) -> dict[str, Any]:
+def metadata_of(bundle: Path) -> dict[str, Any]:
+    """``configs/metadata.json``."""
     return _read_json(bundle / "configs" / "metadata.json")
 
 
