@@ -227,8 +227,8 @@ def _limits(facts: RunFacts) -> str:
         "A mask carries no measure of its own uncertainty.",
         f"Trained with {len(facts.fingerprint.labeled)} label maps: rare appearances were probably not among them.",
     ]
-    if plan.mirror_axes:
-        items.append("Windows were mirrored in training: the network does not tell left from right.")
+    if plan.orientation == "RAS" and 0 in [plan.network_axes[axis] for axis in plan.mirror_axes]:
+        items.append("Windows were mirrored in training, left to right too: the network does not tell the sides apart.")
     return "## Limits\n\n" + "\n".join(f"- {item}" for item in items)
 
 

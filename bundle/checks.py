@@ -179,6 +179,13 @@ def check_keys(bundle: Path) -> str:
     return "MONAI Label, Deploy and the zoo find theirs"
 
 
+def check_targets(bundle: Path) -> str:
+    """The configs call nothing but MONAI, torch and the bundle's own packages."""
+    foreign = foreign_targets(bundle)
+    _expect(not foreign, f"targets of {', '.join(ALLOWED)} alone", "; ".join(foreign))
+    return f"{len(targets(bundle))}, of {', '.join(ALLOWED)} alone"
+
+
 def check_paths(bundle: Path) -> str:
     """No absolute path of a machine in any text, nor in the exported networks."""
     found = []
@@ -236,6 +243,7 @@ STATIC: dict[str, Callable[[Path], str]] = {
     "metadata is true": check_truth,
     "code": check_code,
     "keys": check_keys,
+    "targets": check_targets,
     "paths": check_paths,
     "sizes": check_sizes,
     "licences": check_licences,

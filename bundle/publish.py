@@ -44,7 +44,7 @@ def publish(
         raise PackError(f"repo: expected OWNER/NAME, as MONAI/spleen_ct_segmentation, received {repo!r}.")
     if not bundle.is_dir():
         raise PackError(f"expected the folder of a packed bundle, received {bundle_dir}.")
-    failed = [point for point in verify(bundle, run) if point.passed is False]
+    failed = verify(bundle, run).failed
     if failed:
         raise PackError(
             f"{bundle.name} is not in order: " + "; ".join(f"{point.name}: {point.detail}" for point in failed)

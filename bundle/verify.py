@@ -16,12 +16,13 @@ import nibabel as nib
 import numpy as np
 
 from bundle.archive import unpack_zip
-from bundle.checks import STATIC, expressions, foreign_targets, targets
+from bundle.checks import STATIC, expressions, targets
 from bundle.facts import PackError
 from bundle.torchscript import last_line, run_monai
 from mcsc_bundle.plan import Plan
 
 DYNAMIC = ("targets resolve", "properties", "network in and out", "TorchScript", "runs elsewhere")
+TRAINS = "trains and evaluates"
 ELSEWHERE = "a place with spaces"
 
 
@@ -44,7 +45,25 @@ class Point:
         return f"[{mark:^9}] {self.name}: {self.detail}"
 
 
-def verify(path: str | Path, run: bool = True, train: bool = False) -> list[Point]:
+@dataclass(frozen=True)
+class Checklist:
+    """What was found.
+
+    Args:
+        points: in the order they were checked.
+        expressions: every ``$`` expression of the configs, with its place: Python that runs when the bundle is used.
+    """
+
+    points: tuple[Point, ...]
+    expressions: tuple[str, ...]
+
+    @property
+    def failed(self) -> tuple[Point, ...]:
+        """The points that did not pass."""
+        return tuple(point for point in self.points if point.passed is False)
+
+
+def verify(path: str | Path, run: bool = True, train: bool = False) -> Checklist:
     """The checklist of a bundle.
 
     Args:
@@ -63,19 +82,13 @@ def verify(path: str | Path, run: bool = True, train: bool = False) -> list[Poin
         work = Path(temporary).resolve()
         bundle = source if source.is_dir() else unpack_zip(source, work / "unpacked")
         points = [_static(name, bundle) for name in STATIC]
-        names = (*DYNAMIC, *(["trains and evaluates"] if train else []))
-        if not run:
-            return points + [Point(name, None, "--run False") for name in names]
-        if not all(point.passed for point in points):
-            return points + [Point(name, None, "a bundle with faults is not run") for name in names]
-        copy = work / ELSEWHERE / source.name.split(".")[0]
-        shutil.copytree(bundle, copy)
-        data = make_dataset(Plan.load(copy / "plan.json"), work / "data")
-        points += _probe(copy, data, work)
-        points.append(_runs_elsewhere(copy, work))
-        if train:
-            points.append(_trains(copy, data, work))
-        return points
+        safe = all(point.passed for point in points)
+        if run and safe:
+            points += _dynamic(bundle, work, train)
+        else:
+            why = "--run False" if safe else "a bundle with faults is not run"
+            points += [Point(name, None, why) for name in (*DYNAMIC, *([TRAINS] if train else []))]
+        return Checklist(tuple(points), tuple(_expressions(bundle)))
 
 
 def report(path: str, run: bool = True, train: bool = False) -> None:
@@ -89,21 +102,32 @@ def report(path: str, run: bool = True, train: bool = False) -> None:
     Raises:
         SystemExit: code 1 if a point failed.
     """
-    points = verify(path, run, train)
-    for point in points:
+    checklist = verify(path, run, train)
+    for point in checklist.points:
         print(point)
-    if Path(path).is_dir():
-        for title, lines in (
-            ("Python that its configs run", expressions(Path(path))),
-            ("targets outside monai, torch, mcsc_bundle and preprocessing", foreign_targets(Path(path))),
-        ):
-            print(f"\n{title}: {len(lines) or 'none'}")
-            print("".join(f"    {line}\n" for line in lines), end="")
-    failed = [point.name for point in points if point.passed is False]
-    if failed:
-        raise SystemExit(f"\n{len(failed)} of {len(points)} points FAILED: {', '.join(failed)}")
-    tried = sum(point.passed is not None for point in points)
-    print(f"\n{tried} of {len(points)} points tried, all passed")
+    print(f"\nPython in its configs: {len(checklist.expressions)} expressions")
+    print("".join(f"    {line}\n" for line in checklist.expressions))
+    if checklist.failed:
+        names = ", ".join(point.name for point in checklist.failed)
+        raise SystemExit(f"{len(checklist.failed)} of {len(checklist.points)} points FAILED: {names}")
+    tried = sum(point.passed is not None for point in checklist.points)
+    print(f"{tried} of {len(checklist.points)} points tried, all passed")
+
+
+def _expressions(bundle: Path) -> list[str]:
+    try:
+        return expressions(bundle)
+    except PackError:  # a config that is no JSON; a point says so
+        return []
+
+
+def _dynamic(bundle: Path, work: Path, train: bool) -> list[Point]:
+    """Points that run a copy of the bundle, which so stays as it is."""
+    copy = work / ELSEWHERE / bundle.name
+    shutil.copytree(bundle, copy)
+    data = make_dataset(Plan.load(copy / "plan.json"), work / "data")
+    points = [*_probe(copy, data, work), _runs_elsewhere(copy, work)]
+    return [*points, _trains(copy, data, work)] if train else points
 
 
 def _static(name: str, bundle: Path) -> Point:
@@ -166,15 +190,15 @@ def _trains(bundle: Path, data: Path, work: Path) -> Point:
     short: dict[str, Any] = {"epoch_length": 2, "max_epochs": 1, "workers": 1, "num_labeled": 2, "num_test": 1}
     ended = run_monai(bundle, "run", **common, **short, config_file=train, output_dir=run)
     if ended.returncode or not (run / "models" / "model.pt").exists():
-        return Point("trains and evaluates", False, f"training: {last_line(ended.stderr)}")
+        return Point(TRAINS, False, f"training: {last_line(ended.stderr)}")
     both = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
     options: tuple[dict[str, Any], ...] = ({}, {"run_dir": run})
     for extra in options:
         output = scores / ("of the run" if extra else "of the bundle")
         ended = run_monai(bundle, "run", **common, **extra, config_file=both, output_dir=output)
         if ended.returncode or not (output / "metrics.csv").exists():
-            return Point("trains and evaluates", False, f"evaluation: {last_line(ended.stderr)}")
-    return Point("trains and evaluates", True, "two steps on random scans; scores of the bundle and of that training")
+            return Point(TRAINS, False, f"evaluation: {last_line(ended.stderr)}")
+    return Point(TRAINS, True, "two steps on random scans; scores of the bundle and of that training")
 
 
 def make_dataset(plan: Plan, folder: Path) -> Path:
