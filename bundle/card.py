@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def _data(facts: RunFacts, terms: DataTerms) -> str:
         ("axis codes in the files", ", ".join(sorted({case.orientation for case in cases if case.orientation})) or "-"),
     ]
     rows += [(f"volume of {name}", _volumes(fingerprint.labeled, name)) for name in plan.class_names[1:]]
-    warnings = "".join(f"\n- {warning}" for warning in fingerprint.warnings)
+    names = re.compile("|".join(rf"\b{re.escape(case.case)}\b" for case in cases) or r"\b\B")
+    warnings = "".join(f"\n- {warning}" for warning in fingerprint.warnings if not names.search(warning))
     return f"## Data\n\n{table(('', 'median (smallest to largest)'), rows)}" + (
         f"\n\nNoticed while measuring:\n{warnings}" if warnings else ""
     )

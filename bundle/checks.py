@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from bundle.archive import files_of
-from bundle.facts import PackError, load_weights
+from bundle.facts import PackError, load_tensors, load_weights
 from bundle.pack import MAX_FILE_BYTES, WEIGHTS
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Plan, PlanError, to_plain
@@ -98,7 +98,7 @@ def check_no_pickle(bundle: Path) -> str:
             raise PackError(f"{path.relative_to(bundle)}: expected no pickle, received one.")
     states = [path for path in files_of(bundle) if path.suffix == ".pt"]
     for path in states:
-        load_weights(path)
+        load_tensors(path)
     for path in (path for path in files_of(bundle) if path.suffix == ".ts"):
         _check_script(path, bundle)
     return f"{len(states)} file(s) load with weights_only"

@@ -77,6 +77,8 @@ def _train(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Scores of the shipped weights on labelled cases; alone, or over ``train.json`` as the zoo does it."""
+    steps = [step for step in config["run"] if step != "$@report"]
+    reported = [*steps[:-1], "$@plan.save(@output_dir + '/plan.json')", "$@report", steps[-1]]  # it names the classes
     shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "shipped_plan", "trained", "plan")
     return {
         "imports": ["$import os", *inference["imports"]],
@@ -90,6 +92,8 @@ def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, An
             "dataset_dir": "@dataset_dir",
             "run_dir": "@run_dir",
         },
+        "run": reported,
+        "evaluate": reported,
     }
 
 

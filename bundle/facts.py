@@ -81,21 +81,30 @@ def read_run(folder: str | Path) -> RunFacts:
     return facts
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict of tensors.
+def load_tensors(path: Path) -> Any:
+    """What a file of weights holds.
 
     Raises:
-        PackError: the file is missing, holds anything that would have to be unpickled as code, or no state dict.
+        PackError: the file is missing, or holds anything that would have to be unpickled as code.
     """
     if not path.exists():
         raise PackError(f"expected weights in {path}, which does not exist. Train first.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError: all mean that this is no file of tensors
         raise PackError(
             f"{path}: expected tensors and plain containers alone, received a pickle or damaged data: {_cause(error)}. "
             "Do not load it in another way."
         ) from None
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict.
+
+    Raises:
+        PackError: as ``load_tensors``, or the file holds no state dict.
+    """
+    state = load_tensors(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PackError(f"{path}: expected a state dict, received a {type(state).__name__} of other things.")
     return dict(state)

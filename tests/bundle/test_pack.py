@@ -80,6 +80,15 @@ def test_the_card_states_data_scores_and_licence(tmp_path):
     assert TERMS.license_text in (bundle / "docs" / "data_license.txt").read_text()
 
 
+def test_warnings_that_name_a_case_stay_at_home(tmp_path):
+    run = make_run(tmp_path / "run")
+    measured = json.loads((run / "fingerprint.json").read_text())
+    measured["warnings"] = ["Empty labels, e.g. secret_case_name.", "The spacing differs."]
+    (run / "fingerprint.json").write_text(json.dumps(measured))
+    card = (pack(run, "tiny", TERMS, tmp_path)[0] / "docs" / "README.md").read_text()
+    assert "The spacing differs." in card and "secret_case_name" not in card
+
+
 def test_the_changelog_grows_newest_first(tmp_path):
     run = make_run(tmp_path / "run")
     pack(run, "tiny", TERMS, tmp_path)
