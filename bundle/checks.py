@@ -71,10 +71,12 @@ LABEL_KEYS = (
     "inferer",
 )  # MONAI Label, Deploy
 ALLOWED = ("monai", "torch", "mcsc_bundle", "preprocessing")
+ROOTS = "home|Users|root|tmp|var|mnt|media|opt|data|workspace|srv|work|scratch"
 ABSOLUTE = re.compile(
-    r"(?:(?<![\w.:/$~%}\])<])(?<!\+ ['\"])/(?:home|Users|root|tmp|var|mnt|media|opt|data|workspace|srv|work|scratch)/[\w.-]+)|"
-    r"(?:(?<![\w])[A-Za-z]:\\\\?[\w.-]+)"
+    rf"(?<![\w.:/$~%}}\])<])(?<!\+ ['\"])/(?:{ROOTS})/[\w.-]+|"  # not what is added to bundle_root, nor a URL
+    r"(?<!\w)[A-Za-z]:\\{1,2}[\w.-]+"
 )
+ABSOLUTE_IN_BYTES = re.compile(rf"/(?:{ROOTS})/[\w.-]{{2,}}/[\w.-]{{2,}}|[A-Za-z]:\\\w{{3,}}\\\w{{2,}}", re.ASCII)
 SCRIPT_MODULES = re.compile(r"(__torch__|torch)(\.[\w.]+)? \w+|collections OrderedDict")  # of classes in TorchScript
 
 
@@ -187,19 +189,20 @@ def check_targets(bundle: Path) -> str:
 
 
 def check_paths(bundle: Path) -> str:
-    """No absolute path of a machine in any text, nor in the exported networks."""
+    """No absolute path of a machine in any text, nor among the bytes of other files."""
     found = []
     for path in files_of(bundle):
         if path.suffix in TEXT:
-            found += [f"{path.relative_to(bundle)}: {text}" for text in _absolute(path.read_text(encoding="utf-8"))]
-        if path.suffix == ".onnx":
-            found += [f"{path.relative_to(bundle)}: {text}" for text in _absolute(path.read_bytes().decode("latin-1"))]
-        if path.suffix == ".ts":
+            texts = {"": path.read_text(encoding="utf-8")}
+        elif path.suffix == ".ts":
             with zipfile.ZipFile(path) as zipped:
-                for name in zipped.namelist():
-                    if name.endswith((".py", ".pkl", ".json")) or ".debug" in name:
-                        text = zipped.read(name).decode("latin-1")
-                        found += [f"{path.relative_to(bundle)}!{name}: {match}" for match in _absolute(text)]
+                texts = {f"!{name}": zipped.read(name).decode("latin-1") for name in zipped.namelist()}
+        else:
+            texts = {"": path.read_bytes().decode("latin-1")}
+        for place, text in texts.items():
+            written = path.suffix in TEXT or place.endswith((".py", ".json"))
+            matches = (ABSOLUTE if written else ABSOLUTE_IN_BYTES).finditer(text)
+            found += [f"{path.relative_to(bundle)}{place}: {match.group()}" for match in matches]
     _expect(not found, "no absolute path", "; ".join(found[:5]))
     return "none is absolute"
 
@@ -316,10 +319,6 @@ def _check_types(where: str, content: Any, required: dict[str, type | tuple[type
         _expect(name in content, f"{name} in {where}", "it is missing")
         right = isinstance(content[name], kind) and not isinstance(content[name], bool)
         _expect(right, f"{name} in {where} as {getattr(kind, '__name__', kind)}", repr(content[name])[:60])
-
-
-def _absolute(text: str) -> list[str]:
-    return [match.group() for match in ABSOLUTE.finditer(text)]
 
 
 def metadata_of(bundle: Path) -> dict[str, Any]:

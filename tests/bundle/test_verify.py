@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from bundle.checks import ABSOLUTE
 from bundle.facts import PackError
 from bundle.pack import pack, seal
 from bundle.verify import report, verify
@@ -88,6 +89,28 @@ def test_other_faults(bundle):
         and "/home/somebody" in found["paths"]
         and "does not fit" in found["metadata is true"]
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "absolute"),
+    [
+        ("'/home/somebody/data'", True),
+        ("C:\\\\Users\\\\me", True),
+        ("$@bundle_root + '/data/Hearts'", False),
+        ("https://example.org/data/hearts", False),
+        ("../data/hearts", False),
+    ],
+)
+def test_absolute_paths_in_text(text, absolute):
+    assert bool(ABSOLUTE.search(text)) == absolute
+
+
+def test_absolute_paths_among_bytes(bundle):
+    network = bundle / "models" / "model.onnx"
+    network.write_bytes(bytes(range(256)) * 4 + b"i:\\\xe4 R:\\I /tmp/a")
+    assert "paths" not in failures(bundle)
+    network.write_bytes(network.read_bytes() + b"\x00/home/somebody/mcsc/unet.py\x00")
+    assert "/home/somebody/mcsc" in failures(bundle)["paths"]
 
 
 def test_expressions_are_listed_and_foreign_targets_refused(bundle):
