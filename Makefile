@@ -36,6 +36,6 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy mcsc_bundle preprocessing
+	$(VENV)/bin/mypy mcsc_bundle preprocessing bundle
 
 .PHONY: install demo demo-compare test test-slow lint

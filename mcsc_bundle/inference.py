@@ -24,6 +24,7 @@ from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.shipped import BundleError, check_code, check_weights
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.writer import SaveMaskd
 
@@ -40,15 +41,27 @@ class TrainedRun:
     Args:
         run_dir: the folder; or several runs to average, as a list or as the folder that holds ``fold_0``, ``fold_1``, ...
         branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
+        plan: of a packed bundle, whose config holds it; ``None`` reads ``plan.json``.
+        code: of a packed bundle, see ``mcsc_bundle.shipped``.
     """
 
-    def __init__(self, run_dir: str | Path | Sequence[str | Path], branch: str = "cnn") -> None:
+    def __init__(
+        self,
+        run_dir: str | Path | Sequence[str | Path],
+        branch: str = "cnn",
+        plan: Plan | None = None,
+        code: str | None = None,
+    ) -> None:
         if branch not in BRANCHES:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
         self.run_dir, self.branch = run_dir, branch
         self.folder, *others = _folders_or_exit(run_dir)
         try:
-            self.plan = Plan.load(self.folder / "plan.json")
+            if code is not None:
+                check_code(code)
+            self.plan = Plan.load(self.folder / "plan.json") if plan is None else plan
+        except BundleError as error:
+            raise SystemExit(f"error: {error}") from None
         except PlanError as error:
             raise SystemExit(f"error: {error} Give the folder of a training as --run_dir.") from None
         self.others = [TrainedRun([folder], branch) for folder in others]
@@ -74,13 +87,17 @@ class TrainedRun:
 
     @property
     def weights(self) -> Path:
-        """The file to load."""
+        """The file to load; that of a packed bundle has the checksum of its metadata."""
         path = self.folder / "models" / ("model.pt" if self.branch == "cnn" else "pair.pt")
         if not path.exists():
             remedy = "Train first, or give another --run_dir."
             if self.branch != "cnn":
                 remedy = "A packed bundle may hold the CNN alone: use --branch cnn, or the --run_dir of the training."
             raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
+        try:
+            check_weights(self.folder, path)
+        except BundleError as error:
+            raise SystemExit(f"error: {error}") from None
         if self.branch != "cnn" and "transformer" not in torch.load(path, map_location="cpu", weights_only=True):
             raise SystemExit(
                 f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "

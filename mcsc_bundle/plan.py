@@ -15,12 +15,13 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcsc_bundle.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
 from mcsc_bundle.plan_checks import NORMALIZATION_SCHEMES, PLAN_FORMAT, check_plan
-from mcsc_bundle.plan_files import PlanError, load_json, save_json, to_plain
+from mcsc_bundle.plan_files import PlanError, from_plain, load_json, save_json, to_plain
 
 __all__ = [
     "NORMALIZATION_SCHEMES",
@@ -257,6 +258,15 @@ class Plan:
             PlanError: the file is missing, is no plan of this format, or holds an impossible choice.
         """
         return load_json(path, cls)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+        """The plan that a config holds, for consumers that read one file (MONAI Label, Deploy).
+
+        Raises:
+            PlanError: entries that do not fit, or an impossible choice.
+        """
+        return from_plain(cls, content)
 
 
 def _cumulative(factors: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:

@@ -207,6 +207,7 @@ class MCSCTrainer(SupervisedTrainer):
             "iteration": self.state.iteration,
             "epoch_length": self.state.epoch_length,
             "max_epochs": self.state.max_epochs,
+            "method_name": type(self.method).__name__,  # for the model card
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.grad_scaler.state_dict(),

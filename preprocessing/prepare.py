@@ -75,6 +75,7 @@ def prepare(
     cache_dir: str | None = None,
     workers: int | None = None,
     demo_dir: str | None = None,
+    plan_file: str | None = None,
 ) -> Prepared:
     """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
 
@@ -97,6 +98,8 @@ def prepare(
         cache_dir: folder of preprocessed cases, to share among runs; ``None`` takes ``output_dir/preprocessed``.
         workers: processes; ``None`` takes what cores and memory allow.
         demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
+        plan_file: a plan to train with as it stands, such as a packed bundle's; ``None`` makes one. A ``plan.json`` that is
+            in the run folder already goes before it.
 
     Raises:
         DatasetError, ImageError, PlanError: the data or the plan cannot be used; the message says what to do.
@@ -113,6 +116,8 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
+    if plan_file is not None and not (run / "plan.json").exists():
+        _take_over(Path(plan_file), fingerprint, run)
     choices = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device, "networks": networks}
     plan = _plan(run, fingerprint, measured, preset, plan_from, choices)
     prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
@@ -189,6 +194,33 @@ def _plan(
     made.write_text(f"{_hash(path.read_text())} {asked}")
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
     return plan
+
+
+def _take_over(path: Path, fingerprint: Fingerprint, run: Path) -> None:
+    """Copy a plan into the run folder, where it counts as edited.
+
+    Raises:
+        PlanError: it is for other labels, channels or dimensions.
+    """
+    plan = Plan.load(path)
+    unknown = sorted(set(fingerprint.labels.values()) - set(plan.label_values))
+    for name, fits, planned, found in (
+        ("dimensions", plan.image_dims == fingerprint.image_dims, plan.image_dims, fingerprint.image_dims),
+        ("labels", not unknown, plan.labels, fingerprint.labels),
+        (
+            "channels",
+            plan.in_channels == len(fingerprint.channel_names),
+            plan.channel_names,
+            fingerprint.channel_names,
+        ),
+    ):
+        if not fits:
+            raise PlanError(
+                f"{path}: expected a plan for {name} {found}, as the data set has, received {planned}. "
+                "Plan anew with --plan_file None."
+            )
+    plan.save(run / "plan.json")
+    log.info("Training with the plan of %s.", path)
 
 
 def _preprocess(

@@ -1,0 +1,262 @@
+"""The model card ``docs/README.md`` and its pictures, written from the run."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from bundle.facts import RunFacts
+from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
+from mcsc_bundle.fingerprint import CaseFingerprint
+from mcsc_bundle.metrics import summary_table
+
+EXPORTS = "<!-- exports -->"  # `python -m bundle export` writes its numbers here
+METHODS = {
+    "MCSC": "MCSC (multi-scale cross contrastive learning) with weak-to-strong views, box mixing and EMA teachers",
+    "PaperMCSC": "MCSC as in the paper (BMVC 2023)",
+    "CrossTeaching": "cross teaching between CNN and Transformer (Luo et al., 2022)",
+    "MeanTeacher": "Mean Teacher (Tarvainen and Valpola, 2017)",
+    "Supervised": "supervised training of the CNN on the labelled scans alone",
+}
+
+
+@dataclass(frozen=True)
+class DataTerms:
+    """Where the data comes from and what its licence is, in the words of who packs.
+
+    Args:
+        source: name, place or reference of the data set.
+        license_text: the licence's name, or its whole text.
+    """
+
+    source: str
+    license_text: str
+
+
+def write_card(
+    docs: Path, facts: RunFacts, metadata: Mapping[str, Any], name: str, terms: DataTerms, pictures: bool
+) -> None:
+    """Write ``README.md``, ``data_license.txt`` and the pictures.
+
+    Args:
+        docs: the folder.
+        facts: the run.
+        metadata: of the bundle.
+        name: of the bundle.
+        terms: of the data.
+        pictures: whether a scan of the data set may be shown (``overlay.png`` of the run).
+    """
+    docs.mkdir(parents=True, exist_ok=True)
+    drawn = _draw(docs, facts, pictures)
+    sections = [
+        f"# {metadata['name']}",
+        metadata["description"],
+        f"**Intended use.** {metadata['intended_use']}",
+        _data(facts, terms),
+        _plan(facts),
+        _training(facts, drawn),
+        _performance(facts, drawn),
+        EXPORTS,
+        _commands(name),
+        _limits(facts),
+        "## References\n\n" + "\n".join(f"- {reference}" for reference in metadata["references"]),
+        "## Licence\n\nCode and weights: Apache-2.0, see `LICENSE`. The data has a licence of its own, see "
+        "`docs/data_license.txt`; whether it reaches the weights is for you to judge.",
+    ]
+    (docs / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    (docs / "data_license.txt").write_text(
+        f"Data set: {facts.plan.dataset_name}\nSource: {terms.source}\nLicence of the data:\n\n{terms.license_text}\n",
+        encoding="utf-8",
+    )
+
+
+def _draw(docs: Path, facts: RunFacts, pictures: bool) -> set[str]:
+    drawn = {}
+    if facts.losses:
+        drawn["loss.png"] = loss_figure(facts.folder / "log.csv")
+    if facts.validations:
+        drawn["validation.png"] = validation_figure(facts.folder / "validation.csv")
+    if facts.scores:
+        drawn["dice.png"] = dice_figure(facts.scores)
+    for name, figure in drawn.items():
+        _save(figure, docs / name)
+    overlay = facts.folder / "overlay.png"
+    if pictures and overlay.exists():
+        shutil.copyfile(overlay, docs / "overlay.png")
+        return {*drawn, "overlay.png"}
+    return set(drawn)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})  # the same bytes with any Matplotlib
+    plt.close(figure)
+
+
+def _data(facts: RunFacts, terms: DataTerms) -> str:
+    plan, fingerprint = facts.plan, facts.fingerprint
+    cases = fingerprint.cases
+    rows = [
+        ("data set", plan.dataset_name),
+        ("source", terms.source),
+        ("licence of the data", terms.license_text.splitlines()[0]),
+        ("channels", ", ".join(plan.channel_names)),
+        ("labels", ", ".join(f"{value} {name}" for name, value in plan.labels.items())),
+        ("training scans", f"{len(fingerprint.labeled)} labelled, {len(fingerprint.unlabeled)} unlabelled"),
+        ("kept out for testing", str(facts.cases.get("test", 0))),
+        ("size in voxels", _per_axis([case.shape for case in cases])),
+        ("spacing in mm", _per_axis([case.spacing_mm for case in cases])),
+        ("axis codes in the files", ", ".join(sorted({case.orientation for case in cases if case.orientation})) or "-"),
+    ]
+    rows += [(f"volume of {name}", _volumes(fingerprint.labeled, name)) for name in plan.class_names[1:]]
+    names = re.compile("|".join(rf"\b{re.escape(case.case)}\b" for case in cases) or r"\b\B")
+    warnings = "".join(f"\n- {warning}" for warning in fingerprint.warnings if not names.search(warning))
+    return f"## Data\n\n{table(('', 'median (smallest to largest)'), rows)}" + (
+        f"\n\nNoticed while measuring:\n{warnings}" if warnings else ""
+    )
+
+
+def _plan(facts: RunFacts) -> str:
+    plan = facts.plan
+    spacing = " x ".join("own" if size is None else f"{size:.4g}" for size in plan.spacing_mm)
+    rows = [
+        ("preprocessing", "crop to the non-zero box, turn to " + (plan.orientation or "the axes of the file")),
+        ("intensities", ", ".join(f"{entry.channel}: {entry.scheme}" for entry in plan.normalization)),
+        ("spacing", f"{spacing} mm"),
+        ("window", " x ".join(map(str, plan.patch_size)) + " voxels, half overlapping, blended by a Gaussian"),
+        ("network", f"U-Net, channels {', '.join(map(str, plan.cnn.features))}"),
+        ("input sizes", "multiples of " + " x ".join(map(str, plan.cnn.divisor)) + ", at least twice that"),
+        ("output", "logits; masks come back on the grid of the scan's file"),
+    ]
+    reasons = [
+        (name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why
+    ]
+    text = f"## Plan\n\nMeasured and planned by the bundle itself (`plan.json`).\n\n{table(('', ''), rows)}"
+    return text + (f"\n\nWhy:\n\n{table(('choice', 'reason'), reasons)}" if reasons else "")
+
+
+def _training(facts: RunFacts, drawn: set[str]) -> str:
+    plan = facts.plan
+    method = METHODS.get(facts.method, facts.method) or f"loss terms {', '.join(facts.loss_terms)}"
+    rows = [
+        ("method", method),
+        ("batch", f"{plan.batch_labeled} labelled and {plan.batch_unlabeled} unlabelled windows"),
+        ("memory", f"planned for {plan.memory_gb:.3g} GB, estimated {plan.estimated_memory_gb:.2g} GB ({plan.device})"),
+    ]
+    if facts.losses:
+        last = facts.losses[-1]
+        seconds = sum(float(row["seconds"]) for row in facts.losses)
+        rows += [
+            ("length", f"{last['epoch']} epochs, {last['iteration']} steps, {seconds / 60:.0f} minutes"),
+            ("last loss", f"{float(last['loss']):.3f}"),
+        ]
+    pictures = [
+        f"![{text}]({name})"
+        for name, text in (("loss.png", "loss terms"), ("validation.png", "Dice while training"))
+        if name in drawn
+    ]
+    return "\n\n".join(["## Training", table(("", ""), rows), *pictures])
+
+
+def _performance(facts: RunFacts, drawn: set[str]) -> str:
+    if not facts.scores:
+        return (
+            "## Performance\n\nNot measured on scans that were kept out. Dice while training, if above, is of the scans "
+            "that were watched."
+        )
+    cases = len({row.case for row in facts.scores})
+    parts = [
+        "## Performance",
+        f"On {cases} labelled scans that took no part in the training, on their own grids.",
+        f"```\n{summary_table(facts.scores)}\n```",
+        "![Dice of every scan](dice.png)",
+    ]
+    if "overlay.png" in drawn:
+        parts.append(
+            "The scan of median Dice, below with the outlines of mask and reference:\n\n![overlay](overlay.png)"
+        )
+    return "\n\n".join(parts)
+
+
+def _commands(name: str) -> str:
+    common = (
+        "--bundle_root . --meta_file configs/metadata.json --logging_file configs/logging.conf \\\n"
+        "        --dataset_dir DATA"
+    )
+    train = "configs/train.json"
+    return f"""## Commands
+
+In this folder (`{name}`), with the packages of `configs/metadata.json` installed. `DATA` is a folder of scans (NIfTI `.nii` or
+`.nii.gz`, `.mha`, `.nrrd`); for training and evaluation one in the layout of the Decathlon, of nnU-Net, or `images/` and
+`labels/`.
+
+Masks for new scans, each on its own grid:
+
+    python -m monai.bundle run --config_file configs/inference.json {common} --output_dir MASKS
+
+Scores on labelled scans:
+
+    python -m monai.bundle run --config_file "['{train}','configs/evaluate.json']" {common} --output_dir SCORES
+
+Train the same plan on other scans, of which some are labelled (`--plan_file None` plans anew):
+
+    python -m monai.bundle run --config_file {train} {common} --output_dir RUN
+
+on several GPUs:
+
+    torchrun --nproc_per_node=2 -m monai.bundle run \\
+        --config_file "['{train}','configs/multi_gpu_train.json']" {common} --output_dir RUN
+
+and use what came out: add `--run_dir RUN` to the commands for masks and scores. From another folder give the absolute paths and
+`--bundle_root`. In Python, put this folder on the path: `sys.path.insert(0, BUNDLE)`. Bundles packed with the same code run side
+by side in one process; one with other code is refused there and needs a process of its own."""
+
+
+def _limits(facts: RunFacts) -> str:
+    plan = facts.plan
+    items = [
+        f"Made for scans like those it was trained on ({', '.join(plan.channel_names)}, "
+        f"{_per_axis([case.spacing_mm for case in facts.fingerprint.cases])} mm). Other scanners, protocols, ages and "
+        "diseases were not tested; check its masks before you rely on them.",
+        "A mask carries no measure of its own uncertainty.",
+        f"Trained with {len(facts.fingerprint.labeled)} label maps: rare appearances were probably not among them.",
+    ]
+    if plan.orientation == "RAS" and 0 in [plan.network_axes[axis] for axis in plan.mirror_axes]:
+        items.append("Windows were mirrored in training, left to right too: the network does not tell the sides apart.")
+    return "## Limits\n\n" + "\n".join(f"- {item}" for item in items)
+
+
+def _per_axis(values: Sequence[Sequence[float]]) -> str:
+    """Median and range of each axis."""
+    if not values:
+        return "-"
+    array = np.array([value for value in values if len(value) == len(values[0])], dtype=float)
+    cells = [
+        f"{np.median(column):.3g}" + (f" ({column.min():.3g} to {column.max():.3g})" if np.ptp(column) else "")
+        for column in array.T
+    ]
+    return " x ".join(cells)
+
+
+def _volumes(cases: Sequence[CaseFingerprint], name: str) -> str:
+    flat = any(len(case.spacing_mm) == 2 for case in cases)
+    scale, unit = (100, "cm2") if flat else (1000, "ml")
+    sizes = [case.class_voxels.get(name, 0) * math.prod(case.spacing_mm) / scale for case in cases]
+    if not sizes:
+        return "-"
+    return f"{np.median(sizes):.3g} ({min(sizes):.3g} to {max(sizes):.3g}) {unit}, in {sum(s > 0 for s in sizes)} scans"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

@@ -1,0 +1,119 @@
+"""The configs of a packed bundle: made from the repository's, each complete in itself.
+
+MONAI Label and Deploy read one file and know nothing of our run folders; ``monai.bundle.load`` wants JSON. So every config
+is JSON, and the plan lies inside the inference config.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from bundle.facts import PackError
+from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.shipped import code_digest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXPRESSIONS = ("$", "@", "%", "+")  # what MONAI would evaluate or replace at the start of a text
+
+
+def packed_configs(plan: Plan, source: Path = REPOSITORY / "configs") -> dict[str, dict[str, Any]]:
+    """Config files by name, without the metadata.
+
+    Args:
+        plan: of the run.
+        source: the repository's configs.
+
+    Raises:
+        PackError: not started from a checkout, or a name in the plan that MONAI would take for an expression.
+    """
+    if not (source / "train.yaml").exists():
+        raise PackError(f"expected the configs of the repository in {source}. Pack from a checkout of the project.")
+    inference = _inference(plan, ConfigParser.load_config_file(str(source / "inference.json")))
+    train = _train(plan, ConfigParser.load_config_file(str(source / "train.yaml")))
+    evaluate = _evaluate(inference, ConfigParser.load_config_file(str(source / "evaluate.yaml")))
+    multi_gpu = ConfigParser.load_config_file(str(source / "multi_gpu_train.yaml"))
+    return {
+        "inference.json": inference,
+        "train.json": train,
+        "evaluate.json": evaluate,
+        "multi_gpu_train.json": multi_gpu,
+    }
+
+
+def _inference(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
+    changes = {
+        "run_dir": None,
+        "dataset_dir": _default_data(plan),
+        "shipped_plan": {
+            "_desc_": "plan.json of this bundle; plan is another one with --run_dir",
+            "_target_": "mcsc_bundle.plan.Plan.from_dict",
+            "content": _plain_plan(plan),
+        },
+        "trained": {
+            "_desc_": "this bundle, or with --run_dir the run folder of a training",
+            "_target_": "mcsc_bundle.inference.TrainedRun",
+            "run_dir": "$@run_dir or @bundle_root",
+            "branch": "@branch",
+            "plan": "$None if @run_dir else @shipped_plan",
+            "code": code_digest(),
+        },
+    }
+    return {**config, **changes}
+
+
+def _train(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
+    prepared = {**config["prepared"]}
+    del prepared["demo_dir"]
+    return {
+        **config,
+        "dataset_dir": _default_data(plan),
+        "plan_file": "$@bundle_root + '/plan.json'",
+        "prepared": prepared,
+    }
+
+
+def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the shipped weights on labelled cases; alone, or over ``train.json`` as the zoo does it."""
+    steps = [step for step in config["run"] if step != "$@report"]
+    reported = [*steps[:-1], "$@plan.save(@output_dir + '/plan.json')", "$@report", steps[-1]]  # it names the classes
+    shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "shipped_plan", "trained", "plan")
+    return {
+        "imports": ["$import os", *inference["imports"]],
+        **{key: inference[key] for key in shared},
+        "output_dir": "$@bundle_root + '/eval'",
+        "network_def": inference["network_def"],
+        **config,
+        "trained": inference["trained"],
+        "held_out": {
+            "_target_": "preprocessing.labelled.labelled_cases_or_exit",
+            "dataset_dir": "@dataset_dir",
+            "run_dir": "@run_dir",
+        },
+        "run": reported,
+        "evaluate": reported,
+    }
+
+
+def _default_data(plan: Plan) -> str:
+    """Where the data is looked for without ``--dataset_dir``."""
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in plan.dataset_name)
+    return f"$@bundle_root + '/data/{name}'"
+
+
+def _plain_plan(plan: Plan) -> dict[str, Any]:
+    """The plan without its reasons, which are for readers of ``plan.json``.
+
+    Raises:
+        PackError: a name that MONAI would evaluate.
+    """
+    content = {name: value for name, value in to_plain(plan).items() if name != "why"}
+    for text in (plan.dataset_name, *plan.channel_names, *plan.labels):
+        if text.startswith((*EXPRESSIONS, "_")) or "::" in text or "#" in text:
+            raise PackError(
+                f"plan: expected names of data set, channels and classes that are plain words, received {text!r}, which "
+                "MONAI's config language reads as an instruction. Rename it in dataset.json and plan.json."
+            )
+    return content

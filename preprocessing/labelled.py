@@ -1,0 +1,50 @@
+"""The labelled cases of a data set as items to be scored by a model that is finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from preprocessing.dataset import read_dataset
+from preprocessing.folders import DatasetError
+
+log = logging.getLogger(__name__)
+
+
+def labelled_cases(dataset_dir: str, run_dir: str | None = None) -> list[dict[str, Any]]:
+    """Items ``{"case", "image": [paths], "label": path}`` of a data set folder.
+
+    Args:
+        dataset_dir: in any layout of ``preprocessing.dataset``.
+        run_dir: the training whose model is scored, if its folder is at hand: then only the cases that it kept out.
+            ``None`` takes all; who scores cases that the model was trained on sees too good a score.
+
+    Raises:
+        DatasetError: no labelled case, or the training kept none out.
+    """
+    dataset = read_dataset(dataset_dir)
+    cases = [case for case in dataset.cases if case.label is not None]
+    splits = Path(run_dir) / "splits.json" if run_dir is not None else None
+    if splits is None or not splits.exists():
+        log.info("Scoring all %d labelled cases; those that trained the model, if any, score too well.", len(cases))
+    else:
+        kept_out = set(json.loads(splits.read_text(encoding="utf-8"))["test"])
+        cases = [case for case in cases if case.name in kept_out]
+        if not cases:
+            raise DatasetError(
+                f"{run_dir}: expected a training that kept cases of {dataset.root} out, received none. Score other "
+                "cases with another --dataset_dir, or train with --num_test."
+            )
+    return [
+        {"case": case.name, "image": [str(path) for path in case.images], "label": str(case.label)} for case in cases
+    ]
+
+
+def labelled_cases_or_exit(dataset_dir: str, run_dir: str | None = None) -> list[dict[str, Any]]:
+    """``labelled_cases`` for configs: a user's mistake ends the program with its message instead of a traceback."""
+    try:
+        return labelled_cases(dataset_dir, run_dir)
+    except DatasetError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+import zipfile
+
+import pytest
+
+from bundle.archive import pack_zip, unpack_zip
+from bundle.facts import PackError
+
+
+def zip_of(path, *names, link=False):
+    with zipfile.ZipFile(path, "w") as zipped:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o120777 if link else 0o100644) << 16
+            zipped.writestr(info, "content")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "good/../../evil", "/evil", "good\\..\\..\\evil", "C:/evil", "C:\\evil", "evil"]
+)
+def test_a_member_that_leaves_the_folder_is_refused_and_nothing_is_written(tmp_path, name):
+    target = tmp_path / "inside" / "folder"
+    with pytest.raises(PackError, match="which leaves it"):
+        unpack_zip(zip_of(tmp_path / "a.zip", "good/a", name), target)
+    assert not target.exists() and not list(tmp_path.rglob("evil"))
+
+
+def test_links_doubles_and_other_files_are_refused(tmp_path):
+    with pytest.raises(PackError, match="the link 'good/a'"):
+        unpack_zip(zip_of(tmp_path / "a.zip", "good/a", link=True), tmp_path / "to")
+    with pytest.raises(PackError, match="each file once"):
+        unpack_zip(zip_of(tmp_path / "b.zip", "good/a", "good/A"), tmp_path / "to")
+    with pytest.raises(PackError, match="expected one folder"):
+        unpack_zip(zip_of(tmp_path / "c.zip", "good/a", "other/b"), tmp_path / "to")
+    (tmp_path / "d.zip").write_text("no zip")
+    with pytest.raises(PackError, match="expected a zip file"):
+        unpack_zip(tmp_path / "d.zip", tmp_path / "to")
+
+
+def test_the_same_content_gives_the_same_bytes_whenever_it_was_written(tmp_path):
+    archives = []
+    for index, order in enumerate((("b", "a"), ("a", "b"))):
+        folder = tmp_path / str(index) / "name"
+        (folder / "__pycache__").mkdir(parents=True)
+        for name in order:
+            (folder / name).write_text(name * 100)
+            os.utime(folder / name, (index * 10**6, index * 10**6))
+        (folder / "__pycache__" / "x.pyc").write_text(str(index))
+        archives.append(tmp_path / f"{index}.zip")
+        pack_zip(folder, archives[-1])
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    bundle = unpack_zip(archives[0], tmp_path / "to")
+    assert sorted(path.name for path in bundle.iterdir()) == ["a", "b"] and (bundle / "a").read_text() == "a" * 100

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+
+import pytest
+import torch
+
+from bundle.configs import packed_configs
+from bundle.facts import PackError, read_run
+from bundle.pack import data_terms, pack
+from mcsc_bundle.plan import ChannelNormalization
+from tests.bundle.runs import TERMS, make_run
+from tests.plans import make_plan
+
+
+@pytest.fixture(autouse=True)
+def no_torchscript(monkeypatch):
+    """Its export takes a process of its own; ``test_bundle.py`` has it."""
+    monkeypatch.setattr("bundle.pack.export_torchscript", lambda bundle: None)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def metadata(bundle):
+    return json.loads((bundle / "configs" / "metadata.json").read_text())
+
+
+def test_a_run_packs_to_the_same_bytes_in_any_folder(tmp_path):
+    run = make_run(tmp_path / "run")
+    folder, archive = pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "one")
+    _, other = pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "other")
+    assert archive.name == "tiny_mri_segmentation_v0.1.0.zip" and archive.read_bytes() == other.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [folder.name, archive.name]
+    assert (folder / "models" / "model.pt").read_bytes() == (run / "models" / "model.pt").read_bytes()
+
+
+def test_metadata_come_from_plan_and_run(tmp_path):
+    run = make_run(
+        tmp_path / "run", "slicewise", labels={"background": 0, "lesion": 255}, channel_names=("T1", "FLAIR")
+    )
+    bundle, _ = pack(run, "tiny_mri_segmentation", TERMS, tmp_path)
+    seen = metadata(bundle)
+    image, pred = (seen["network_data_format"][part][key] for part, key in (("inputs", "image"), ("outputs", "pred")))
+    assert (
+        image["num_channels"] == 2 and image["channel_def"] == {"0": "T1", "1": "FLAIR"} and image["modality"] == "MR"
+    )
+    assert image["spatial_shape"] == ["4*(n+1)", "4*(n+1)"] and image["value_range"] == [-3, 5]
+    assert pred["channel_def"] == {"0": "background", "1": "lesion"} and pred["num_channels"] == 2
+    assert seen["eval_metrics"] == {"mean_dice": 0.7, "dice_lesion": 0.7}
+    assert seen["sha256"] == {"models/model.pt": hashlib.sha256((run / "models" / "model.pt").read_bytes()).hexdigest()}
+    packages = seen["required_packages_version"]
+    assert {"nibabel", "blosc2", "scipy"} <= set(packages) and not {"torch", "os", "mcsc_bundle"} & set(packages)
+    assert not any("+" in version for version in (*packages.values(), seen["pytorch_version"]))
+
+
+def test_value_range_of_ct_is_what_the_clipping_leaves(tmp_path):
+    ct = ChannelNormalization("CT", "ct", lower=-100, upper=300, mean=100, std=50)  # -4 to 4
+    run = make_run(tmp_path / "run", channel_names=("CT",), normalization=(ct,))
+    image = metadata(pack(run, "tiny", TERMS, tmp_path)[0])["network_data_format"]["inputs"]["image"]
+    assert image["value_range"] == [-4, 4] and image["format"] == "hounsfield"
+
+
+def test_no_case_name_and_no_path_leaves_the_machine(tmp_path):
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
+    for path in (path for path in bundle.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        assert b"secret_case_name" not in content and str(tmp_path).encode() not in content, path
+
+
+def test_the_card_states_data_scores_and_licence(tmp_path):
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
+    card = (bundle / "docs" / "README.md").read_text()
+    assert "1 labelled, 0 unlabelled" in card and "0.5 (0.5 to 0.5) ml" in card and "CC0 1.0" in card
+    assert "0.700 +- 0.100" in card and "2 epochs, 10 steps, 1 minutes" in card
+    assert TERMS.license_text in (bundle / "docs" / "data_license.txt").read_text()
+
+
+def test_warnings_that_name_a_case_stay_at_home(tmp_path):
+    run = make_run(tmp_path / "run")
+    measured = json.loads((run / "fingerprint.json").read_text())
+    measured["warnings"] = ["Empty labels, e.g. secret_case_name.", "The spacing differs."]
+    (run / "fingerprint.json").write_text(json.dumps(measured))
+    card = (pack(run, "tiny", TERMS, tmp_path)[0] / "docs" / "README.md").read_text()
+    assert "The spacing differs." in card and "secret_case_name" not in card
+
+
+def test_the_changelog_grows_newest_first(tmp_path):
+    run = make_run(tmp_path / "run")
+    pack(run, "tiny", TERMS, tmp_path)
+    bundle, _ = pack(run, "tiny", TERMS, tmp_path, version="0.2.0", changes="more labels")
+    assert list(metadata(bundle)["changelog"].items()) == [("0.2.0", "more labels"), ("0.1.0", "first version")]
+
+
+def test_large_files_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr("bundle.pack.MAX_FILE_BYTES", 20_000)
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
+    text = (bundle / "large_files.yml").read_text()
+    assert "path: models/model.pt" in text and "MONAI/tiny/resolve/0.1.0/models/model.pt" in text
+    assert metadata(bundle)["sha256"]["models/model.pt"] in text
+
+
+def test_what_cannot_be_packed_is_refused_with_the_reason(tmp_path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(PackError, match="words of letters"):
+        pack(run, "../evil", TERMS, tmp_path)
+    with pytest.raises(PackError, match="three numbers"):
+        pack(run, "tiny", TERMS, tmp_path, version="1")
+    with pytest.raises(PackError, match="folder of a training"):
+        pack(tmp_path, "tiny", TERMS, tmp_path)
+    make_plan("anisotropic").save(run / "plan.json")
+    with pytest.raises(PackError, match=r"do not fit plan\.json"):
+        pack(run, "tiny", TERMS, tmp_path)
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: torch.save(Evil(), path), lambda path: path.write_bytes(pickle.dumps(Evil()))]
+)
+def test_a_pickle_in_model_pt_is_refused_unread(tmp_path, capsys, write):
+    run = make_run(tmp_path / "run")
+    write(run / "models" / "model.pt")
+    with pytest.raises(PackError, match="received a pickle or damaged data: ") as refused:
+        read_run(run)
+    assert "weights_only" not in str(refused.value)  # torch's advice to unpickle all the same
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_name_that_monai_would_evaluate_is_refused():
+    plan = make_plan("3d", labels={"background": 0, "$__import__('os').system('true')": 1})
+    with pytest.raises(PackError, match="reads as an instruction"):
+        packed_configs(plan)
+
+
+def test_data_terms_come_from_the_options_or_from_dataset_json(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"licence": "CC-BY 4.0", "reference": "somewhere"}))
+    assert data_terms(tmp_path).license_text == "CC-BY 4.0"
+    (tmp_path / "terms.txt").write_text("my own terms\n")
+    assert data_terms(tmp_path, "mine", str(tmp_path / "terms.txt")).license_text == "my own terms"
+    with pytest.raises(PackError, match="received no licence"):
+        data_terms(source="somewhere")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcsc_bundle.plan import PlanError
+from preprocessing.folders import DatasetError
+from preprocessing.labelled import labelled_cases
+from preprocessing.prepare import prepare
+from tests.mcsc_bundle.images import blobs, save
+from tests.plans import make_plan
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Cases a, b with labels 0, 1, 2, and c without."""
+    folder = tmp_path / "data"
+    for case in "abc":
+        save(blobs((12, 18, 18)).astype("float32") + 1, folder / "images" / f"{case}.nii.gz")
+        if case != "c":
+            save(blobs((12, 18, 18)), folder / "labels" / f"{case}.nii.gz")
+    return folder
+
+
+def test_all_labelled_cases_or_those_a_training_kept_out(dataset, tmp_path):
+    assert [item["case"] for item in labelled_cases(str(dataset))] == ["a", "b"]
+    (tmp_path / "splits.json").write_text(json.dumps({"test": ["b"]}))
+    (item,) = labelled_cases(str(dataset), str(tmp_path))
+    assert item["case"] == "b" and item["label"].endswith("labels/b.nii.gz") and len(item["image"]) == 1
+    (tmp_path / "splits.json").write_text(json.dumps({"test": []}))
+    with pytest.raises(DatasetError, match="kept cases of"):
+        labelled_cases(str(dataset), str(tmp_path))
+
+
+def test_training_takes_over_a_plan_that_fits_and_refuses_one_that_does_not(dataset, tmp_path):
+    make_plan("3d").save(tmp_path / "plan.json")
+    run = tmp_path / "run"
+    prepared = prepare(str(dataset), str(run), plan_file=str(tmp_path / "plan.json"), workers=1)
+    assert prepared.plan == make_plan("3d") and (run / "plan.json").exists()
+    again = prepare(str(dataset), str(run), plan_file=str(tmp_path / "plan.json"), workers=1)
+    assert again.plan == prepared.plan
+    make_plan("3d", labels={"background": 0, "left": 1}).save(tmp_path / "other.json")
+    with pytest.raises(PlanError, match=r"a plan for labels .*--plan_file None"):
+        prepare(str(dataset), str(tmp_path / "run2"), plan_file=str(tmp_path / "other.json"), workers=1)
+    make_plan("3d", channel_names=("T1", "T2")).save(tmp_path / "other.json")
+    with pytest.raises(PlanError, match="a plan for channels"):
+        prepare(str(dataset), str(tmp_path / "run3"), plan_file=str(tmp_path / "other.json"), workers=1)
