@@ -30,6 +30,7 @@ __all__ = [
     "spacing_mm",
 ]
 
+LABEL_ROUNDING = 1e-3  # label values that were scaled when they were written come back as 1.00000002
 GRID_TOLERANCE = 0.05  # of a voxel; headers of one scan differ by rounding (seen: 2e-4 mm)
 
 
@@ -152,10 +153,15 @@ def _read_label(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         raise ImageError(
             f"{path}: expected a label map with one channel, received {len(data)}. Store one integer per voxel."
         )
-    if data.dtype.kind == "f" and not np.array_equal(data, np.rint(data)):
-        raise ImageError(
-            f"{path}: expected integer label values, received fractions such as {_fraction(data):g}. Give a label map."
-        )
+    if data.dtype.kind == "f":
+        rounded = np.rint(data)
+        off = ~(np.abs(data - rounded) <= LABEL_ROUNDING)  # NaN is off, too
+        if off.any():
+            raise ImageError(
+                f"{path}: expected integer label values, received fractions such as {float(data[off][0])!r}. "
+                "Give a label map."
+            )
+        data = rounded
     low, high = int(data.min()), int(data.max())
     limits = np.iinfo(np.int32)
     if low < limits.min or high > limits.max:
@@ -164,10 +170,6 @@ def _read_label(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         )
     small = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
     return data.astype(np.int16 if small else np.int32, copy=False), file.affine
-
-
-def _fraction(data: np.ndarray) -> float:
-    return float(data[data != np.rint(data)][0])
 
 
 def _grid(file: ImageFile) -> str:

@@ -42,6 +42,7 @@ class Predictions:
     ) -> None:
         self.folder, self.plan, self.cases = Path(output_dir), plan, list(cases)
         self.settings = _hash({"plan": to_plain(plan), **settings})
+        self._refuse_to_overwrite()
         self.rank, self.world = _rank_and_world()
         known = {case: row for path in self._accounts() for case, row in _read_rows(path).items()}
         self.rows = {item["case"]: known[item["case"]] for item in self.cases if self._is_done(item, known)}
@@ -101,6 +102,21 @@ class Predictions:
     def _record(self, case: str, row: Mapping[str, Any]) -> None:
         self.rows[case] = {"case": case, "error": "", **row, "settings": self.settings}
         self._save(self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv"))
+
+    def _refuse_to_overwrite(self) -> None:
+        """No mask may take the place of an image: they bear the same name.
+
+        Raises:
+            SystemExit: one would; nothing has been written yet.
+        """
+        images = {os.path.realpath(path): path for item in self.cases for path in item["image"]}
+        for item in self.cases:
+            mask = mask_file(self.folder, item["case"], item["image"][0])
+            if os.path.realpath(mask) in images:
+                raise SystemExit(
+                    f"error: expected output_dir to be another folder than that of the images, received {self.folder}: "
+                    f"the mask of {item['case']} would replace {images[os.path.realpath(mask)]}. Choose another."
+                )
 
     def _settle(self) -> None:
         """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away."""

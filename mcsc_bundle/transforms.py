@@ -18,7 +18,7 @@ from monai.transforms import Compose, CropForegroundd, LoadImaged, MapTransform,
 from monai.transforms.utils import allow_missing_keys_mode
 from torch import Tensor
 
-from mcsc_bundle.io import LabelReader, ScanReader
+from mcsc_bundle.io import ImageError, LabelReader, ScanReader
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.plan_transforms import PlanCheckd, PlanNormalized, PlanResampled, grid_before
 from mcsc_bundle.resampling import largest_resized, resize_logits
@@ -127,8 +127,8 @@ class RestoreMaskd(MapTransform):
 
 
 def reason(error: BaseException) -> str:
-    """The words of the error at the root of a chain; MONAI wraps what a transform raises."""
-    while error.__cause__ is not None:
+    """The words of the first ``ImageError`` of a chain, which names file and remedy; else of the error at its root."""
+    while error.__cause__ is not None and not isinstance(error, ImageError):
         error = error.__cause__
     if isinstance(error, MemoryError):
         return "the memory of this machine does not suffice; give it more, or use fewer processes."

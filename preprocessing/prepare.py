@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
 
+PRESETS = ("plan", "paper")
 USER_ERRORS = (DatasetError, ImageError, PlanError)
 
 
@@ -104,6 +105,8 @@ def prepare(
     Raises:
         DatasetError, ImageError, PlanError: the data or the plan cannot be used; the message says what to do.
     """
+    if preset not in PRESETS:
+        raise DatasetError(f"expected preset to be one of {', '.join(PRESETS)}, received {preset!r}.")
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_rank() > 0:
         torch.distributed.barrier()
@@ -144,7 +147,8 @@ def _fingerprint(
     """
     key_file, key = run / "fingerprint.key", _inputs_key(dataset, split)
     if key_file.exists() and key_file.read_text() == key and (run / "fingerprint.json").exists():
-        rejected = json.loads((run / "rejected.json").read_text())
+        found = run / "fingerprint.rejected.json"  # without what preprocessing may have set aside since: it tries again
+        rejected = json.loads((found if found.exists() else run / "rejected.json").read_text())
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
     if (run / "models" / "checkpoint.pt").exists():
         raise DatasetError(
@@ -156,6 +160,7 @@ def _fingerprint(
     for warning in fingerprint.warnings:
         log.warning("%s", warning)
     fingerprint.save(run / "fingerprint.json")
+    save_json(run / "fingerprint.rejected.json", rejected)
     save_json(run / "rejected.json", rejected)
     key_file.write_text(key)
     return fingerprint, rejected, True
@@ -250,8 +255,7 @@ def _preprocess(
     store = CaseStore(cache_dir or run / "preprocessed", plan.data_key)
     needed = [items[name] for name in (*labeled, *unlabeled, *val) if name in items]
     failed = preprocess(needed, plan, store, workers)
-    if failed:
-        save_json(run / "rejected.json", {**rejected, **failed})
+    save_json(run / "rejected.json", {**rejected, **failed})
     usable = {name: item for name, item in items.items() if name not in failed}
     train, watched, test = (
         [usable[name] for name in names if name in usable] for names in ((*labeled, *unlabeled), val, split.test)
@@ -271,7 +275,7 @@ def _preprocess(
 def _inputs_key(dataset: Dataset, split: Split) -> str:
     """Changes when a file of the data set, or the split, does."""
     stats = [
-        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        (os.path.relpath(path, dataset.root), path.stat().st_size, path.stat().st_mtime_ns)
         for case in dataset.cases
         for path in (*case.images, *([case.label] if case.name in {*split.labeled, *split.test} and case.label else []))
         if path.exists()

@@ -171,3 +171,31 @@ def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_pat
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
     assert len(patch(dimensions=3)) == 2
+
+
+def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
+    """A case whose preprocessing failed once is tried again by the next call."""
+    from mcsc_bundle.store import CaseStore
+    from preprocessing.prepare import prepare
+
+    whole, write = CaseStore.write, CaseStore.write
+
+    def full_disk(self, case, *args, **kwargs):
+        if case.endswith("1"):
+            raise OSError("No space left on device")
+        return write(self, case, *args, **kwargs)
+
+    monkeypatch.setattr(CaseStore, "write", full_disk)
+    first = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
+    monkeypatch.setattr(CaseStore, "write", whole)
+    second = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
+    assert len(first.train) < len(second.train) == 5
+    assert (tmp_path / "rejected.json").read_text().strip() == "{}"
+
+
+def test_a_misspelt_preset_is_refused(dataset, tmp_path):
+    from preprocessing.dataset import DatasetError
+    from preprocessing.prepare import prepare
+
+    with pytest.raises(DatasetError, match="papper"):
+        prepare(str(dataset), str(tmp_path), preset="papper")

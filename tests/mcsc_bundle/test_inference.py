@@ -196,3 +196,10 @@ def test_two_ranks_share_the_cases_and_one_summary_tells_of_all(tmp_path, images
     assert set(ours) == {"a", "b", "c"} and "NaN" in ours["b"]["error"]
     assert [ours[name]["left_ml"] for name in "ac"] == [theirs[name]["left_ml"] for name in "ac"]
     assert sorted(path.name for path in shared.iterdir()) == ["a.nii.gz", "c.nii.gz", "summary.csv"]
+
+
+def test_masks_never_take_the_place_of_the_images(images, run_dir):
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    with pytest.raises(SystemExit, match="would replace"):
+        infer(images, run_dir, images)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before

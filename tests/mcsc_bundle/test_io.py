@@ -127,3 +127,12 @@ def test_fractions_are_no_labels(tmp_path):
 @pytest.mark.parametrize("name", ["a.b_01.nii.gz", "a.b_01.mha", "a.b_01.NII.GZ", "a.b_01"])
 def test_case_name(name):
     assert case_name(f"/some/where/{name}") == "a.b_01"
+
+
+def test_label_values_that_rounding_moved_by_a_hair_are_mended(tmp_path):
+    """nibabel stores floats as scaled uint8: 1 comes back as 1.00000002."""
+    image = nib.Nifti1Image(np.array([[[0.0, 1.0, 3.0]]]), np.eye(4))
+    image.set_data_dtype(np.uint8)
+    nib.save(image, tmp_path / "label.nii.gz")
+    assert set(np.unique(nib.load(tmp_path / "label.nii.gz").get_fdata())) != {0.0, 1.0, 3.0}
+    assert load_label(tmp_path / "label.nii.gz").unique().tolist() == [0, 1, 3]
