@@ -65,14 +65,53 @@ def _inference(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
-    prepared = {**config["prepared"]}
+    """Training on a folder, or, where MONAI Label drives it, on the items that it hands over.
+
+    Its keys: ``network`` to load weights into, ``train#dataset#data`` and ``validate#dataset#data`` for its items, which
+    name files in place of prepared cases, and ``device``, a text. It wants a new training each time it asks, and the
+    bundle's weights replaced.
+    """
+    config = _replaced(config, "@device.type", "torch.device(@device).type")
+    prepared = {**config["prepared"], "data_optional": True}
     del prepared["demo_dir"]
-    return {
-        **config,
+    train, validate = {**config["train"]}, {**config["validate"]}
+    options = {key: value for key, value in train["dataset"].items() if key != "_target_"}
+    train["dataset"] = {
+        "_target_": "preprocessing.items.two_stream_dataset",
+        **options,
+        "dataset_dir": "@dataset_dir",
+    }
+    options = {key: value for key, value in validate["dataset"].items() if key != "_target_"}
+    validate["dataset"] = {"_target_": "preprocessing.items.stored_volumes", **options, "plan": "@plan"}
+    checkpoints = next(item for item in train["handlers"] if item["_target_"].endswith(".CheckpointHandler"))
+    replace_weights = {
+        "_target_": "mcsc_bundle.application.ReplaceWeights",
+        "_disabled_": "@on_folder",
+        "bundle_root": "@bundle_root",
+        "models_dir": checkpoints["models_dir"],
+    }
+    train["handlers"] = [
+        {**item, "resumes": "@on_folder"} if item is checkpoints else item for item in train["handlers"]
+    ] + [replace_weights]
+    changes = {
         "dataset_dir": _default_data(plan),
         "plan_file": "$@bundle_root + '/plan.json'",
         "prepared": prepared,
+        "on_folder": "$all('case' in item for item in @train#dataset#data)",
+        "network": "$@network_def",
+        "train": train,
+        "validate": validate,
     }
+    return {**config, **changes}
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """The config with one text for another in every value."""
+    if isinstance(value, dict):
+        return {key: _replaced(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, old, new) for item in value]
+    return value.replace(old, new) if isinstance(value, str) else value
 
 
 def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def save_atomically(content: Any, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Whether this process is the one that writes."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
@@ -48,17 +49,24 @@ class CheckpointHandler:
         interval: epochs between two saves; the last epoch is always saved.
         training_key: names the cases that train; a checkpoint of other cases is not gone on from, since what was kept out
             of one training may have trained the other.
+        resumes: whether to go on from ``checkpoint.pt``; an application that asks for a training wants a new one.
     """
 
     def __init__(
-        self, models_dir: str, evaluator: Evaluator | None = None, interval: int = 1, training_key: str = ""
+        self,
+        models_dir: str,
+        evaluator: Evaluator | None = None,
+        interval: int = 1,
+        training_key: str = "",
+        resumes: bool = True,
     ) -> None:
         self.folder, self.evaluator, self.interval = Path(models_dir), evaluator, interval
-        self.training_key = training_key
+        self.training_key, self.resumes = training_key, resumes
 
     def attach(self, engine: MCSCTrainer) -> None:
         """Listen: resume at the start, save after each epoch (attach after the ``ValidationHandler``)."""
-        engine.add_event_handler(Events.STARTED, self.resume)
+        if self.resumes:
+            engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def resume(self, engine: MCSCTrainer) -> None:
@@ -90,7 +98,7 @@ class CheckpointHandler:
     def save(self, engine: MCSCTrainer) -> None:
         """Write the files of this epoch; ``checkpoint.pt`` last, so that it never promises what is not there."""
         epoch = engine.state.epoch
-        if not _is_main_process() or (epoch % self.interval and epoch != engine.state.max_epochs):
+        if not is_main_process() or (epoch % self.interval and epoch != engine.state.max_epochs):
             return
         best = best_epoch = None
         shipped = _plain_weights(engine.method.shipped)
@@ -178,7 +186,7 @@ class LossLog:
         self.steps += 1
 
     def _write(self, engine: MCSCTrainer) -> None:
-        if not _is_main_process() or not self.steps:
+        if not is_main_process() or not self.steps:
             return
         seconds = time.perf_counter() - self.began
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
@@ -220,7 +228,7 @@ class ValidationLog:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Evaluator) -> None:
-        if not _is_main_process():
+        if not is_main_process():
             return
         epoch, iteration = engine.state.epoch, engine.state.epoch * self.epoch_length
         self.csv.truncate(iteration - 1)

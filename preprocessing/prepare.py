@@ -77,6 +77,7 @@ def prepare(
     workers: int | None = None,
     demo_dir: str | None = None,
     plan_file: str | None = None,
+    data_optional: bool = False,
 ) -> Prepared:
     """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
 
@@ -101,6 +102,8 @@ def prepare(
         demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
         plan_file: a plan to train with as it stands, such as a packed bundle's; ``None`` makes one. A ``plan.json`` that is
             in the run folder already goes before it.
+        data_optional: whether there may be no ``dataset_dir``, because an application (MONAI Label) hands over its cases;
+            then only plan and store are prepared.
 
     Raises:
         DatasetError, ImageError, PlanError: the data or the plan cannot be used; the message says what to do.
@@ -116,6 +119,8 @@ def prepare(
         log.info("Making the phantom demo set in %s.", demo_dir)
         make_phantom_dataset(demo_dir)
     run = Path(output_dir)
+    if data_optional and not Path(dataset_dir).exists():
+        return _without_data(run, plan_file, cache_dir)
     dataset = read_dataset(dataset_dir)
     split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
@@ -135,6 +140,12 @@ def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
         return prepare(*args, **kwargs)
     except USER_ERRORS as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def _without_data(run: Path, plan_file: str | None, cache_dir: str | None) -> Prepared:
+    plan = Plan.load(plan_file or run / "plan.json")
+    plan.save(run / "plan.json")
+    return Prepared(plan, CaseStore(cache_dir or run / "preprocessed", plan.data_key), [], [], [])
 
 
 def _fingerprint(

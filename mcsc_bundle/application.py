@@ -1,0 +1,54 @@
+"""When an application such as MONAI Label trains a packed bundle: the bundle's weights become those just trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+
+from mcsc_bundle.handlers import is_main_process
+from mcsc_bundle.plan_files import save_json
+from mcsc_bundle.shipped import CHECKSUMS, file_digest
+
+log = logging.getLogger(__name__)
+
+EXPORTS = ("model.ts", "model.onnx")  # of the weights that were there before
+
+
+class ReplaceWeights:
+    """At the end of a training, puts its network in the place of the bundle's, as every zoo bundle's training does.
+
+    The checksum in ``metadata.json`` is renewed, and exports of the former weights are removed.
+
+    Args:
+        bundle_root: the packed bundle.
+        models_dir: where the training saves.
+    """
+
+    def __init__(self, bundle_root: str, models_dir: str) -> None:
+        self.bundle, self.trained = Path(bundle_root), Path(models_dir) / "model.pt"
+
+    def attach(self, engine: Engine) -> None:
+        """Listen (attach after the ``CheckpointHandler``, which saves the last epoch)."""
+        engine.add_event_handler(Events.COMPLETED, self.replace)
+
+    def replace(self, engine: Engine) -> None:
+        """Copy the weights beside their place, rename, then tell the metadata."""
+        if not is_main_process():
+            return
+        weights = self.bundle / "models" / "model.pt"
+        weights.parent.mkdir(exist_ok=True)
+        temporary = weights.with_name(f".{weights.name}.{os.getpid()}.tmp")
+        shutil.copyfile(self.trained, temporary)
+        os.replace(temporary, weights)
+        for name in EXPORTS:
+            (weights.parent / name).unlink(missing_ok=True)
+        metadata = self.bundle / "configs" / "metadata.json"
+        if metadata.exists():
+            content = json.loads(metadata.read_text(encoding="utf-8"))
+            save_json(metadata, {**content, CHECKSUMS: {"models/model.pt": file_digest(weights)}})
+        log.info("%s now holds the network just trained; its exports were removed.", weights)
