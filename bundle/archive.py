@@ -43,7 +43,7 @@ def unpack_zip(archive: Path, folder: Path) -> Path:
         The bundle's folder.
 
     Raises:
-        PackError: no zip, a member that would leave ``folder``, a link, a file twice, too much data, more than one folder.
+        PackError: no zip, a member that would leave ``folder``, is hidden or compiled, a link, a file twice, too much data, more than one folder.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -73,5 +73,7 @@ def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
         raise PackError(
             f"{archive}: expected files below one folder, received {name!r}, which leaves it. Do not use it."
         )
+    if any(part.startswith(".") or part == "__pycache__" for part in path.parts):
+        raise PackError(f"{archive}: expected no hidden or compiled files, received {name!r}. Do not use it.")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise PackError(f"{archive}: expected plain files, received the link {name!r}. Do not use it.")

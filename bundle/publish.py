@@ -10,7 +10,7 @@ from pathlib import Path
 import monai.bundle
 
 from bundle.archive import files_of
-from bundle.checks import metadata_of
+from bundle.checking import metadata_of
 from bundle.facts import PackError
 from bundle.verify import verify
 

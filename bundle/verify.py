@@ -16,7 +16,8 @@ import nibabel as nib
 import numpy as np
 
 from bundle.archive import unpack_zip
-from bundle.checks import STATIC, expressions, targets
+from bundle.checks import STATIC
+from bundle.checks_of_content import expressions, targets
 from bundle.facts import PackError
 from bundle.torchscript import last_line, run_monai
 from mcsc_bundle.plan import Plan
@@ -124,7 +125,7 @@ def _expressions(bundle: Path) -> list[str]:
 def _dynamic(bundle: Path, work: Path, train: bool) -> list[Point]:
     """Points that run a copy of the bundle, which so stays as it is."""
     copy = work / ELSEWHERE / bundle.name
-    shutil.copytree(bundle, copy)
+    shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))  # nothing that was not looked at
     data = make_dataset(Plan.load(copy / "plan.json"), work / "data")
     points = [*_probe(copy, data, work), _runs_elsewhere(copy, work)]
     return [*points, _trains(copy, data, work)] if train else points

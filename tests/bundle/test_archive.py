@@ -31,6 +31,9 @@ def test_a_member_that_leaves_the_folder_is_refused_and_nothing_is_written(tmp_p
 def test_links_doubles_and_other_files_are_refused(tmp_path):
     with pytest.raises(PackError, match="the link 'good/a'"):
         unpack_zip(zip_of(tmp_path / "a.zip", "good/a", link=True), tmp_path / "to")
+    for name in ("good/.hidden.pkl", "good/mcsc_bundle/__pycache__/io.cpython-311.pyc"):
+        with pytest.raises(PackError, match="hidden or compiled"):
+            unpack_zip(zip_of(tmp_path / "e.zip", name), tmp_path / "to")
     with pytest.raises(PackError, match="each file once"):
         unpack_zip(zip_of(tmp_path / "b.zip", "good/a", "good/A"), tmp_path / "to")
     with pytest.raises(PackError, match="expected one folder"):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from bundle.checks import ABSOLUTE
+from bundle.checks_of_files import ABSOLUTE
 from bundle.facts import PackError
 from bundle.pack import pack, seal
 from bundle.verify import report, verify
