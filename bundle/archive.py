@@ -43,7 +43,8 @@ def unpack_zip(archive: Path, folder: Path) -> Path:
         The bundle's folder.
 
     Raises:
-        PackError: no zip, a member that would leave ``folder``, is hidden or compiled, a link, a file twice, too much data, more than one folder.
+        PackError: no zip, a member that would leave ``folder``, is hidden or compiled, or is a link, a file twice, too much
+            data, more than one folder.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
