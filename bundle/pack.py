@@ -19,6 +19,7 @@ from bundle.configs import REPOSITORY, packed_configs
 from bundle.facts import PackError, RunFacts, read_run
 from bundle.metadata import OURS, make_metadata
 from bundle.torchscript import export_torchscript
+from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,8 @@ def _copy(facts: RunFacts, building: Path) -> None:
     shutil.copyfile(REPOSITORY / "configs" / "logging.conf", building / "configs" / "logging.conf")
     facts.plan.save(building / "plan.json")
     shutil.copyfile(facts.weights, building / "models" / "model.pt")
+    if (facts.folder / POSTPROCESSING).exists():  # inference applies it where it lies beside the plan
+        shutil.copyfile(facts.folder / POSTPROCESSING, building / POSTPROCESSING)
 
 
 def _changelog(bundle: Path) -> dict[str, str]:

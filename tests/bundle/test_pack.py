@@ -10,7 +10,9 @@ import torch
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.pack import data_terms, pack
+from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.plan import ChannelNormalization
+from mcsc_bundle.postprocessing import Postprocessing, Step
 from tests.bundle.runs import TERMS, make_run
 from tests.plans import make_plan
 
@@ -87,6 +89,15 @@ def test_warnings_that_name_a_case_stay_at_home(tmp_path):
     (run / "fingerprint.json").write_text(json.dumps(measured))
     card = (pack(run, "tiny", TERMS, tmp_path)[0] / "docs" / "README.md").read_text()
     assert "The spacing differs." in card and "secret_case_name" not in card
+
+
+def test_post_processing_that_was_decided_on_goes_along(tmp_path):
+    run = make_run(tmp_path / "run")
+    scores = {"left": 0.5}, {"left": 0.6}
+    step = Step(("left",), True, 0.5, 0.6, *scores, "Dice rises.")
+    Postprocessing(3, (step,)).save(run / "postprocessing.json")
+    bundle, _ = pack(run, "tiny", TERMS, tmp_path)
+    assert TrainedRun(bundle).postprocessing() == [("left",)]
 
 
 def test_the_changelog_grows_newest_first(tmp_path):
