@@ -112,9 +112,10 @@ class MultiScaleContrast(nn.Module):
         vectors = torch.cat((cnn, transformer), dim=1).flatten(1, 2)  # (g, 2B * v, D)
         vectors, target = gather_features(vectors, target.flatten(1))
         if self.banks:
-            fresh = vectors, target
-            vectors, target = self.banks[index].extend(*fresh)
-            self.banks[index].add(*fresh)
+            bank, fresh = self.banks[index], (vectors, target)
+            assert isinstance(bank, MemoryBank)
+            vectors, target = bank.extend(*fresh)
+            bank.add(*fresh)
         return balanced_contrastive_loss(
             vectors, target, self.num_classes, self.temperature, balance_anchors=self.balance_anchors
         )
