@@ -162,6 +162,7 @@ class Plan:
         inference_overlap: overlap of neighbouring windows, as a fraction of the patch.
         memory_gb: memory budget the plan was made for; ``estimated_memory_gb`` what it is expected to take.
         device: ``cpu`` or ``cuda``: what the plan was made for.
+        configuration: nnU-Net's name for this kind of plan: ``2d``, ``3d_fullres``, ``3d_lowres``; empty if it is none.
         why: the reason for each choice, by field name, in words.
         format: version of this file's layout.
     """
@@ -190,6 +191,7 @@ class Plan:
     memory_gb: float = 8.0
     estimated_memory_gb: float = 0.0
     device: str = "cpu"
+    configuration: str = ""
     why: dict[str, str] = field(default_factory=dict)
     format: int = PLAN_FORMAT
 

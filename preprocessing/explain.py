@@ -38,6 +38,7 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
     stages = f"channels {cnn.features}, strides {_stages(cnn.strides)}, kernels {_stages(cnn.kernel_sizes)}"
     return [
         (("device",), "Device", plan.device),
+        (("configuration",), "Configuration", plan.configuration or "none of nnU-Net's"),
         (("spatial_dims", "slice_axis"), "Dimensions", f"{plan.spatial_dims}-D networks{slices}"),
         (("orientation",), "Orientation", plan.orientation or "as stored"),
         (("spacing_mm",), "Target spacing", f"{per_axis(plan.spacing_mm)} mm"),

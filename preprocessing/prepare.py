@@ -31,7 +31,7 @@ from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
+_OPTIONS = "preset, plan_from, configuration, memory_gb, networks or device"
 
 USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
@@ -70,7 +70,7 @@ def prepare(
     fold: int | str = "auto",
     preset: str = "plan",
     plan_from: str | None = None,
-    dimensions: int | str = "auto",
+    configuration: str = "auto",
     memory_gb: float | None = None,
     device: str = "auto",
     networks: str = "pair",
@@ -95,7 +95,7 @@ def prepare(
         preset: ``plan``, or ``paper`` for the paper's networks and patch (2-D only).
         plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
             ``preprocessing.adopt``).
-        dimensions: 2, 3 or ``auto``.
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto`` (see ``preprocessing.configuration``).
         memory_gb: memory budget; ``None`` takes what the device has.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
         networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
@@ -109,10 +109,10 @@ def prepare(
         DatasetError, ImageError, OptionError, PlanError: an option, the data or the plan cannot be used; the
             message says what to do.
     """
-    choices = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device, "networks": networks}
+    choices = {"configuration": configuration, "memory_gb": memory_gb, "device": device, "networks": networks}
     check_values(
         {
-            **{name: choices[name] for name in ("dimensions", "memory_gb")},
+            **{name: choices[name] for name in ("configuration", "memory_gb")},
             **{"num_labeled": num_labeled, "num_test": num_test, "split_seed": split_seed, "fold": fold},
             **{"preset": preset, "workers": workers, "output_dir": output_dir, "cache_dir": cache_dir},
         }

@@ -166,11 +166,11 @@ def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_pat
     def patch(**options):
         return prepare(str(dataset), str(tmp_path), workers=1, device="cpu", **options).plan.patch_size
 
-    assert len(patch(dimensions=3)) == 3
-    assert len(patch(dimensions=2)) == 2
+    assert len(patch(configuration="3d_fullres")) == 3
+    assert len(patch(configuration="2d")) == 2
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
-    assert len(patch(dimensions=3)) == 2
+    assert len(patch(configuration="3d_fullres")) == 2
 
 
 def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
