@@ -24,6 +24,7 @@ from mcsc_bundle.words import counted
 from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
+from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
 from preprocessing.planner import make_plan
 from preprocessing.preprocess import preprocess
@@ -78,6 +79,7 @@ def prepare(
     workers: int | None = None,
     demo_dir: str | None = None,
     data_optional: bool = False,
+    check_memory: bool = False,
 ) -> Prepared:
     """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
 
@@ -104,6 +106,8 @@ def prepare(
         demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
         data_optional: whether there may be no ``dataset_dir``, because an application (MONAI Label) hands over its cases;
             then only plan and store are prepared.
+        check_memory: take two steps of a new plan on its device before anything is preprocessed, and plan again with less
+            where they do not fit (see ``preprocessing.measured``). Once for a plan; none for one that was trained with.
 
     Raises:
         DatasetError, ImageError, OptionError, PlanError: an option, the data or the plan cannot be used; the
@@ -131,7 +135,7 @@ def prepare(
     split = make_split(dataset, None if num_labeled == "all" else num_labeled, num_test, split_seed, split_file)
     parts = training_cases(split, fold)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    plan = _plan(run, fingerprint, measured, preset, plan_from, choices)
+    plan = _plan(run, fingerprint, measured, preset, plan_from, choices, check_memory)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -200,6 +204,7 @@ def _plan(
     preset: str,
     plan_from: str | None,
     options: dict[str, Any],
+    check_memory: bool,
 ) -> Plan:
     """Read back the plan, edited or not, or make it.
 
@@ -218,16 +223,43 @@ def _plan(
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
             log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
-        if edited or trained or (same and not measured):
+        if trained or (edited and not check_memory):
             return Plan.load(path)
+        if edited:
+            return fit_measured(Plan.load(path), options["networks"], replan=None)
+        if same and not measured:
+            plan = Plan.load(path)
+            return _save(_tried(plan, fingerprint, preset, plan_from, options), run, asked) if check_memory else plan
     plan = make_plan(fingerprint, **options)
     if preset == "paper":
         plan = paper_plan(plan)
     if plan_from is not None:
-        plan = adopt_plan(plan_from, plan, fingerprint)
-    plan.save(path)
-    made.write_text(f"{_hash(path.read_text())} {asked}")
+        plan = adopt_plan(plan_from, plan, fingerprint).replace(measured_memory_gb=None)
+    if check_memory:
+        plan = _tried(plan, fingerprint, preset, plan_from, options)
+    _save(plan, run, asked)
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
+    return plan
+
+
+def _tried(plan: Plan, fingerprint: Fingerprint, preset: str, plan_from: str | None, options: dict[str, Any]) -> Plan:
+    """The plan with its measured memory, or a smaller one; the same if it has been measured."""
+    if plan.measured_memory_gb is not None:
+        return plan
+    as_it_stands = preset == "paper" or plan_from is not None
+    log.info("Trying a training step for its memory.")
+
+    def replan(memory_gb: float) -> Plan:
+        return make_plan(fingerprint, **{**options, "memory_gb": memory_gb})
+
+    return fit_measured(plan, options["networks"], None if as_it_stands else replan)
+
+
+def _save(plan: Plan, run: Path, asked: str) -> Plan:
+    """Write the plan, and a key that tells later whether somebody edited it."""
+    path = run / "plan.json"
+    plan.save(path)
+    (run / "plan.key").write_text(f"{_hash(path.read_text())} {asked}")
     return plan
 
 
