@@ -29,6 +29,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics
+from mcsc_bundle.option_values import OptionError
+from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import Plan, save_json
 from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
 
@@ -71,6 +73,10 @@ def cross_validate(
         raise SystemExit(
             f"error: expected a folder for the runs, received {runs}, which is a run itself. Give another one."
         )
+    try:
+        check_options(files, options)
+    except OptionError as error:
+        raise SystemExit(f"error: {error}") from None
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
     references = _prepare(files, {**options, "output_dir": str(runs), "fold": 0}, world)

@@ -161,7 +161,9 @@ class Plan:
         mirror_axes: network axes that augmentation and test-time augmentation may flip.
         inference_overlap: overlap of neighbouring windows, as a fraction of the patch.
         memory_gb: memory budget the plan was made for; ``estimated_memory_gb`` what it is expected to take.
+        measured_memory_gb: what a step took when it was tried on the device, ``None`` if it was not.
         device: ``cpu`` or ``cuda``: what the plan was made for.
+        configuration: nnU-Net's name for this kind of plan: ``2d``, ``3d_fullres``, ``3d_lowres``; empty if it is none.
         why: the reason for each choice, by field name, in words.
         format: version of this file's layout.
     """
@@ -189,7 +191,9 @@ class Plan:
     separate_z_ratio: float = 3.0
     memory_gb: float = 8.0
     estimated_memory_gb: float = 0.0
+    measured_memory_gb: float | None = None
     device: str = "cpu"
+    configuration: str = ""
     why: dict[str, str] = field(default_factory=dict)
     format: int = PLAN_FORMAT
 

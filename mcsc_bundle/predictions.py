@@ -16,6 +16,7 @@ import torch
 from monai.data import MetaTensor
 
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.words import counted
 from mcsc_bundle.writer import mask_file
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Predictions:
         self.pending = pending[self.rank :: self.world]
         self._settle()
         if self.rows and self.rank == 0:
-            log.info("%d of %d cases are done already.", len(self.rows), len(self.cases))
+            log.info("Done already: %d of %s.", len(self.rows), counted(len(self.cases), "case"))
 
     @property
     def failed(self) -> dict[str, str]:

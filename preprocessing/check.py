@@ -11,6 +11,7 @@ import numpy as np
 
 from mcsc_bundle.plan import CaseFingerprint, Plan, PlanError
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.words import counted
 from preprocessing.dataset import read_dataset
 from preprocessing.fingerprint import examine
 from preprocessing.reasons import per_axis
@@ -83,7 +84,7 @@ def check_run(run: Path, cache_dir: Path | None = None) -> tuple[list[Finding], 
         elif name not in split["test"]:  # test cases are not stored
             absent.append(name)
     notes = () if not absent else (
-        f"{len(absent)} cases are not stored for this plan, e.g. {absent[0]}; training, or python -m preprocessing "
+        f"{counted(len(absent), 'case')} not stored for this plan, e.g. {absent[0]}; training, or python -m preprocessing "
         f"DATASET --output_dir {run}, stores them.",
     )  # fmt: skip
     return findings, notes
@@ -97,7 +98,7 @@ def table(findings: Sequence[Finding], notes: Sequence[str]) -> str:
     lines = [f"{f.case:<{width}}  {f.what}  {'; '.join(f.remarks) or 'ok'}" for f in good]
     lines += [f"{f.case:<{width}}  REJECTED: {f.problem}" for f in bad]
     lines += [f"Warning: {note}" for note in notes]
-    return "\n".join([*lines, f"{len(findings)} cases: {len(good)} can be used, {len(bad)} rejected."])
+    return "\n".join([*lines, f"{counted(len(findings), 'case')}: {len(good)} can be used, {len(bad)} rejected."])
 
 
 def _describe(case: CaseFingerprint) -> str:

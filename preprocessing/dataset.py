@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcsc_bundle.io import ImageError, load_image
+from mcsc_bundle.words import counted
 from preprocessing.declared import declared_channels, declared_labels, patient_groups, read_declaration
 from preprocessing.folders import DatasetError, find_child
 from preprocessing.layouts import LAYOUTS, Case, find_cases
@@ -104,7 +105,7 @@ def _check(cases: Sequence[Case], root: Path) -> None:
         )
     if not any(case.label for case in cases):
         raise DatasetError(
-            f"{root}: expected at least one labelled case, received {len(cases)} cases and no label file. Put "
+            f"{root}: expected at least one labelled case, received {counted(len(cases), 'case')} and no label file. Put "
             "label maps "
             f"into labelsTr/ (or labels/) under the images' names, or correct the paths in dataset.json."
         )
@@ -112,14 +113,15 @@ def _check(cases: Sequence[Case], root: Path) -> None:
 
 def _report(dataset: Dataset) -> None:
     labeled = sum(case.label is not None for case in dataset.cases)
-    log.info("%s: %d labelled and %d unlabelled cases.", dataset.name, labeled, len(dataset.cases) - labeled)
+    unlabeled = counted(len(dataset.cases) - labeled, "unlabelled case")
+    log.info("%s: %d labelled and %s.", dataset.name, labeled, unlabeled)
     shared = next((case for case in dataset.cases if case.group != case.name), None)
     if shared:
         patients = len({case.group for case in dataset.cases})
         log.info(
-            "They are taken as scans of %d patients (%s belongs to %s), which no split parts; "
+            "They are taken as scans of %s (%s belongs to %s), which no split parts; "
             'a key "groups": {case: patient} in dataset.json says otherwise.',
-            patients,
+            counted(patients, "patient"),
             shared.name,
             shared.group,
         )

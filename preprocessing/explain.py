@@ -38,6 +38,7 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
     stages = f"channels {cnn.features}, strides {_stages(cnn.strides)}, kernels {_stages(cnn.kernel_sizes)}"
     return [
         (("device",), "Device", plan.device),
+        (("configuration",), "Configuration", plan.configuration or "none of nnU-Net's"),
         (("spatial_dims", "slice_axis"), "Dimensions", f"{plan.spatial_dims}-D networks{slices}"),
         (("orientation",), "Orientation", plan.orientation or "as stored"),
         (("spacing_mm",), "Target spacing", f"{per_axis(plan.spacing_mm)} mm"),
@@ -67,11 +68,16 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
         (("mirror_axes",), "Mirrored axes", ", ".join(map(str, plan.mirror_axes)) or "none"),
         (("inference_overlap",), "Window overlap", f"{plan.inference_overlap:g}"),
         (
-            ("memory_gb", "estimated_memory_gb"),
+            ("memory_gb", "estimated_memory_gb", "measured_memory_gb"),
             "Memory",
-            f"about {plan.estimated_memory_gb:.3g} GB of {plan.memory_gb:.3g} GB",
+            f"{_memory(plan)} of {plan.memory_gb:.3g} GB",
         ),
     ]
+
+
+def _memory(plan: Plan) -> str:
+    estimate = f"about {plan.estimated_memory_gb:.3g} GB"
+    return estimate if plan.measured_memory_gb is None else f"{estimate}, measured {plan.measured_memory_gb:.3g} GB,"
 
 
 def _scales(plan: Plan) -> str:

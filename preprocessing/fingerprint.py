@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats
+from mcsc_bundle.words import counted
 from preprocessing.axes import keep_slices_together
 from preprocessing.case_fingerprint import CaseMeasurement, describe, label_values, measure_case
 from preprocessing.dataset import Case, Dataset
@@ -159,12 +160,12 @@ def _check_labeled(fingerprint: Fingerprint, dataset: Dataset, rejected: Mapping
         return
     if fingerprint.labeled:
         raise DatasetError(
-            f"{dataset.root}: expected foreground in at least one of the {len(fingerprint.labeled)} labelled cases, "
+            f"{dataset.root}: expected foreground in at least one of the {counted(len(fingerprint.labeled), 'labelled case')}, "
             f"received only background (0). Draw the labels with the values {fingerprint.labels}."
         )
     name, reason = next(iter(sorted(rejected.items())), ("none", "the split has no labelled case"))
     raise DatasetError(
-        f"{dataset.root}: expected a labelled case that can be used, received none; {len(rejected)} cases were "
+        f"{dataset.root}: expected a labelled case that can be used, received none; {counted(len(rejected), 'case')} "
         "set aside. "
         f"The first, {name}: {reason}"
     )
@@ -176,14 +177,14 @@ def _label_warnings(fingerprint: Fingerprint) -> list[str]:
     for name in list(fingerprint.labels)[1:]:
         if not any(case.class_voxels[name] for case in labeled):
             warnings.append(
-                f"Class {name} ({fingerprint.labels[name]}) is in none of the {len(labeled)} labelled cases, so "
+                f"Class {name} ({fingerprint.labels[name]}) is in none of the {counted(len(labeled), 'labelled case')}, so "
                 "it cannot "
                 f"be learned."
             )
     empty = [case.case for case in labeled if not any(count for key, count in list(case.class_voxels.items())[1:])]
     if empty:
         warnings.append(
-            f"{len(empty)} labelled cases hold only background, e.g. {empty[0]}. If nobody annotated them, "
+            f"Only background in {counted(len(empty), 'labelled case')}, e.g. {empty[0]}. If nobody annotated them, "
             "leave their label "
             f"files away: then they train as unlabelled."
         )

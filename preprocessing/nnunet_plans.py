@@ -14,6 +14,7 @@ from typing import Any
 
 from mcsc_bundle.plan import ChannelNormalization, CNNPlan, Plan, PlanError
 from preprocessing.compute import FORWARD_AND_BACKWARD, cnn_flops
+from preprocessing.configuration import CONFIGURATIONS
 from preprocessing.contrast import plan_contrast
 from preprocessing.memory import cnn_count, cnn_parameters
 from preprocessing.nnunet import FILE_AXES, FLAT_SPACING_RATIO
@@ -100,6 +101,7 @@ def import_nnunet_plans(
         memory_gb=memory_gb,
         estimated_memory_gb=round(memory_of_step(nets, batch, "cuda"), 2),
         device="cuda",
+        configuration=name if name in CONFIGURATIONS else "",
         why=_why(f"As nnU-Net planned it: configuration {name} of {plans.get('plans_name', 'nnUNetPlans')}."),
     )
 
@@ -210,7 +212,16 @@ def _networks(task: Task, topology: Topology, cnn: CNNPlan) -> Networks:
 
 def _why(imported: str) -> dict[str, str]:
     own = "Planned around nnU-Net's patch and network, which has no such part."
-    names = ("spatial_dims", "spacing_mm", "median_shape", "normalization", "patch_size", "batch_labeled", "batch_dice")
+    names = (
+        "configuration",
+        "spatial_dims",
+        "spacing_mm",
+        "median_shape",
+        "normalization",
+        "patch_size",
+        "batch_labeled",
+        "batch_dice",
+    )
     axes = (
         f"{imported} Its axes are the file's (z, y, x) in the order of transpose_forward, named as in files stored slice "
         f"by slice from feet to head; for sagittal or coronal stacks, write what they are."

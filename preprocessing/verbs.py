@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+from mcsc_bundle.options import check_names
 from mcsc_bundle.plan import Fingerprint, Plan
+from mcsc_bundle.words import counted
 from preprocessing.check import check as check_cases
 from preprocessing.check import table
 from preprocessing.clean import find_unused, listing, remove
@@ -12,6 +15,7 @@ from preprocessing.explain import explain
 from preprocessing.export import export as export_dataset
 from preprocessing.plan_from_files import plan_from_files
 from preprocessing.prepare import prepare
+from preprocessing.split import make_split
 
 
 def run(dataset_dir: str, output_dir: str, **options: object) -> None:
@@ -22,6 +26,7 @@ def run(dataset_dir: str, output_dir: str, **options: object) -> None:
         output_dir: run folder to write.
         **options: see ``preprocessing.prepare.prepare``.
     """
+    check_names(options, inspect.signature(prepare).parameters)
     prepare(str(dataset_dir), str(output_dir), **options)  # type: ignore[arg-type]
     show(output_dir)
 
@@ -92,5 +97,7 @@ def export(dataset_dir: str, output_dir: str, dataset_id: int, **options: object
         dataset_id: 1 to 999.
         **options: see ``preprocessing.export.export``.
     """
+    accepted = {**inspect.signature(export_dataset).parameters, **inspect.signature(make_split).parameters}
+    check_names(options, accepted)
     folder, rejected = export_dataset(str(dataset_dir), str(output_dir), dataset_id, **options)  # type: ignore[arg-type]
-    print(f"{folder}: exported; {len(rejected)} cases left out.")
+    print(f"{folder}: exported; {counted(len(rejected), 'case')} left out.")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcsc_bundle.plan import Plan
 from tests.end_to_end.road import ROOT, SHORT, command, small_dataset, train, workflow
 
 
@@ -166,11 +167,11 @@ def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_pat
     def patch(**options):
         return prepare(str(dataset), str(tmp_path), workers=1, device="cpu", **options).plan.patch_size
 
-    assert len(patch(dimensions=3)) == 3
-    assert len(patch(dimensions=2)) == 2
+    assert len(patch(configuration="3d_fullres")) == 3
+    assert len(patch(configuration="2d")) == 2
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
-    assert len(patch(dimensions=3)) == 2
+    assert len(patch(configuration="3d_fullres")) == 2
 
 
 def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
@@ -199,3 +200,28 @@ def test_a_misspelt_preset_is_refused(dataset, tmp_path):
 
     with pytest.raises(DatasetError, match="papper"):
         prepare(str(dataset), str(tmp_path), preset="papper")
+
+
+def test_a_plan_at_low_resolution_trains_and_its_masks_are_at_full(tmp_path):
+    """Boxes of 80 x 80 x 80 voxels and little memory: the plan sees them whole on a coarser grid."""
+    data = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        image = rng.normal(size=(80, 80, 80)).astype(np.float32)
+        label = np.zeros(image.shape, np.uint8)
+        label[20:44, 20:44, 20 : 40 + index] = 1
+        for folder, array in (("images", image + 3 * label), ("labels", label)):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([1, 1, 1, 1])), data / folder / f"box_{index}.nii.gz")
+    options = {"configuration": "3d_lowres", "memory_gb": 0.3, "max_epochs": 1, "epoch_length": 1, "fold": "all"}
+    train(data, tmp_path / "run", **options)
+    plan = Plan.load(tmp_path / "run" / "plan.json")
+    assert plan.configuration == "3d_lowres" and min(plan.spacing_mm) > 1.25
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(data / "images" / "box_0.nii.gz", new)
+    result = command(
+        config_file="configs/inference.json", dataset_dir=new, output_dir=tmp_path / "masks", run_dir=tmp_path / "run"
+    )
+    assert result.returncode == 0, result.stderr
+    assert nib.load(tmp_path / "masks" / "box_0.nii.gz").shape == (80, 80, 80)

@@ -74,7 +74,7 @@ def test_a_slice_of_999_mm_is_an_image(tmp_path) -> None:
 
 
 def test_the_number_of_training_cases_is_that_of_dataset_json(tmp_path) -> None:
-    options = {"memory_gb": 8, "device": "cuda", "networks": "cnn", "dimensions": 2}
+    options = {"memory_gb": 8, "device": "cuda", "networks": "cnn", "configuration": "2d"}
     few = plan_from_nnunet(*write(tmp_path), **options)
     many = plan_from_nnunet(*write(tmp_path, numTraining=400), **options)
     assert many.batch_labeled > few.batch_labeled
