@@ -19,6 +19,7 @@ import torch
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.trained import check_trained
 from preprocessing.adopt import adopt_plan
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
@@ -200,12 +201,17 @@ def _plan(
         elif trained and not same:
             log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
         if edited or trained or (same and not measured):
-            return Plan.load(path)
+            plan = Plan.load(path)
+            if trained:
+                check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
+            return plan
     plan = make_plan(fingerprint, **options)
     if preset == "paper":
         plan = paper_plan(plan)
     if plan_from is not None:
         plan = adopt_plan(plan_from, plan, fingerprint)
+    if (run / "models" / "checkpoint.pt").exists():
+        check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
     plan.save(path)
     made.write_text(f"{_hash(path.read_text())} {asked}")
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
