@@ -199,7 +199,7 @@ class CaseDataset(Dataset):
     """Preprocessed cases; one that cannot be read gives its ``error`` in place of an image.
 
     Args:
-        data: items with ``case`` and ``image`` (paths).
+        data: items with ``case`` and ``image`` (paths), or with the ``error`` that sets them aside.
         transform: ``preprocessing(plan, "image")``.
     """
 
@@ -208,6 +208,8 @@ class CaseDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         item, began = self.data[index], time.perf_counter()
+        if "error" in item:
+            return {"case": item["case"], "error": item["error"]}
         try:
             image = self.transform({"image": item["image"]})["image"]
         except Exception as error:  # whatever is wrong with one case, the others go on
