@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -21,6 +21,21 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value.item() if hasattr(value, "item") else value
+
+
+def differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The smallest entries in which two plain values differ: ``spacing_mm[1]``, the old value and the new one.
+
+    The order of names in a mapping counts: that of the labels is that of the network's channels.
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and list(old) == list(new):
+        for key in old:
+            yield from differences(f"{name}.{key}", old[key], new[key])
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(f"{name}[{index}]", one, other)
+    elif old != new or isinstance(old, Mapping):
+        yield name, old, new
 
 
 def from_plain(kind: Any, value: Any) -> Any:

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.plain import differences, to_plain
 from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.plan_files import save_json, to_plain
+from mcsc_bundle.plan_files import save_json
 
 log = logging.getLogger(__name__)
 
@@ -129,27 +130,14 @@ def edits(trained: Mapping[str, Any], plan: Plan, entries: Sequence[str]) -> lis
         entries: which to compare.
     """
     now = plan_record(plan)
-    return [
-        f"{name} = {_shown(new)} (trained with {_shown(old)})"
-        for entry in entries
-        if entry in trained
-        for name, old, new in _differences(entry, trained[entry], now[entry])
-    ]
+    return list(described(trained, now, [entry for entry in entries if entry in trained], "trained with"))
 
 
-def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The smallest entries in which two plain values differ."""
-    if isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new):
-        for key in old:
-            yield from _differences(f"{name}.{key}", old[key], new[key])
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{name}[{index}]", *pair)
-    elif isinstance(old, dict) and isinstance(new, dict):  # order counts: it is that of the channels of the network
-        if json.dumps(old) != json.dumps(new):
-            yield name, old, new
-    elif old != new:
-        yield name, old, new
+def described(old: Mapping[str, Any], new: Mapping[str, Any], entries: Sequence[str], was: str) -> Iterator[str]:
+    """``entry = new value (was old value)`` for each value in which two plain plans differ."""
+    for entry in entries:
+        for name, before, after in differences(entry, old[entry], new[entry]):
+            yield f"{name} = {_shown(after)} ({was} {_shown(before)})"
 
 
 def _shown(value: Any) -> str:

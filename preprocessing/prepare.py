@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
 
 PRESETS = ("plan", "paper")
+PLANNED = "planned.json"  # plan.json before anybody edited it
 USER_ERRORS = (DatasetError, ImageError, PlanError)
 
 
@@ -213,6 +214,7 @@ def _plan(
     if (run / "models" / "checkpoint.pt").exists():
         check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
     plan.save(path)
+    plan.save(run / PLANNED)
     made.write_text(f"{_hash(path.read_text())} {asked}")
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
     return plan
