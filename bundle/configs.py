@@ -116,7 +116,8 @@ def _replaced(value: Any, old: str, new: str) -> Any:
 
 def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Scores of the shipped weights on labelled cases; alone, or over ``train.json`` as the zoo does it."""
-    steps = [step for step in config["run"] if step != "$@report"]
+    config = {name: value for name, value in config.items() if name != "kept_out"}  # held_out itself sees to that
+    steps = [step for step in config["run"] if step not in ("$@report", "$@kept_out")]
     reported = [*steps[:-1], "$@plan.save(@output_dir + '/plan.json')", "$@report", steps[-1]]  # it names the classes
     shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "options", "shipped_plan", "trained", "plan")
     return {

@@ -15,6 +15,7 @@ import torch
 from mcsc_bundle.metrics import CaseMetric, read_metrics
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from mcsc_bundle.trained import check_trained
 
 
 class PackError(ValueError):
@@ -67,6 +68,10 @@ def read_run(folder: str | Path) -> RunFacts:
         plan, fingerprint = Plan.load(run / "plan.json"), Fingerprint.load(run / "fingerprint.json")
     except PlanError as error:
         raise PackError(f"{run}: expected the folder of a training. {error}") from None
+    try:
+        check_trained(run / "models", plan, run / "plan.json")
+    except PlanError as error:
+        raise PackError(str(error)) from None
     facts = RunFacts(
         folder=run,
         plan=plan,

@@ -21,6 +21,7 @@ from bundle.metadata import OURS, make_metadata
 from bundle.torchscript import export_torchscript
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
+from mcsc_bundle.trained import save_trained
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ def _copy(facts: RunFacts, building: Path) -> None:
     shutil.copyfile(REPOSITORY / "configs" / "logging.conf", building / "configs" / "logging.conf")
     facts.plan.save(building / "plan.json")
     shutil.copyfile(facts.weights, building / "models" / "model.pt")
+    save_trained(building / "models", facts.plan)
     if (facts.folder / POSTPROCESSING).exists():  # inference applies it where it lies beside the plan
         shutil.copyfile(facts.folder / POSTPROCESSING, building / POSTPROCESSING)
 

@@ -37,7 +37,15 @@ from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-PLANNING = ("splits.json", "fingerprint.json", "fingerprint.key", "rejected.json", "plan.json", "plan.key")
+PLANNING = (
+    "splits.json",
+    "fingerprint.json",
+    "fingerprint.key",
+    "rejected.json",
+    "plan.json",
+    "plan.key",
+    "planned.json",
+)
 # What a fold that was trained must have as RUNS has it, and how a message names it.
 SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
 ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
@@ -113,7 +121,8 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "models" / "checkpoint.pt").exists():
         for name in PLANNING:  # what was measured and planned once; memory that is free differs from fold to fold
-            shutil.copyfile(runs / name, folder / name)
+            if (runs / name).exists():
+                shutil.copyfile(runs / name, folder / name)
     save_json(folder / ACCOUNT, {**asked, "done": False})
     log.info("Fold %d, in %s.", fold, folder)
     # Networks that start from other weights differ more, and gain more by being averaged.

@@ -25,6 +25,7 @@ from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.shipped import BundleError, check_code, check_weights
+from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.writer import SaveMaskd
 
@@ -59,16 +60,28 @@ class TrainedRun:
         try:
             if code is not None:
                 check_code(code)
-            self.plan = Plan.load(self.folder / "plan.json") if plan is None else plan
+            self.plan = self._plan(plan)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:
-            raise SystemExit(f"error: {error} Give the folder of a training as --run_dir.") from None
+            raise SystemExit(f"error: {error}") from None
         self.others = [TrainedRun([folder], branch) for folder in others]
         for run in self.others:
             _same_plan_or_exit(self, run)
         if others:
             log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+
+    def _plan(self, plan: Plan | None) -> Plan:
+        path = self.folder / "plan.json"
+        if plan is None and not path.exists():
+            raise PlanError(
+                f"expected the file {path}, which does not exist. Give the folder of a training as --run_dir."
+            )
+        plan, source = (
+            (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
+        )
+        check_trained(self.folder / "models", plan, source)
+        return plan
 
     @property
     def all_weights(self) -> list[Path]:
@@ -186,7 +199,7 @@ class CaseDataset(Dataset):
     """Preprocessed cases; one that cannot be read gives its ``error`` in place of an image.
 
     Args:
-        data: items with ``case`` and ``image`` (paths).
+        data: items with ``case`` and ``image`` (paths), or with the ``error`` that sets them aside.
         transform: ``preprocessing(plan, "image")``.
     """
 
@@ -195,6 +208,8 @@ class CaseDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         item, began = self.data[index], time.perf_counter()
+        if "error" in item:
+            return {"case": item["case"], "error": item["error"]}
         try:
             image = self.transform({"image": item["image"]})["image"]
         except Exception as error:  # whatever is wrong with one case, the others go on

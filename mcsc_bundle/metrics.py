@@ -273,6 +273,8 @@ def score_folder(
     """
     try:
         labels, references = Plan.load(plan).labels, masks_in(reference_dir)
+        if not references:
+            raise ValueError(f"expected label files in {reference_dir}, found none. Check --reference_dir.")
         rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None

@@ -54,7 +54,7 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
 
     Raises:
         DatasetError: no such folder, no case or no labelled case in it, no labels declared in ``dataset.json``, a
-            case name twice, a label without an image, labels of a kind that is not supported.
+            case name twice or one that is no file name, a label without an image, labels of a kind that is not supported.
     """
     root = Path(folder)
     root = root.parent if root.name.lower() == "dataset.json" else root
@@ -97,6 +97,12 @@ def _check(cases: Sequence[Case], root: Path) -> None:
     if twice:
         files = " and ".join(str(case.images[0]) for case in cases if case.name == twice[0])
         raise DatasetError(f"{root}: expected each case name once, received {twice[0]!r} for {files}; rename one.")
+    odd = [case.name for case in cases if not case.name.strip() or set(case.name) & set("/\\\0") or case.name[0] == "."]
+    if odd:  # they become names of files
+        raise DatasetError(
+            f"{root}: expected case names without a slash, a backslash or a dot at the start, received {odd[0]!r} "
+            f"({len(odd)} such cases); rename them in dataset.json."
+        )
     tests = [case.images[0] for case in cases if any(p.name.lower() == "imagests" for p in case.images[0].parents)]
     if tests:
         raise DatasetError(

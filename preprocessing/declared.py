@@ -45,7 +45,8 @@ def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
     """Class name to value, background (0) first and then by value, from either direction of the mapping.
 
     Raises:
-        DatasetError: no foreground label, a name or value twice, nnU-Net's regions or ignore label.
+        DatasetError: no foreground label, a name or value twice, another value than 0 for ``background``, nnU-Net's regions
+            or ignore label.
     """
     entries = content.get("labels")
     if not isinstance(entries, Mapping) or not entries:
@@ -60,6 +61,11 @@ def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
                 f"{file}: expected each label name and value once, received {name!r} = {value} beside {labels}."
             )
         labels[name] = value
+        if name.lower() == "background" and value != 0:
+            raise DatasetError(
+                f"{file}: expected the value 0 for background, received {value}. Relabel the label files so that 0 is the "
+                'background, or rename the class if it is another one, and declare "background": 0.'
+            )
     if 0 not in labels.values():
         labels["background"] = 0
     if not 2 <= len(labels) <= MAX_CLASSES:

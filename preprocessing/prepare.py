@@ -20,6 +20,7 @@ from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.trained import check_trained
 from mcsc_bundle.words import counted
 from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _OPTIONS = "preset, plan_from, configuration, memory_gb, networks or device"
 
+PLANNED = "planned.json"  # plan.json before anybody edited it
 USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
 
@@ -223,10 +225,13 @@ def _plan(
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
             log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
-        if trained or (edited and not check_memory):
-            return Plan.load(path)
+        if trained:
+            plan = Plan.load(path)
+            check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
+            return plan
         if edited:
-            return fit_measured(Plan.load(path), options["networks"], replan=None)
+            plan = Plan.load(path)
+            return fit_measured(plan, options["networks"], replan=None) if check_memory else plan
         if same and not measured:
             plan = Plan.load(path)
             return _save(_tried(plan, fingerprint, preset, plan_from, options), run, asked) if check_memory else plan
@@ -235,6 +240,8 @@ def _plan(
         plan = paper_plan(plan)
     if plan_from is not None:
         plan = adopt_plan(plan_from, plan, fingerprint).replace(measured_memory_gb=None)
+    if (run / "models" / "checkpoint.pt").exists():
+        check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
     if check_memory:
         plan = _tried(plan, fingerprint, preset, plan_from, options)
     _save(plan, run, asked)
@@ -259,6 +266,7 @@ def _save(plan: Plan, run: Path, asked: str) -> Plan:
     """Write the plan, and a key that tells later whether somebody edited it."""
     path = run / "plan.json"
     plan.save(path)
+    plan.save(run / PLANNED)
     (run / "plan.key").write_text(f"{_hash(path.read_text())} {asked}")
     return plan
 

@@ -121,6 +121,31 @@ def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
     assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"), [({}, "were kept out of the training, received none"), ({"fold": 0}, "1 of 1 that it was")]
+)
+def test_evaluate_refuses_what_is_no_test(dataset, run, options, message):
+    """The run trained on all of its three labels, as there are too few patients to validate."""
+    with pytest.raises(SystemExit, match=message):
+        workflow(
+            ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(run), **{**SHORT, **options}
+        ).run()
+
+
+def test_a_plan_edited_after_the_training_is_refused_before_anything_is_preprocessed(dataset, run, tmp_path):
+    edited = tmp_path / "run"
+    shutil.copytree(run, edited, ignore=shutil.ignore_patterns("preprocessed"))
+    plan = Plan.load(edited / "plan.json")
+    spacing = (2 * (plan.spacing_mm[0] or 1.0), *plan.spacing_mm[1:])
+    plan.replace(spacing_mm=spacing).save(edited / "plan.json")
+    with pytest.raises(SystemExit, match=r"spacing_mm\[0\] = .* \(trained with"):
+        train(dataset, edited, max_epochs=3)
+    assert not (edited / "preprocessed").exists()
+    plan.replace(batch_labeled=plan.batch_labeled + 1).save(edited / "plan.json")
+    train(dataset, edited, max_epochs=3, cache_dir=str(run / "preprocessed"))
+    assert len((edited / "log.csv").read_text().splitlines()) == 4
+
+
 def test_validation_picks_the_best_and_keeps_the_last(dataset, tmp_path):
     train(dataset, tmp_path, num_labeled=1, num_test=1, val_interval=1)
     assert (tmp_path / "models" / "model_best.pt").exists()

@@ -175,3 +175,6 @@ def test_command_ends_with_code_1_if_a_case_is_not_scored(folder, capsys):
     assert "not scored: lost" in capsys.readouterr().out and (folder / "metrics.csv").exists()
     with pytest.raises(SystemExit, match="error: expected a folder of masks"):
         score_folder(folder / "nowhere", *arguments)
+    (folder / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"error: expected label files in .*empty, found none"):
+        score_folder(folder / "masks", str(folder / "empty"), *arguments[1:])

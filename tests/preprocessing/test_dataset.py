@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset import DatasetError, read_dataset
+from preprocessing.fingerprint import measure
+from preprocessing.split import make_split
 from tests.preprocessing.scans import LABELS, decathlon, declare, mask, voxels, write
 
 
@@ -164,6 +166,10 @@ LISTED = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
         ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions are not supported yet"),
         ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label .2. is not supported yet"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "each label name and value once"),
+        ({"labels": {"background": 1, "organ": 0}}, "expected the value 0 for background, received 1"),
+        ({"labels": {"1": "Background", "2": "organ"}}, "expected the value 0 for background, received 1"),
+        ({"dataset": {"../a": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, r"received '\.\./a'"),
+        ({"dataset": {"p/1": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, "without a slash"),
         ({"labels": {"a": "one"}}, "integer"),
         ({"training": {"a": 1}}, 'expected "training" as a list'),
         ({"training": [{"label": "labelsTr/a.nii.gz"}]}, "path of an image"),
@@ -201,3 +207,14 @@ def test_a_label_without_image_and_a_name_twice_are_named(tmp_path):
     write(tmp_path / "images" / "c.nii", voxels(5))
     with pytest.raises(DatasetError, match=r"c\.nii and .*c\.nii\.gz for case 'c'"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_a_link_to_nothing_is_listed_so_that_its_case_is_set_aside(tmp_path, folder):
+    folder_of(tmp_path, ["p", "q"], ["p", "q"], "imagesTr", "labelsTr")
+    (tmp_path / folder / "p.nii.gz").unlink()
+    (tmp_path / folder / "p.nii.gz").symlink_to("gone.nii.gz")
+    dataset = read_dataset(tmp_path)
+    assert names(dataset, labeled=True) == ["p", "q"]
+    _, rejected = measure(dataset, make_split(dataset), workers=1)
+    assert list(rejected) == ["p"] and "link to gone.nii.gz, which is not there" in rejected["p"]

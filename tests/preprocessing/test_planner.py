@@ -245,3 +245,30 @@ def test_auto_takes_lowres_for_a_narrow_view_of_few_labels(shape, labeled, confi
     plan = make_plan(make_fingerprint((1, 0.8, 0.8), shape, unlabeled=40 - labeled, cases=40), 8, "cuda")
     assert plan.configuration == configuration
     assert plan.why["configuration"]
+
+
+def test_what_was_edited_is_marked_and_the_reason_is_for_what_was_planned(tmp_path):
+    fingerprint = make_fingerprint((1, 1, 1), (40, 40, 40))
+    planned = make_plan(fingerprint, 4, "cpu")
+    assert "by hand" not in explain(planned, fingerprint, planned)
+    labels = {**planned.labels, "extra": 99}
+    edited = planned.replace(spacing_mm=(1.0, 1.5, 1.0), inference_overlap=0.25, labels=labels)
+    page = " ".join(explain(edited, fingerprint, planned).split())
+    assert (
+        "Target spacing: 1 x 1.5 x 1 mm (edited by hand) spacing_mm[1] = 1.5 (planned 1.0). The reason for what" in page
+    )
+    assert "Window overlap: 0.25 (edited by hand) inference_overlap = 0.25 (planned 0.5)." in page
+    assert "Also edited by hand: labels = " in page
+    assert page.count("(edited by hand)") == 2
+
+
+def test_show_compares_with_what_was_planned(tmp_path, capsys):
+    from preprocessing.verbs import show
+
+    planned = make_plan(make_fingerprint((1, 1, 1), (40, 40, 40)), 4, "cpu")
+    planned.replace(batch_labeled=9).save(tmp_path / "plan.json")
+    show(str(tmp_path))  # a run of an older version
+    assert "by hand" not in capsys.readouterr().out
+    planned.save(tmp_path / "planned.json")
+    show(str(tmp_path))
+    assert f"batch_labeled = 9 (planned {planned.batch_labeled})" in capsys.readouterr().out
