@@ -48,6 +48,7 @@ def make_metadata(
     """
     plan = facts.plan
     classes = ", ".join(f"{value} {label}" for label, value in plan.labels.items())
+    classes += "" if plan.ignore_value is None else f"; {plan.ignore_value} where nobody annotated (no output channel)"
     return {
         "schema": SCHEMA,
         "version": bundle_version,

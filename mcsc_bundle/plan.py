@@ -143,6 +143,8 @@ class Plan:
         dataset_name: name from ``dataset.json`` or the folder.
         channel_names: one name per input channel, in order.
         labels: class name to value in the label files, background (0) first. The network's class index is the position.
+        ignore_value: value in the label files of voxels that nobody annotated (``mcsc_bundle.labels``); ``None`` if there
+            are none. It is no class: networks do not predict it.
         image_dims: 2 or 3, dimensions of the stored images.
         spatial_dims: 2 or 3, dimensions of the networks. 2 with ``image_dims`` 3 works slice by slice.
         slice_axis: image axis that a slice-wise plan walks along, else ``None``.
@@ -190,6 +192,7 @@ class Plan:
     memory_gb: float = 8.0
     estimated_memory_gb: float = 0.0
     device: str = "cpu"
+    ignore_value: int | None = None
     why: dict[str, str] = field(default_factory=dict)
     format: int = PLAN_FORMAT
 
@@ -240,6 +243,8 @@ class Plan:
             "normalization",
         )
         content = {name: to_plain(getattr(self, name)) for name in fields}
+        if self.ignore_value is not None:  # keys of plans without one stay what they were
+            content["ignore_value"] = self.ignore_value
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def replace(self, **changes: Any) -> Plan:

@@ -44,6 +44,13 @@ def _check_labels(plan: Plan) -> None:
     _expect(len(values) >= 2, "labels", "background and at least one class", plan.labels)
     _expect(values[0] == 0, "labels", "background = 0 as the first entry", plan.labels)
     _expect(len(set(values)) == len(values), "labels", "distinct values", plan.labels)
+    if plan.ignore_value is not None:
+        _expect(
+            isinstance(plan.ignore_value, int) and plan.ignore_value > max(values),
+            "ignore_value",
+            f"null or an integer above the highest label, {max(values)}",
+            plan.ignore_value,
+        )
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
     _expect(
         len(plan.normalization) == len(plan.channel_names),

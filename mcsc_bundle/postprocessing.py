@@ -24,6 +24,7 @@ from monai.transforms import KeepLargestConnectedComponent, MapTransform
 from torch import Tensor
 
 from mcsc_bundle.io import load_label
+from mcsc_bundle.metrics import without_ignored
 from mcsc_bundle.plan_files import PlanError, load_json, save_json
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,10 @@ class KeepLargestd(MapTransform):
 
 
 def decide(
-    masks: Mapping[str, str | os.PathLike], references: Mapping[str, str | os.PathLike], labels: Mapping[str, int]
+    masks: Mapping[str, str | os.PathLike],
+    references: Mapping[str, str | os.PathLike],
+    labels: Mapping[str, int],
+    ignore_value: int | None = None,
 ) -> Postprocessing:
     """Try the steps on cross-validated masks; one case is in memory at a time.
 
@@ -140,6 +144,7 @@ def decide(
         masks: file of each case, as the networks made them.
         references: label file of each case.
         labels: class name to label value, background first.
+        ignore_value: value in the references of voxels that are not scored; components are those of the whole mask.
 
     Raises:
         ValueError: a case without a reference, or a file that cannot be read.
@@ -147,10 +152,10 @@ def decide(
     names = tuple(labels)[1:]
     candidates = [names] + [(name,) for name in names if len(names) > 1]
     adopted: list[tuple[str, ...]] = []
-    before = _mean_dice(masks, references, labels, adopted)
+    before = _mean_dice(masks, references, labels, adopted, ignore_value)
     steps = []
     for classes in candidates:
-        after = _mean_dice(masks, references, labels, [*adopted, classes])
+        after = _mean_dice(masks, references, labels, [*adopted, classes], ignore_value)
         step = _judge(classes, before, after)
         steps.append(step)
         if step.adopted:
@@ -190,8 +195,11 @@ def groups_or_exit(
     return groups
 
 
-def dice_of(mask: np.ndarray, reference: np.ndarray, labels: Mapping[str, int]) -> dict[str, float]:
-    """Dice of every class but the background; NaN where it is empty in both."""
+def dice_of(
+    mask: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], ignore_value: int | None = None
+) -> dict[str, float]:
+    """Dice of every class but the background, without ignored voxels; NaN where it is empty in both."""
+    mask, reference = without_ignored(mask, reference, ignore_value)
     scores = {}
     for name, value in list(labels.items())[1:]:
         mine, truth = mask == value, reference == value
@@ -212,11 +220,12 @@ def _mean_dice(
     references: Mapping[str, str | os.PathLike],
     labels: Mapping[str, int],
     groups: Sequence[Sequence[str]],
+    ignore_value: int | None,
 ) -> dict[str, float]:
     values = _values(groups, labels)
     return mean_dice(
         [
-            dice_of(keep_largest(mask, values).numpy(), reference.numpy(), labels)
+            dice_of(keep_largest(mask, values).numpy(), reference.numpy(), labels, ignore_value)
             for mask, reference in _pairs(masks, references)
         ]
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcsc_bundle.io import ImageError, load_image
-from preprocessing.declared import declared_channels, declared_labels, patient_groups, read_declaration
+from preprocessing.declared import declared_channels, declared_ignore, declared_labels, patient_groups, read_declaration
 from preprocessing.folders import DatasetError, find_child
 from preprocessing.layouts import LAYOUTS, Case, find_cases
 
@@ -36,6 +36,7 @@ class Dataset:
         labels: class name to value in the label files, background (0) first. Empty if nothing declares them: the
             fingerprint then names the values in the labelled cases, since hidden labels must not be opened.
         cases: sorted by name, each name once.
+        ignore_value: value in the label files of voxels that nobody annotated; ``None`` if none is declared.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     channel_names: tuple[str, ...]
     labels: dict[str, int]
     cases: tuple[Case, ...]
+    ignore_value: int | None = None
 
 
 def read_dataset(folder: str | os.PathLike) -> Dataset:
@@ -72,6 +74,7 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
         channel_names=channels or _unnamed_channels(root, cases),
         labels=labels,
         cases=tuple(dataclasses.replace(case, group=groups[case.name]) for case in cases),
+        ignore_value=declared_ignore(content, file) if file else None,
     )
     _report(dataset)
     return dataset

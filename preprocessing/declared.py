@@ -14,7 +14,8 @@ from typing import Any
 
 from preprocessing.folders import DatasetError
 
-MAX_CLASSES = 255  # class indices are stored as uint8
+MAX_CLASSES = 255  # class indices are stored as uint8, and 255 is the ignored voxels' (mcsc_bundle.labels)
+IGNORE = "ignore"  # nnU-Net's name for the value of voxels that nobody annotated
 
 SAME_PATIENT = re.compile(
     r"(?<=.)[_-](?:(?:frame|time|tp|t|phase|visit|session|ses|slice)[_-]?\d+|ed|es|left|right)$", re.IGNORECASE
@@ -44,8 +45,10 @@ def read_declaration(file: Path) -> dict[str, Any]:
 def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
     """Class name to value, background (0) first and then by value, from either direction of the mapping.
 
+    nnU-Net's ignore label is no class, see ``declared_ignore``.
+
     Raises:
-        DatasetError: no foreground label, a name or value twice, nnU-Net's regions or ignore label.
+        DatasetError: no foreground label, a name or value twice, nnU-Net's regions.
     """
     entries = content.get("labels")
     if not isinstance(entries, Mapping) or not entries:
@@ -55,6 +58,8 @@ def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
     labels: dict[str, int] = {}
     for key, entry in entries.items():
         name, value = _label(str(key), entry, file)
+        if name.lower() == IGNORE:
+            continue
         if name in labels or value in labels.values():
             raise DatasetError(
                 f"{file}: expected each label name and value once, received {name!r} = {value} beside {labels}."
@@ -67,6 +72,23 @@ def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
             f"{file}: expected 1 to {MAX_CLASSES - 1} labels besides background (0), received {len(labels) - 1}."
         )
     return dict(sorted(labels.items(), key=lambda item: (item[1] != 0, item[1])))
+
+
+def declared_ignore(content: Mapping[str, Any], file: Path) -> int | None:
+    """Value of the ignore label (``"ignore": 3``), ``None`` if none is declared.
+
+    Raises:
+        DatasetError: it is declared twice, or is not the highest value, as nnU-Net asks for.
+    """
+    entries = [_label(str(key), entry, file) for key, entry in content["labels"].items()]
+    values = [value for name, value in entries if name.lower() == IGNORE]
+    others = [value for name, value in entries if name.lower() != IGNORE]
+    if values and (len(values) > 1 or values[0] <= max(others)):
+        raise DatasetError(
+            f"{file}: expected the ignore label once and as the highest value, received {values} beside {sorted(others)}. "
+            f"Give it {max(others) + 1}, in dataset.json and in the label files."
+        )
+    return values[0] if values else None
 
 
 def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
@@ -82,11 +104,6 @@ def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
     else:
         raise DatasetError(
             f'{file}: expected labels as {{"name": integer}} or {{"integer": "name"}}, received {{{key!r}: {entry!r}}}.'
-        )
-    if name.lower() == "ignore":
-        raise DatasetError(
-            f"{file}: the ignore label ({value}) is not supported yet. Relabel its voxels, or leave the label of such "
-            f"cases away: then they train as unlabelled."
         )
     return name, value
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.plan import PlanError
+from preprocessing.declared import IGNORE
 
 REMEDY = "Give nnU-Net's dataset.json, from the data set's folder in nnUNet_raw or nnUNet_preprocessed."
 
@@ -55,6 +56,8 @@ def declared_channels(declared: Mapping[str, Any], path: str | os.PathLike) -> t
 def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[str, int]:
     """Class values, background first; regions by ``regions_class_order``; also the Decathlon's ``{"1": "liver"}``.
 
+    The ignore label is no class, see ``ignore_value``.
+
     Raises:
         PlanError: no labels, or regions without a value for each.
     """
@@ -70,11 +73,25 @@ def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[s
             name, value = value, int(name)
         if str(name) == "background":
             values[str(name)] = 0
-        elif name != "ignore" and (order is not None or isinstance(value, list)):
+        elif name == IGNORE:
+            continue
+        elif order is not None or isinstance(value, list):
             values[str(name)] = _region_value(next(regions, None), order, path)
         else:
             values[str(name)] = int(number(value, path, f"label '{name}'"))
     return dict(sorted(values.items(), key=lambda item: item[1]))
+
+
+def ignore_value(declared: Mapping[str, Any], path: str | os.PathLike) -> int | None:
+    """Value of the ignore label, if there is one; ``class_values`` checks the other labels.
+
+    Raises:
+        PlanError: it is no number.
+    """
+    labels = {str(name): value for name, value in declared["labels"].items()}
+    named = {value: name for name, value in labels.items() if isinstance(value, str)}  # the Decathlon's direction
+    value = labels.get(IGNORE, named.get(IGNORE))
+    return None if value is None else int(number(value, path, f"label '{IGNORE}'"))
 
 
 def number(value: Any, path: str | os.PathLike, name: str) -> float:

@@ -17,7 +17,7 @@ from preprocessing.compute import FORWARD_AND_BACKWARD, cnn_flops
 from preprocessing.contrast import plan_contrast
 from preprocessing.memory import cnn_count, cnn_parameters
 from preprocessing.nnunet import FILE_AXES, FLAT_SPACING_RATIO
-from preprocessing.nnunet_files import class_values, declared_channels, read_object
+from preprocessing.nnunet_files import class_values, declared_channels, ignore_value, read_object
 from preprocessing.planner import split_batch
 from preprocessing.sizing import Networks, Task, build_networks, memory_of_step
 from preprocessing.topology import Topology
@@ -82,6 +82,7 @@ def import_nnunet_plans(
         dataset_name=str(declared.get("name") or plans.get("dataset_name")),
         channel_names=channels,
         labels=labels,
+        ignore_value=ignore_value(declared, dataset_json),
         image_dims=image_dims,
         spatial_dims=len(spacing),
         slice_axis=0 if sliced else None,

@@ -99,6 +99,7 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         dataset_name=fingerprint.dataset_name,
         channel_names=fingerprint.channel_names,
         labels=fingerprint.labels,
+        ignore_value=fingerprint.ignore_value,
         image_dims=image_dims,
         spatial_dims=dims,
         slice_axis=slice_axis,

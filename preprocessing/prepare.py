@@ -224,6 +224,12 @@ def _take_over(path: Path, fingerprint: Fingerprint, run: Path) -> None:
         ("dimensions", plan.image_dims == fingerprint.image_dims, plan.image_dims, fingerprint.image_dims),
         ("labels", not unknown, plan.labels, fingerprint.labels),
         (
+            "the ignore label",
+            fingerprint.ignore_value in (None, plan.ignore_value),
+            plan.ignore_value,
+            fingerprint.ignore_value,
+        ),
+        (
             "channels",
             plan.in_channels == len(fingerprint.channel_names),
             plan.channel_names,
@@ -291,7 +297,8 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
         for path in (*case.images, *([case.label] if case.name in {*split.labeled, *split.test} and case.label else []))
         if path.exists()
     ]
-    declared = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared += [] if dataset.ignore_value is None else [dataset.ignore_value]  # keys of other data stay what they were
     return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
 
 

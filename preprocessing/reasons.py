@@ -50,6 +50,7 @@ class Decisions:
 def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, str]:
     """Reason of each choice by field name."""
     return {
+        **({} if plan.ignore_value is None else {"ignore_value": _ignore(fingerprint)}),
         "spatial_dims": made.why_dims,
         "slice_axis": _slice_axis(plan),
         "orientation": _orientation(plan),
@@ -82,6 +83,16 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
 def per_axis(values: Sequence[float | None]) -> str:
     """``(1.5, 1.5, None)`` as ``1.5 x 1.5 x own``."""
     return " x ".join("own" if value is None else f"{value:.4g}" for value in values)
+
+
+def _ignore(fingerprint: Fingerprint) -> str:
+    cases = [case for case in fingerprint.labeled if case.ignored_voxels]
+    voxels = sum(math.prod(case.shape) for case in fingerprint.labeled)
+    share = sum(case.ignored_voxels for case in cases) / max(1, voxels)
+    return (
+        f"Declared as the ignore label; {len(cases)} of {len(fingerprint.labeled)} labelled cases have it, on {share:.0%} "
+        f"of their voxels. These teach nothing and are not scored, and labelled patches are drawn on the others."
+    )
 
 
 def _slice_axis(plan: Plan) -> str:

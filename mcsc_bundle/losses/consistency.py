@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -1
+from mcsc_bundle.labels import IGNORED
 
 
 def pseudo_labels(logits: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def hard_dice(logits: Tensor, labels: Tensor) -> Tensor:
     """
     known = labels != IGNORED
     probability = logits.float().softmax(1) * known
-    truth = _one_hot(labels[:, 0].clamp(min=0), logits.shape[1]) * known
+    truth = one_hot(labels[:, 0].clamp(min=0), logits.shape[1]) * known
     axes = [0, *range(2, logits.ndim)]
     overlap = (probability * truth).sum(axes)
     total = probability.square().sum(axes) + truth.sum(axes)
@@ -131,7 +131,7 @@ def sigmoid_rampup(progress: float) -> float:
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
 
 
-def _one_hot(labels: Tensor, classes: int) -> Tensor:
-    """``(B, *spatial)`` to float ``(B, C, *spatial)``, without the read-back of ``F.one_hot``."""
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """``(B, *spatial)`` to float ``(B, C, *spatial)``, without the read-back of ``F.one_hot``; negative ones are all 0."""
     shape = (1, classes) + (1,) * (labels.ndim - 1)
     return (labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(shape)).float()

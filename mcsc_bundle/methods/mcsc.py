@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcsc_bundle.labels import IGNORED
 from mcsc_bundle.losses.consistency import confident_loss, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, split_streams
 from mcsc_bundle.methods.contrast import MultiScaleContrast
@@ -28,7 +29,6 @@ from mcsc_bundle.methods.mcsc_paper import PaperMCSC
 from mcsc_bundle.methods.views import random_boxes, strong_intensity
 from mcsc_bundle.networks.pair import NetworkPair
 
-IGNORED = -1
 MEMORY = 0.95  # of the running supervised losses, per step
 
 

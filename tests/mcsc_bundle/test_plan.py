@@ -34,6 +34,7 @@ def test_fingerprint_comes_back_equal(tmp_path):
         ("slicewise", {"slice_axis": None}, "expected 0, 1 or 2 in a slice-wise plan"),
         ("3d", {"labels": {"organ": 1, "background": 0}}, "background = 0 as the first entry"),
         ("3d", {"labels": {"background": 0, "a": 1, "b": 1}}, "distinct values"),
+        ("3d", {"ignore_value": 2}, "'ignore_value': expected null or an integer above the highest label, 2"),
         ("3d", {"normalization": (ChannelNormalization("MRI", "median"),)}, "a scheme of"),
         ("3d", {"normalization": (ChannelNormalization("CT", "ct"),)}, "lower, upper, mean and std"),
         ("3d", {"batch_labeled": 0}, "'batch_labeled': expected at least 1"),

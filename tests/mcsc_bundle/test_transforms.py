@@ -7,6 +7,7 @@ import torch
 from monai.transforms import allow_missing_keys_mode
 
 from mcsc_bundle.io import load_image, load_label
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.transforms import preprocessing, reason, restore_mask, restore_probabilities
 from tests.mcsc_bundle.images import blobs, make_affine, save, save_pair
 from tests.plans import make_plan
@@ -156,3 +157,42 @@ def test_refused_with_file_and_reason(tmp_path, name, words):
     assert str(tmp_path) in reason(error.value)
     with pytest.raises(type(error.value.__cause__), match=words):
         raise error.value.__cause__
+
+
+class TestIgnored:
+    PLAN = make_plan("3d", ignore_value=9)
+
+    def ignored_pair(self, folder, spacing, ignore=slice(10, None)):
+        item = save_pair(folder, "a", affine=make_affine(spacing=spacing))
+        label = load_label(item["label"])[0].numpy().astype(np.uint8)
+        label[ignore] = 9
+        save(label, folder / "a_label.nii.gz", make_affine(spacing=spacing))
+        return item
+
+    def test_stored_as_an_index_of_its_own(self, tmp_path):
+        label = preprocessing(self.PLAN)(self.ignored_pair(tmp_path, (1, 1, 1)))["label"][0]
+        assert (label[10:] == STORED_IGNORED).all() and label[:10].max() == 2
+
+    def test_resampled_as_a_class_is(self, tmp_path):
+        """At twice the resolution its border lies where it lay, 10 of 20 mm, and nothing beside it changes."""
+        label = preprocessing(self.PLAN)(self.ignored_pair(tmp_path, (2, 2, 2)))["label"][0]
+        whole = preprocessing(self.PLAN)(save_pair(tmp_path / "whole", "a", affine=make_affine(spacing=(2, 2, 2))))
+        assert (label[20:] == STORED_IGNORED).all() and not (label[:20] == STORED_IGNORED).any()
+        assert torch.equal(label[:18], whole["label"][0][:18])
+
+    def test_other_plans_refuse_it(self, tmp_path):
+        with pytest.raises(Exception) as error:
+            preprocessing(make_plan("3d"))(self.ignored_pair(tmp_path, (1, 1, 1)))
+        assert "received [9]" in reason(error.value)
+
+    def test_a_label_without_an_annotated_voxel_is_refused(self, tmp_path):
+        with pytest.raises(Exception) as error:
+            preprocessing(self.PLAN)(self.ignored_pair(tmp_path, (1, 1, 1), slice(None)))
+        assert "Leave its label file away" in reason(error.value)
+
+    def test_never_predicted(self, tmp_path):
+        item = self.ignored_pair(tmp_path, (1, 1, 1))
+        chain = preprocessing(self.PLAN)
+        image = chain(item)["image"]
+        mask = restore_mask(torch.randn(self.PLAN.num_classes, *image.shape[1:]), image, chain, self.PLAN)
+        assert set(np.unique(mask)) == {0, 1, 2}

@@ -157,12 +157,23 @@ LISTED = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
 
 
 @pytest.mark.parametrize(
+    "labels", [{"background": 0, "a": 1, "ignore": 2}, {"0": "background", "1": "a", "2": "ignore"}]
+)
+def test_the_ignore_label_is_no_class(tmp_path, labels):
+    decathlon(tmp_path, ["a"], labels=labels)
+    dataset = read_dataset(tmp_path)
+    assert (dataset.labels, dataset.ignore_value) == ({"background": 0, "a": 1}, 2)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"labels": {}}, 'expected "labels"'),
         ({"labels": {"background": 0}}, "expected 1 to 254 labels besides background"),
         ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions are not supported yet"),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label .2. is not supported yet"),
+        ({"labels": {"background": 0, "ignore": 1, "a": 2}}, "ignore label once and as the highest value.*Give it 3"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "ignore label once and as the highest value"),
+        ({"labels": {"background": 0, "ignore": 1}}, "expected 1 to 254 labels besides background"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "each label name and value once"),
         ({"labels": {"a": "one"}}, "integer"),
         ({"training": {"a": 1}}, 'expected "training" as a list'),
