@@ -205,8 +205,10 @@ def _trains(bundle: Path, data: Path, work: Path) -> Point:
 def make_dataset(plan: Plan, folder: Path) -> Path:
     """Four labelled random scans in nnU-Net's layout."""
     make_images(plan, folder / "imagesTr", 4, folder / "labelsTr")
-    labels = plan.labels if plan.ignore_value is None else {**plan.labels, "ignore": plan.ignore_value}
+    labels = plan.scored_values if plan.ignore_value is None else {**plan.scored_values, "ignore": plan.ignore_value}
     declared = {"channel_names": dict(enumerate(plan.channel_names)), "labels": labels, "file_ending": ".nii.gz"}
+    if plan.regions:
+        declared["regions_class_order"] = [plan.labels[name] for name in plan.regions]
     (folder / "dataset.json").write_text(json.dumps({**declared, "numTraining": 4}), encoding="utf-8")
     return folder
 

@@ -66,7 +66,7 @@ class Fingerprint:
         cases: one entry per accepted case.
         foreground: per channel, over the foreground voxels of the labelled cases (empty without labels); ignored voxels
             are none.
-        ignore_value: as in ``Plan``.
+        ignore_value, regions: as in ``Plan``.
         warnings: where unlabelled scans differ from labelled ones beyond a stated bound, and other things to know.
     """
 
@@ -78,6 +78,7 @@ class Fingerprint:
     foreground: tuple[IntensityStats, ...] = ()
     warnings: tuple[str, ...] = ()
     ignore_value: int | None = None
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def labeled(self) -> tuple[CaseFingerprint, ...]:

@@ -1,26 +1,22 @@
-"""The ignore label: voxels of a labelled scan that nobody annotated (nnU-Net v2, ``documentation/ignore_label.md``).
+"""What the values in label files stand for beside one class each: regions of several values, and voxels nobody annotated.
 
-They teach nothing and are scored nowhere. Their class index is ``STORED_IGNORED`` in preprocessed cases, which are
-unsigned, and ``IGNORED`` in training batches, as pseudo-labels have it where their teacher is not sure. Networks have no
-output for it, so it is never predicted.
+After nnU-Net v2 (``documentation/region_based_training.md``, ``ignore_label.md``). The values of label files are stored as
+their index, background first. Ignored voxels teach nothing and are scored nowhere. Their index is ``STORED_IGNORED`` in
+preprocessed cases, which are unsigned, and ``IGNORED`` in training batches, as pseudo-labels have it where their teacher is
+not sure. Networks have no output for them, so they are never predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from monai.config import KeysCollection
-from monai.networks.utils import one_hot
-from monai.transforms import MapTransform
-from torch import Tensor
-
-from mcsc_bundle.plan import Plan
 
 IGNORED = -1
 STORED_IGNORED = 255  # preprocessing.declared.MAX_CLASSES leaves it free
+
+Values = int | Sequence[int]
+"""Of a class its value, of a region its values."""
 
 
 def with_ignored(stored: np.ndarray) -> np.ndarray:
@@ -28,28 +24,38 @@ def with_ignored(stored: np.ndarray) -> np.ndarray:
     return np.where(stored == STORED_IGNORED, np.int16(IGNORED), stored.astype(np.int16))
 
 
-class ScoredClassesd(MapTransform):
-    """Logits and stored class indices as one channel per class, for a metric; ignored voxels are background in both.
-
-    A metric that leaves the background out then scores the annotated voxels alone.
+def file_values(labels: Mapping[str, int], regions: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """Values in label files in the order of the stored indices, background (0) first, without the ignore label.
 
     Args:
-        keys: of the logits ``(C, *spatial)`` and of the class indices ``(1, *spatial)``.
-        plan: the plan.
+        labels: name to value, background first; of regions the value that each is painted with.
+        regions: name to values, empty if there are none.
     """
+    if not regions:
+        return tuple(labels.values())
+    return (0, *sorted({value for region in regions.values() for value in region} - {0}))
 
-    def __init__(self, keys: KeysCollection, plan: Plan) -> None:
-        super().__init__(keys)
-        self.num_classes = plan.num_classes
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with ``(classes, *spatial)`` of zeros and ones under both keys."""
-        item = dict(data)
-        logits, label = self.keys
-        ignored = item[label] == STORED_IGNORED
-        for key, classes in ((logits, item[logits].argmax(0, keepdim=True)), (label, item[label])):
-            item[key] = self._channels(classes.masked_fill(ignored, 0))
-        return item
+def scored_values(labels: Mapping[str, int], regions: Mapping[str, Sequence[int]]) -> dict[str, Values]:
+    """Name to the values that belong to it, background first. Arguments as ``file_values``."""
+    return {name: regions.get(name, value) for name, value in labels.items()}
 
-    def _channels(self, classes: Tensor) -> Tensor:
-        return one_hot(torch.as_tensor(classes), self.num_classes, dim=0)
+
+def as_tuple(values: Values) -> tuple[int, ...]:
+    """The values of a class or a region."""
+    return (values,) if isinstance(values, int) else tuple(values)
+
+
+def inside(mask: np.ndarray, values: Values) -> np.ndarray:
+    """Where a mask of label values holds a class or a region."""
+    return mask == values if isinstance(values, int) else np.isin(mask, list(values))
+
+
+def painted(label: np.ndarray, labels: Mapping[str, int], regions: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Label values as a network's regions would be written: each painted over those before it. Without regions, ``label``."""
+    if not regions:
+        return label
+    result = np.zeros_like(label)
+    for name, values in regions.items():
+        result[inside(label, values)] = labels[name]
+    return result

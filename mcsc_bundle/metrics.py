@@ -33,6 +33,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from tqdm import tqdm
 
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
+from mcsc_bundle.labels import Values, as_tuple, inside
 from mcsc_bundle.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class CaseMetric:
 def case_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     spacing_mm: Sequence[float],
     case: str = "",
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
@@ -78,7 +79,7 @@ def case_metrics(
 
     Args:
         prediction, reference: label values ``(*spatial)`` on one grid.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
         spacing_mm: per axis.
         case: name for the rows.
         tolerance_mm: of the surface Dice. 2 mm is about one voxel of cine MR in plane.
@@ -91,14 +92,14 @@ def case_metrics(
         raise ValueError(f"case {case}: expected a mask of shape {reference.shape}, received {prediction.shape}.")
     prediction, reference = without_ignored(prediction, reference, ignore_value)
     for role, mask in (("mask", prediction), ("reference", reference)):
-        undeclared = np.setdiff1d(mask, list(labels.values())).tolist()
+        undeclared = np.setdiff1d(mask, [value for own in labels.values() for value in as_tuple(own)]).tolist()
         if undeclared:
             raise ValueError(
                 f"case {case}: expected the label values {dict(labels)}, received {undeclared} in the {role}."
             )
     return [
-        _class_metric(prediction == value, reference == value, spacing_mm, case, name, tolerance_mm)
-        for name, value in list(labels.items())[1:]
+        _class_metric(inside(prediction, own), inside(reference, own), spacing_mm, case, name, tolerance_mm)
+        for name, own in list(labels.items())[1:]
     ]
 
 
@@ -149,7 +150,7 @@ def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
 def evaluate(
     prediction_dir: str | os.PathLike,
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     output: str | os.PathLike | None = None,
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
     ignore_value: int | None = None,
@@ -159,7 +160,7 @@ def evaluate(
     Args:
         prediction_dir: masks, named as the cases.
         references: label file of each case.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
         output: ``metrics.csv`` to write.
         tolerance_mm: of the surface Dice.
         ignore_value: as in ``case_metrics``.
@@ -177,7 +178,7 @@ def evaluate(
 def score_cases(
     prediction_dir: str | os.PathLike,
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
     ignore_value: int | None = None,
 ) -> tuple[list[CaseMetric], dict[str, str]]:
@@ -197,7 +198,7 @@ def _score_files(
     case: str,
     masks: Mapping[str, Path],
     reference_file: Path,
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     tolerance_mm: float,
     ignore_value: int | None,
 ) -> list[CaseMetric]:
@@ -297,7 +298,9 @@ def score_folder(
     """
     try:
         planned, references = Plan.load(plan), masks_in(reference_dir)
-        rows, failed = score_cases(prediction_dir, references, planned.labels, tolerance_mm, planned.ignore_value)
+        rows, failed = score_cases(
+            prediction_dir, references, planned.scored_values, tolerance_mm, planned.ignore_value
+        )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     write_metrics(rows, output)

@@ -44,11 +44,17 @@ def _check_labels(plan: Plan) -> None:
     _expect(len(values) >= 2, "labels", "background and at least one class", plan.labels)
     _expect(values[0] == 0, "labels", "background = 0 as the first entry", plan.labels)
     _expect(len(set(values)) == len(values), "labels", "distinct values", plan.labels)
+    if plan.regions:
+        names = list(plan.labels)[1:]
+        _expect(list(plan.regions) == names, "regions", f"values for each of {names}, in this order", plan.regions)
+        for name, region in plan.regions.items():
+            fits = plan.labels[name] in region and all(isinstance(value, int) and value > 0 for value in region)
+            _expect(fits, "regions", f"values above 0 for {name}, {plan.labels[name]} (of 'labels') among them", region)
     if plan.ignore_value is not None:
         _expect(
-            isinstance(plan.ignore_value, int) and plan.ignore_value > max(values),
+            isinstance(plan.ignore_value, int) and plan.ignore_value > max(plan.label_values),
             "ignore_value",
-            f"null or an integer above the highest label, {max(values)}",
+            f"null or an integer above the highest label, {max(plan.label_values)}",
             plan.ignore_value,
         )
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)

@@ -43,6 +43,8 @@ def from_plain(kind: Any, value: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is tuple and value is not None:
         return tuple(from_plain(arguments[0], item) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {name: from_plain(arguments[1], item) for name, item in value.items()}
     if origin is not None and type(None) in arguments:  # X | None
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else from_plain(inner, value)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 
-OWN = ("dataset_name", "labels", "ignore_value", "why")
+OWN = ("dataset_name", "labels", "ignore_value", "regions", "why")
 """What stays this data set's; everything else decides what the weights have learnt to see."""
 
 
@@ -35,8 +35,8 @@ def adopt_plan(run_dir: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan
             )
     reason = f"as in the plan of {theirs.dataset_name} (plan_from)"
     why = {name: reason if name not in OWN else text for name, text in own.why.items()}
-    names = {"dataset_name": own.dataset_name, "labels": own.labels, "ignore_value": own.ignore_value}
-    adopted = theirs.replace(**names, device=own.device, why=why)
+    mine = {name: getattr(own, name) for name in OWN if name != "why"}
+    adopted = theirs.replace(**mine, device=own.device, why=why)
     if own.batch_unlabeled == 0:  # nothing here is unlabelled: the whole batch is for labels
         batch = theirs.batch_labeled + theirs.batch_unlabeled
         return adopted.replace(batch_labeled=batch, batch_unlabeled=0)

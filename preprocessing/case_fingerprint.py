@@ -14,7 +14,7 @@ from nibabel.orientations import aff2axcodes, io_orientation
 from scipy import ndimage
 
 from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacing_mm
-from mcsc_bundle.labels import STORED_IGNORED
+from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, inside, scored_values
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
 from mcsc_bundle.plan_transforms import UNLABELLED
 from preprocessing.dataset import Case
@@ -43,6 +43,7 @@ def measure_case(
     labels: Mapping[str, int],
     max_foreground: int,
     ignore_value: int | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> CaseMeasurement:
     """Read a case, check it, and measure it.
 
@@ -53,6 +54,7 @@ def measure_case(
         labels: declared class name to value.
         max_foreground: at most so many foreground voxels are sampled, without replacement and always the same ones.
         ignore_value: declared; ignored voxels are of no class.
+        regions: declared, name to values; ``None`` if labels are classes.
 
     Raises:
         ImageError: the case cannot be used: a file does not open, has non-finite values, other channels or labels than
@@ -64,7 +66,8 @@ def measure_case(
     if labeled and case.label is not None:
         label = load_label(case.label)
         check_grid(image, label, case)
-        classes = class_indices(_as_stored(label)[0], labels, case.label, ignore_value)
+        classes = class_indices(_as_stored(label)[0], labels, case.label, ignore_value, regions)
+    members = class_members(labels, regions)
     ignored = 0 if classes is None or ignore_value is None else _ignored_voxels(classes, case)
     voxels = _as_stored(image)
     shape, cropped = voxels.shape[:0:-1], tuple(part.stop - part.start for part in reversed(bounding_box(voxels)))
@@ -84,8 +87,8 @@ def measure_case(
         kept_ratio=math.prod(cropped) / math.prod(shape),
         whole=whole,
         nonzero=nonzero,
-        class_voxels={} if classes is None else _class_voxels(classes, labels),
-        class_components={} if classes is None else _class_components(classes, labels),
+        class_voxels={} if classes is None else _class_voxels(classes, members),
+        class_components={} if classes is None else _class_components(classes, members),
         content_hash=digest,
         ignored_voxels=ignored,
     )
@@ -102,15 +105,20 @@ def label_values(path: Path) -> set[int]:
 
 
 def class_indices(
-    label: np.ndarray, labels: Mapping[str, int], path: Path, ignore_value: int | None = None
+    label: np.ndarray,
+    labels: Mapping[str, int],
+    path: Path,
+    ignore_value: int | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> np.ndarray:
-    """Label values as positions in ``labels``, uint8; ``STORED_IGNORED`` for ``ignore_value``.
+    """Label values as positions in ``labels`` (of regions, in their values), uint8; ``STORED_IGNORED`` for ``ignore_value``.
 
     Raises:
         ImageError: values that are not declared.
     """
-    values = np.array([*labels.values(), *([] if ignore_value is None else [ignore_value])])
-    indices = np.array([*range(len(labels)), STORED_IGNORED][: len(values)], dtype=np.uint8)
+    declared = file_values(labels, regions or {})
+    values = np.array([*declared, *([] if ignore_value is None else [ignore_value])])
+    indices = np.array([*range(len(declared)), STORED_IGNORED][: len(values)], dtype=np.uint8)
     order = np.argsort(values)
     ascending, indices = values[order], indices[order]
     classes = np.empty(label.shape, dtype=np.uint8)
@@ -120,7 +128,7 @@ def class_indices(
             unknown = sorted({int(value) for value in np.unique(label)} - set(values.tolist()))
             also = "" if ignore_value is None else f" or {ignore_value} (ignore)"
             raise ImageError(
-                f"{path}: expected the declared label values {dict(labels)}{also}, received {unknown[:10]}. "
+                f"{path}: expected the declared label values {dict(regions or labels)}{also}, received {unknown[:10]}. "
                 f"Declare them in dataset.json, or correct the file."
             )
         target[...] = indices[position]
@@ -235,11 +243,21 @@ def _mean(values: np.ndarray, around: float | None = None) -> float:
     return total / values.size
 
 
-def _class_voxels(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
+def class_members(
+    labels: Mapping[str, int], regions: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, list[int]]:
+    """Name to the class indices that belong to it, background first. Arguments as ``measure_case``."""
+    values = file_values(labels, regions or {})
+    return {
+        name: [values.index(v) for v in as_tuple(own)] for name, own in scored_values(labels, regions or {}).items()
+    }
+
+
+def _class_voxels(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, int]:
     counts = np.zeros(STORED_IGNORED + 1, dtype=np.int64)
     for plane in classes:  # bincount makes 64-bit copies
         counts += np.bincount(plane.ravel(), minlength=len(counts))
-    return {name: int(count) for name, count in zip(labels, counts, strict=False)}
+    return {name: int(sum(counts[index] for index in indices)) for name, indices in members.items()}
 
 
 def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
@@ -249,14 +267,25 @@ def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
     return ignored
 
 
-def _class_components(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
-    """Connected components of each foreground class; voxels that share a corner are connected."""
+def _class_components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Connected components of each foreground class or region; voxels that share a corner are connected."""
     touching = np.ones((3,) * classes.ndim, dtype=bool)
-    boxes = ndimage.find_objects(classes, max_label=len(labels) - 1)
-    return {
-        name: 0 if box is None else int(ndimage.label(classes[box] == index, touching)[1])
-        for index, (name, box) in enumerate(zip(list(labels)[1:], boxes, strict=True), start=1)
-    }
+    boxes = ndimage.find_objects(classes, max_label=STORED_IGNORED - 1)
+    counts = {}
+    for name, indices in list(members.items())[1:]:
+        found = [boxes[index - 1] for index in indices if index <= len(boxes) and boxes[index - 1] is not None]
+        part = classes[_around(found)] if found else None
+        counts[name] = 0 if part is None else int(ndimage.label(inside(part, _one_or_all(indices)), touching)[1])
+    return counts
+
+
+def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    return tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*boxes, strict=True))
+
+
+def _one_or_all(indices: Sequence[int]) -> int | Sequence[int]:
+    """A comparison is faster than a search."""
+    return indices[0] if len(indices) == 1 else indices
 
 
 def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:

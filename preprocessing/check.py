@@ -132,7 +132,7 @@ def _stored(store: CaseStore, name: str, plan: Plan) -> Finding:
         if not np.isfinite(image).all():
             return Finding(name, what, f"expected finite intensities, received NaN or infinity; {_again(store)}")
         if case.labeled and not _known_classes(case.read_label(start, case.shape), plan):
-            return Finding(name, what, f"expected {plan.num_classes} classes, received more; {_again(store)}")
+            return Finding(name, what, f"expected {len(plan.label_values)} classes, received more; {_again(store)}")
         empty = case.labeled and not case.foreground
         return Finding(name, what, remarks=("only background",) if empty else ())
     except Exception as error:  # of blosc2, numpy, json: whatever a damaged file raises
@@ -140,7 +140,7 @@ def _stored(store: CaseStore, name: str, plan: Plan) -> Finding:
 
 
 def _known_classes(label: np.ndarray, plan: Plan) -> bool:
-    known = label < plan.num_classes
+    known = label < len(plan.label_values)
     return bool((known if plan.ignore_value is None else known | (label == STORED_IGNORED)).all())
 
 

@@ -75,6 +75,7 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
             labels,
             0 if name in set(split.test) else limit,
             dataset.ignore_value,
+            dataset.regions,
         )
         for name in sorted(roles)
     }
@@ -90,6 +91,7 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
         cases=tuple(case.fingerprint for case in training),
         foreground=_foreground([case.foreground for case in training]),
         ignore_value=dataset.ignore_value,
+        regions=dataset.regions,
     )
     comparable, _ = keep_slices_together(fingerprint)
     warnings = (*_label_warnings(fingerprint), *differences(comparable))

@@ -54,7 +54,7 @@ def declared_channels(declared: Mapping[str, Any], path: str | os.PathLike) -> t
 
 
 def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[str, int]:
-    """Class values, background first; regions by ``regions_class_order``; also the Decathlon's ``{"1": "liver"}``.
+    """Class values, background first; regions by ``regions_class_order``, in its order; also the Decathlon's ``{"1": "liver"}``.
 
     The ignore label is no class, see ``ignore_value``.
 
@@ -66,8 +66,15 @@ def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[s
         raise PlanError(
             f'{path}: expected \'labels\' such as {{"background": 0, "tumour": 1}}, received {labels!r}. {REMEDY}'
         )
-    order, values = declared.get("regions_class_order"), {}
-    regions = iter(order if isinstance(order, list) else ())
+    regions, order = region_values(declared, path), declared.get("regions_class_order")
+    if regions:
+        if not isinstance(order, list) or len(order) != len(regions) or not all(isinstance(v, int) for v in order):
+            raise PlanError(
+                f"{path}: expected one value in 'regions_class_order' per region, received {order!r}. Write the list, in "
+                f"the order in which the regions are painted, as nnU-Net's region_based_training.md shows."
+            )
+        return {"background": 0, **dict(zip(regions, order, strict=True))}
+    values = {}
     for name, value in labels.items():
         if isinstance(value, str) and str(name).isdigit():
             name, value = value, int(name)
@@ -75,11 +82,26 @@ def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[s
             values[str(name)] = 0
         elif name == IGNORE:
             continue
-        elif order is not None or isinstance(value, list):
-            values[str(name)] = _region_value(next(regions, None), order, path)
         else:
             values[str(name)] = int(number(value, path, f"label '{name}'"))
     return dict(sorted(values.items(), key=lambda item: item[1]))
+
+
+def region_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Region to its label values, in the order of the file; empty if no label is a list of values, as nnU-Net has it.
+
+    Raises:
+        PlanError: a value that is no number.
+    """
+    labels = declared["labels"]
+    if not any(isinstance(value, list) for value in labels.values()):
+        return {}
+    lists = {str(name): value if isinstance(value, list) else [value] for name, value in labels.items()}
+    return {
+        name: tuple(int(number(value, path, f"label '{name}'")) for value in values)
+        for name, values in lists.items()
+        if name not in ("background", IGNORE)
+    }
 
 
 def ignore_value(declared: Mapping[str, Any], path: str | os.PathLike) -> int | None:
@@ -104,15 +126,6 @@ def number(value: Any, path: str | os.PathLike, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise PlanError(f"{path}: expected a number as {name}, received {value!r}. Correct the file.") from None
-
-
-def _region_value(value: Any, order: Any, path: str | os.PathLike) -> int:
-    if not isinstance(value, int):
-        raise PlanError(
-            f"{path}: expected one value in 'regions_class_order' per region, received {order!r}. Write the list, in "
-            f"the order in which the regions are painted, as nnU-Net's region_based_training.md shows."
-        )
-    return value
 
 
 def _channel_number(key: Any) -> tuple[bool, int, str]:

@@ -219,10 +219,11 @@ def _take_over(path: Path, fingerprint: Fingerprint, run: Path) -> None:
         PlanError: it is for other labels, channels or dimensions.
     """
     plan = Plan.load(path)
-    unknown = sorted(set(fingerprint.labels.values()) - set(plan.label_values))
+    unknown = sorted(set(fingerprint.labels.values()) - set(plan.labels.values()))
     for name, fits, planned, found in (
         ("dimensions", plan.image_dims == fingerprint.image_dims, plan.image_dims, fingerprint.image_dims),
         ("labels", not unknown, plan.labels, fingerprint.labels),
+        ("regions", fingerprint.regions == plan.regions, plan.regions, fingerprint.regions),
         (
             "the ignore label",
             fingerprint.ignore_value in (None, plan.ignore_value),
@@ -298,7 +299,8 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
         if path.exists()
     ]
     declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
-    declared += [] if dataset.ignore_value is None else [dataset.ignore_value]  # keys of other data stay what they were
+    declared += [] if dataset.ignore_value is None else [dataset.ignore_value]
+    declared += [dataset.regions] if dataset.regions else []  # keys of other data stay what they were
     return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
 
 

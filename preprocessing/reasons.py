@@ -47,9 +47,16 @@ class Decisions:
     default_memory: bool
 
 
+REGIONS = (
+    "Declared as lists of label values. Each has a channel with a sigmoid, so that they may lie in one another; masks are "
+    "painted region by region in the order of 'labels', as with nnU-Net's regions_class_order."
+)
+
+
 def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, str]:
     """Reason of each choice by field name."""
     return {
+        **({} if not plan.regions else {"regions": REGIONS}),
         **({} if plan.ignore_value is None else {"ignore_value": _ignore(fingerprint)}),
         "spatial_dims": made.why_dims,
         "slice_axis": _slice_axis(plan),

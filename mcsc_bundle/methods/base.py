@@ -25,6 +25,7 @@ class Method(nn.Module):
     def __init__(self, networks: NetworkPair) -> None:
         super().__init__()
         self.cnn = networks.cnn
+        self.outputs = networks.outputs
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted scalar loss terms of one batch; the trainer minimises their sum.

@@ -19,14 +19,18 @@ from bundle.verify import make_images
 from mcsc_bundle.io import load_image
 from mcsc_bundle.plan import Plan
 from tests.bundle.runs import TERMS, make_run
+from tests.mcsc_bundle.methods.cases import REGIONS
 from tests.mcsc_bundle.test_inference import infer
 
 
-@pytest.fixture(scope="module", params=["3d", "slicewise"])
+@pytest.fixture(
+    scope="module", params=[("3d", {}), ("slicewise", {}), ("3d", REGIONS)], ids=["3d", "slicewise", "regions"]
+)
 def home(request, tmp_path_factory):
     """A bundle, a scan, and the mask that the repository makes of it."""
     folder = tmp_path_factory.mktemp("home")
-    run = make_run(folder / "run", request.param)
+    kind, changes = request.param
+    run = make_run(folder / "run", kind, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bundle.pack.export_torchscript", lambda bundle: None)
         pack(run, "tiny_mri_segmentation", TERMS, folder)

@@ -1,4 +1,4 @@
-"""Data sets with an ignore label made from a completely labelled one, as nnU-Net's integration tests make theirs."""
+"""Data sets with an ignore label, with regions, or with both, made from a plain one (nnU-Net's integration tests do so too)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import numpy as np
 ANNOTATED_SHARE = 0.2  # of the slices of the last two axes
 
 
-def derive(dataset: Path, folder: Path, ignore: bool = False, seed: int = 0) -> Path:
+def derive(dataset: Path, folder: Path, ignore: bool = False, regions: bool = False, seed: int = 0) -> Path:
     """A Decathlon folder whose images are those of ``dataset``.
 
     Args:
         dataset: Decathlon folder with labels 0, 1, ... without gaps.
         folder: where to.
         ignore: keep the labels of some slices; everything else gets the ignore label.
+        regions: in place of each label, itself and all lower ones: one in the other, the highest value painted first.
         seed: decides the slices.
     """
     content = json.loads((dataset / "dataset.json").read_text())
@@ -36,7 +37,12 @@ def derive(dataset: Path, folder: Path, ignore: bool = False, seed: int = 0) -> 
             entry["label"] = f"labels/{Path(entry['label']).name}"
             nib.save(nib.Nifti1Image(label.astype(np.uint8), None, scan.header), folder / entry["label"])
     labels = {name: int(value) for value, name in content["labels"].items()}
-    content["labels"] = {**labels, "ignore": len(labels)} if ignore else labels
+    declared: dict[str, Any] = dict(labels)
+    if regions:
+        outer = sorted((value for value in labels.values() if value), reverse=True)
+        declared = {"background": 0, **{f"up to {value}": list(range(1, value + 1)) for value in outer}}
+        content["regions_class_order"] = outer
+    content["labels"] = {**declared, "ignore": len(labels)} if ignore else declared
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
 

@@ -1,4 +1,4 @@
-"""From partly annotated scans to masks and scores, by the product's own configs.
+"""From scans with every kind of labels to masks and scores, by the product's own configs.
 
 The slow tests do the same on derived phantoms with every method, and on a real data set:
 
@@ -19,7 +19,12 @@ from mcsc_bundle.plan import Fingerprint, Plan
 from tests.end_to_end.derived import derive
 from tests.end_to_end.road import SHORT, small_dataset, train, workflow
 
-KINDS = {"plain": {}, "ignore": {"ignore": True}}
+KINDS = {
+    "plain": {},
+    "ignore": {"ignore": True},
+    "regions": {"regions": True},
+    "both": {"ignore": True, "regions": True},
+}
 METHODS = ("", "supervised", "mean_teacher", "uamt", "cps", "urpc", "bcp", "cross_teaching", "mcsc_paper")
 
 
@@ -44,12 +49,12 @@ def check_road(dataset: Path, run: Path, *overlays: str, **options) -> None:
     """What holds of every kind of labels: every class is scored, masks hold its values alone, validation has a number."""
     plan, rows, masks = road(dataset, run, *overlays, **options)
     assert {row["class_name"] for row in rows} == set(plan.class_names[1:])
-    assert masks and all(set(np.unique(mask)) <= set(plan.label_values) for mask in masks.values())
+    assert masks and all(set(np.unique(mask)) <= set(plan.labels.values()) for mask in masks.values())
     (validation,) = csv.DictReader((run / "validation.csv").open())
     assert 0 <= float(validation["mean_dice"]) <= 1
     for row in rows:  # the reference that was scored is what was annotated of it
         reference = np.asarray(nib.load(next((dataset / "labels").glob(f"{row['case']}.nii*"))).dataobj)
-        assert int(row["reference_voxels"]) == (reference == plan.labels[row["class_name"]]).sum()
+        assert int(row["reference_voxels"]) == np.isin(reference, plan.scored_values[row["class_name"]]).sum()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,6 +62,7 @@ def test_from_scans_to_scores(hearts, tmp_path, kind):
     check_road(derive(hearts, tmp_path / "data", **KINDS[kind]), tmp_path / "run", "method_supervised.yaml")
     plan = Plan.load(tmp_path / "run" / "plan.json")
     assert plan.ignore_value == (4 if "ignore" in KINDS[kind] else None)
+    assert plan.out_channels == (3 if "regions" in KINDS[kind] else 4)
 
 
 def test_foreground_statistics_are_of_annotated_voxels(hearts, tmp_path):

@@ -195,3 +195,12 @@ class TestIgnored:
     def test_a_case_without_an_annotated_voxel_is_not_counted(self):
         row = score(masks((1, 1, 1)), np.full((6, 6, 6), 9), ignore_value=9)
         assert math.isnan(row.dice)
+
+
+def test_a_region_is_scored_by_all_of_its_values():
+    labels = {"background": 0, "whole": (1, 2), "core": (2,)}
+    reference, prediction = np.array([[0, 1, 1, 2]]), np.array([[0, 2, 1, 1]])
+    whole, core = case_metrics(prediction, reference, labels, (1, 1))
+    assert (whole.dice, whole.reference_voxels) == (1, 3) and (core.dice, core.reference_voxels) == (0, 1)
+    with pytest.raises(ValueError, match=r"received \[3\] in the mask"):
+        case_metrics(np.array([[3]]), np.array([[0]]), labels, (1, 1))

@@ -138,3 +138,12 @@ def test_a_speck_that_nobody_annotated_decides_nothing(tmp_path):
     """It is scored neither before nor after, so keeping the largest component changes no score."""
     made = decided(tmp_path, ["11001"], ["11009"], {"background": 0, "a": 1}, 9)
     assert made.adopted == () and made.steps[0].mean_before == made.steps[0].mean_after == 1
+
+
+def test_the_largest_component_of_a_region_is_that_of_its_union(tmp_path):
+    """The whole is 1 and 2: its part 12 is larger than 1, although 1 and 2 alone are specks."""
+    labels = {"background": 0, "whole": (1, 2), "core": (2,)}
+    made = decided(tmp_path, ["120001"], ["120000"], labels)
+    assert made.adopted == (("whole", "core"),)
+    (kept,) = KeepLargestd("pred", made.adopted, labels)({"pred": drawn("120001")}).values()
+    assert torch.equal(kept, drawn("120000"))

@@ -8,6 +8,7 @@ from monai.transforms import allow_missing_keys_mode
 
 from mcsc_bundle.io import load_image, load_label
 from mcsc_bundle.labels import STORED_IGNORED
+from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.transforms import preprocessing, reason, restore_mask, restore_probabilities
 from tests.mcsc_bundle.images import blobs, make_affine, save, save_pair
 from tests.plans import make_plan
@@ -196,3 +197,49 @@ class TestIgnored:
         image = chain(item)["image"]
         mask = restore_mask(torch.randn(self.PLAN.num_classes, *image.shape[1:]), image, chain, self.PLAN)
         assert set(np.unique(mask)) == {0, 1, 2}
+
+
+class TestRegions:
+    """Blobs of value 2 inside 1, as the whole (1 and 2, painted 1) and its core (2)."""
+
+    PLAN = make_plan(
+        "3d", labels={"background": 0, "whole": 1, "core": 2}, regions={"whole": (1, 2), "core": (2,)}, ignore_value=9
+    )
+
+    def logits(self, label):
+        return outputs_of(self.PLAN).target(label[None])[0].float() * 20 - 10
+
+    @pytest.mark.parametrize("grid", GRIDS)
+    def test_the_mask_is_the_label_that_was_there(self, tmp_path, grid):
+        item = save_pair(tmp_path, "a", affine=GRIDS[grid])
+        chain = preprocessing(self.PLAN)
+        ready = chain(item)
+        mask = restore_mask(self.logits(ready["label"]), ready["image"], chain, self.PLAN)
+        np.testing.assert_array_equal(mask, load_label(item["label"]))
+
+    def test_a_core_outside_of_the_whole_is_still_painted(self, tmp_path):
+        item = save_pair(tmp_path, "a")
+        chain = preprocessing(self.PLAN)
+        image = chain(item)["image"]
+        logits = torch.full((2, *image.shape[1:]), -5.0)
+        logits[1, 3, 3, 3] = 5
+        mask = restore_mask(logits, image, chain, self.PLAN)
+        assert int(mask[0, 3, 3, 3]) == 2 and mask.sum() == 2
+
+    def test_probabilities_are_those_of_each_region(self, tmp_path):
+        item = save_pair(tmp_path, "a")
+        chain = preprocessing(self.PLAN)
+        image = chain(item)["image"]
+        logits = torch.randn(2, *image.shape[1:])
+        np.testing.assert_allclose(restore_probabilities(logits, image, chain, self.PLAN), logits.sigmoid(), atol=1e-6)
+
+    def test_values_are_painted_as_the_plan_says(self, tmp_path):
+        """The same regions of files in which the core is 1: it is painted 1, over 2."""
+        plan = self.PLAN.replace(
+            labels={"background": 0, "whole": 2, "core": 1}, regions={"whole": (1, 2), "core": (1,)}
+        )
+        item = save_pair(tmp_path, "a")
+        chain = preprocessing(plan)
+        ready = chain(item)
+        mask = restore_mask(outputs_of(plan).target(ready["label"][None])[0].float() - 0.5, ready["image"], chain, plan)
+        np.testing.assert_array_equal(mask, load_label(item["label"]))

@@ -15,11 +15,20 @@ LABELS = {"background": 0, "left": 1, "right": 2}
 
 
 def measured(
-    folder, image, label=None, grid=None, label_grid=None, limit=1000, labels=LABELS, channels=("MRI",), ignore=None
+    folder,
+    image,
+    label=None,
+    grid=None,
+    label_grid=None,
+    limit=1000,
+    labels=LABELS,
+    channels=("MRI",),
+    ignore=None,
+    regions=None,
 ):
     images = (write(folder / "image.nii", image, grid),)
     path = None if label is None else write(folder / "label.nii", label, grid if label_grid is None else label_grid)
-    return measure_case(Case("case", images, path), True, channels, labels, limit, ignore)
+    return measure_case(Case("case", images, path), True, channels, labels, limit, ignore, regions)
 
 
 def test_box_of_nonzero_voxels_is_the_shape_after_crop(tmp_path):
@@ -150,3 +159,13 @@ def test_a_label_without_an_annotated_voxel_is_refused(tmp_path):
 def test_a_value_that_is_neither_class_nor_ignored_is_refused(tmp_path):
     with pytest.raises(ImageError, match=r"or 9 \(ignore\), received \[8\]"):
         measured(tmp_path, voxels(0), np.full(SHAPE, 8, np.uint8), ignore=9)
+
+
+def test_regions_count_all_of_their_values(tmp_path):
+    regions = {"both": (1, 2), "right": (2,)}
+    labels = {"background": 0, "both": 1, "right": 2}
+    label = mask()
+    label[1] = 1  # joins the corner to a plane; the slab of 2 stays apart
+    case = measured(tmp_path, voxels(0), label, labels=labels, regions=regions).fingerprint
+    assert case.class_voxels == {"background": 120 - 44, "both": 44, "right": 20}
+    assert case.class_components == {"both": 2, "right": 1}

@@ -156,6 +156,14 @@ def test_declared_patients_go_before_names(tmp_path):
 LISTED = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
 
 
+def test_regions_keep_their_order_and_take_the_values_they_are_painted_with(tmp_path):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [1, 3], "rim": 3, "ignore": 4}
+    decathlon(tmp_path, ["a"], labels=labels, regions_class_order=[2, 1, 3])
+    dataset = read_dataset(tmp_path)
+    assert list(dataset.labels.items()) == [("background", 0), ("whole", 2), ("core", 1), ("rim", 3)]
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (1, 3), "rim": (3,)} and dataset.ignore_value == 4
+
+
 @pytest.mark.parametrize(
     "labels", [{"background": 0, "a": 1, "ignore": 2}, {"0": "background", "1": "a", "2": "ignore"}]
 )
@@ -170,7 +178,12 @@ def test_the_ignore_label_is_no_class(tmp_path, labels):
     [
         ({"labels": {}}, 'expected "labels"'),
         ({"labels": {"background": 0}}, "expected 1 to 254 labels besides background"),
-        ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions are not supported yet"),
+        ({"labels": {"background": 0, "tumour": [1, 2]}}, 'expected "regions_class_order" with one value out of each'),
+        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}, "regions_class_order.*received .1."),
+        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [2, 2]}, "each once, received .2, 2."),
+        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1, 3]}, "one value out of each region"),
+        ({"labels": {"a": [1, "2"]}, "regions_class_order": [1]}, "region 'a' as a list of positive integers"),
+        ({"labels": {"a": [1, 2], "ignore": 2}, "regions_class_order": [1]}, "ignore label once and as the highest"),
         ({"labels": {"background": 0, "ignore": 1, "a": 2}}, "ignore label once and as the highest value.*Give it 3"),
         ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "ignore label once and as the highest value"),
         ({"labels": {"background": 0, "ignore": 1}}, "expected 1 to 254 labels besides background"),

@@ -138,3 +138,17 @@ def test_the_ignore_label_comes_last_and_reads_back(tmp_path) -> None:
     written = np.asarray(nib.load(folder / "labelsTr" / "a.nii.gz").dataobj)
     assert (written[1:3] == 3).all() and (written[0, 0] == 2).all() and (written[-1] == 1).all()
     assert read_dataset(folder).ignore_value == 3
+
+
+def test_regions_are_renumbered_and_read_back(tmp_path) -> None:
+    labels = {"background": 0, "whole": [2, 7], "core": [2], "ignore": 9}
+    data = decathlon(tmp_path / "data", ["a"], labels=labels, regions_class_order=[7, 2])
+    label = np.where(mask() == 1, 7, mask())
+    label[1:3] = 9
+    write(data / "labelsTr" / "a.nii.gz", label.astype(np.uint8))
+    folder, rejected = export(data, tmp_path / "raw", 1)
+    assert rejected == {} and declared(folder)["regions_class_order"] == [2, 1]
+    assert declared(folder)["labels"] == {"background": 0, "whole": [1, 2], "core": [1], "ignore": 3}
+    written = np.asarray(nib.load(folder / "labelsTr" / "a.nii.gz").dataobj)
+    assert (written[1:3] == 3).all() and (written[0, 0] == 2).all() and (written[-1] == 1).all()
+    assert read_dataset(folder).regions == {"whole": (1, 2), "core": (1,)}

@@ -33,18 +33,19 @@ def heads(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", DIMENSIONS)
+@pytest.mark.parametrize("regions", (False, True))
 @pytest.mark.parametrize("method", METHODS)
 class TestEveryMethod:
-    def test_terms_are_finite_and_every_parameter_is_reached(self, kind, method):
-        plan, module = build(kind, method)
+    def test_terms_are_finite_and_every_parameter_is_reached(self, kind, regions, method):
+        plan, module = build(kind, method, regions=regions)
         terms = confident(module)(partly_annotated(plan), 1.0)
         assert all(torch.isfinite(term) for term in terms.values())
         sum(terms.values()).backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters() if p.requires_grad)
 
-    def test_what_is_predicted_there_changes_no_supervised_term(self, kind, method):
+    def test_what_is_predicted_there_changes_no_supervised_term(self, kind, regions, method):
         """All labels ignored: the terms of true labels are 0, whatever the networks say."""
-        plan, module = build(kind, method)
+        plan, module = build(kind, method, regions=regions)
         batch = batch_of(plan)
         batch["label"] = torch.full_like(batch["label"], IGNORED)
         terms = confident(module)(batch, 1.0)
@@ -55,10 +56,11 @@ class TestEveryMethod:
 
 
 @pytest.mark.parametrize("kind", DIMENSIONS)
+@pytest.mark.parametrize("regions", (False, True))
 @pytest.mark.parametrize("method", [method for method in METHODS if method is not BCP])
-def test_the_gradient_is_zero_at_the_logits_of_ignored_voxels(kind, method, heads):
+def test_the_gradient_is_zero_at_the_logits_of_ignored_voxels(kind, regions, method, heads):
     """And not zero beside them. BCP's logits are of mixtures: see below."""
-    plan, module = build(kind, method)
+    plan, module = build(kind, method, regions=regions)
     seen, keep = heads
     for network in module.trained_networks():
         network.head.register_forward_hook(keep)
@@ -93,6 +95,6 @@ def test_boxes_of_labelled_patches_bring_their_ignored_voxels():
     module.confidence, module.copy_paste, module.box_share = 0.0, 1.0, (1.0, 1.0)  # every voxel has a teacher label
     batch = partly_annotated(plan)
     torch.manual_seed(0)
-    _, target = module.strong_view(batch["image"][:2], batch["label"][:, 0].long(), batch["image"][2:])
+    _, target = module.strong_view(batch["image"][:2], batch["label"].long(), batch["image"][2:])
     ignored = target == IGNORED
-    assert ignored.any() and not ignored[:, : plan.patch_size[0] // 2].any()
+    assert ignored.any() and not ignored[:, :, : plan.patch_size[0] // 2].any()
