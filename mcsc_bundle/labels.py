@@ -9,6 +9,7 @@ not sure. Networks have no output for them, so they are never predicted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,3 +60,16 @@ def painted(label: np.ndarray, labels: Mapping[str, int], regions: Mapping[str, 
     for name, values in regions.items():
         result[inside(label, values)] = labels[name]
     return result
+
+
+def paints_apart(order: Any, regions: Sequence[Sequence[int]]) -> bool:
+    """Whether a mask painted with the values of ``order`` shows which region was painted last in each voxel.
+
+    Args:
+        order: a value for each region, as a file gives it.
+        regions: their values, in the order of painting.
+    """
+    if not isinstance(order, (list, tuple)) or len(order) != len(regions):
+        return False
+    later = [set().union(*regions[index + 1 :]) for index in range(len(regions))]
+    return all(value in own and value not in after for value, own, after in zip(order, regions, later, strict=True))

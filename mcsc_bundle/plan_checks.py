@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mcsc_bundle.labels import paints_apart
 from mcsc_bundle.plan_files import PlanError
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ def _check_labels(plan: Plan) -> None:
     if plan.regions:
         names = list(plan.labels)[1:]
         _expect(list(plan.regions) == names, "regions", f"values for each of {names}, in this order", plan.regions)
-        for name, region in plan.regions.items():
-            fits = plan.labels[name] in region and all(isinstance(value, int) and value > 0 for value in region)
-            _expect(fits, "regions", f"values above 0 for {name}, {plan.labels[name]} (of 'labels') among them", region)
+        own, order = list(plan.regions.values()), [plan.labels[name] for name in names]
+        _expect(
+            all(isinstance(value, int) and value > 0 for of in own for value in of), "regions", "values above 0", own
+        )
+        fits = paints_apart(order, own)
+        _expect(fits, "regions", f"values that hold those of 'labels', {order}, each in none of the later ones", own)
     if plan.ignore_value is not None:
         _expect(
             isinstance(plan.ignore_value, int) and plan.ignore_value > max(plan.label_values),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.labels import paints_apart
 from preprocessing.folders import DatasetError
 
 MAX_CLASSES = 255  # class indices are stored as uint8, and 255 is the ignored voxels' (mcsc_bundle.labels)
@@ -110,20 +111,28 @@ def declared_regions(content: Mapping[str, Any], file: Path) -> dict[str, tuple[
     regions = {}
     for name, entry in entries.items():
         values = tuple(entry) if isinstance(entry, (list, tuple)) else (entry,)
-        if str(name).lower() == IGNORE or values == (0,):
+        if values == (0,) or (str(name).lower() == IGNORE and not isinstance(entry, (list, tuple))):
             continue
-        if not values or not all(isinstance(value, int) and value > 0 for value in values):
+        if (
+            str(name).lower() == IGNORE
+            or not values
+            or not all(isinstance(value, int) and value > 0 for value in values)
+        ):
             raise DatasetError(
-                f"{file}: expected region {name!r} as a list of positive integers, received {entry!r}. Correct it."
+                f"{file}: expected region {name!r} as a list of positive integers (and ignore as one), received {entry!r}. "
+                "Correct it."
             )
         regions[str(name)] = values
     order = content.get("regions_class_order")
-    fits = isinstance(order, list) and len(order) == len(regions) == len(set(order))
-    if not fits or not all(value in region for value, region in zip(order, regions.values(), strict=True)):
+    if not paints_apart(order, list(regions.values())):
         raise DatasetError(
-            f'{file}: expected "regions_class_order" with one value out of each region {regions}, each once, received '
-            f"{order!r}. Regions are painted in this order, so name the largest first and give each the value that is in "
-            "none of the later ones."
+            f'{file}: expected "regions_class_order" with one value of each region {regions} that is in none of the later '
+            f"ones, received {order!r}. Regions are painted in this order, the largest first: else a mask would read as other "
+            "regions than were predicted."
+        )
+    if len(values_of := {value for region in regions.values() for value in region}) >= MAX_CLASSES:
+        raise DatasetError(
+            f"{file}: expected regions of at most {MAX_CLASSES - 1} label values, received {len(values_of)}. Merge some."
         )
     return regions
 

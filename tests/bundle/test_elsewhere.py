@@ -69,7 +69,8 @@ def test_monai_label_gets_the_same_mask(home):
     assert tuple(item["pred"].shape[1:]) == tuple(item["image"].meta["spatial_shape"])  # what Restored resizes to
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     assert next(iter(metadata["inputs"])) == "image" and next(iter(metadata["outputs"])) == "pred"
-    assert metadata["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "left", "2": "right"}
+    names = Plan.load(bundle / "plan.json").channel_classes
+    assert metadata["outputs"]["pred"]["channel_def"] == {str(index): name for index, name in enumerate(names)}
 
 
 def test_deploy_gets_the_same_mask_from_an_image_in_memory_anywhere(home, tmp_path, monkeypatch):

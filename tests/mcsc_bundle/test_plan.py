@@ -47,7 +47,7 @@ def test_fingerprint_comes_back_equal(tmp_path):
             {"regions": {"left": [1]}},
             r"'regions': expected values for each of \['left', 'right'\], in this order",
         ),
-        ("3d", {"regions": {"left": [1, 2], "right": [1]}}, "values above 0 for right, 2 .of 'labels'. among them"),
+        ("3d", {"regions": {"left": [1, 2], "right": [1]}}, r"hold those of 'labels', \[1, 2\], each in none"),
         ("3d", {"regions": {"left": [1, 3], "right": [2]}, "ignore_value": 3}, "above the highest label, 3"),
         ("3d", {"ignore_value": 2}, "'ignore_value': expected null or an integer above the highest label, 2"),
         ("3d", {"normalization": (ChannelNormalization("MRI", "median"),)}, "a scheme of"),

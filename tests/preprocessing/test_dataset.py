@@ -178,11 +178,15 @@ def test_the_ignore_label_is_no_class(tmp_path, labels):
     [
         ({"labels": {}}, 'expected "labels"'),
         ({"labels": {"background": 0}}, "expected 1 to 254 labels besides background"),
-        ({"labels": {"background": 0, "tumour": [1, 2]}}, 'expected "regions_class_order" with one value out of each'),
+        ({"labels": {"background": 0, "tumour": [1, 2]}}, 'expected "regions_class_order" with one value of each'),
         ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}, "regions_class_order.*received .1."),
-        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [2, 2]}, "each once, received .2, 2."),
-        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1, 3]}, "one value out of each region"),
+        (
+            {"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [2, 2]},
+            r"in none of the later ones, received \[2, 2\]",
+        ),
+        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1, 3]}, "one value of each region"),
         ({"labels": {"a": [1, "2"]}, "regions_class_order": [1]}, "region 'a' as a list of positive integers"),
+        ({"labels": {"a": [1, 2], "ignore": [3]}, "regions_class_order": [1]}, "ignore as one"),
         ({"labels": {"a": [1, 2], "ignore": 2}, "regions_class_order": [1]}, "ignore label once and as the highest"),
         ({"labels": {"background": 0, "ignore": 1, "a": 2}}, "ignore label once and as the highest value.*Give it 3"),
         ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "ignore label once and as the highest value"),
