@@ -25,3 +25,10 @@ def test_another_number_of_channels_is_refused(tmp_path):
     fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
     with pytest.raises(PlanError, match="expected 2 channels"):
         adopt_plan(tmp_path, make_plan(fingerprint, device="cpu", memory_gb=4), fingerprint)
+
+
+def test_kinds_of_labels_are_ours(tmp_path):
+    tiny_plan("3d", regions={"left": (1, 2), "right": (2,)}, ignore_value=3).save(tmp_path / "plan.json")
+    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
+    adopted = adopt_plan(tmp_path, make_plan(fingerprint, device="cpu", memory_gb=4), fingerprint)
+    assert adopted.regions == {} and adopted.ignore_value is None
