@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from bundle.facts import RunFacts
 from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
 from mcsc_bundle.fingerprint import CaseFingerprint
+from mcsc_bundle.labels import Values, as_tuple
 from mcsc_bundle.metrics import summary_table
 
 EXPORTS = "<!-- exports -->"  # `python -m bundle export` writes its numbers here
@@ -101,6 +102,20 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _label(entry: tuple[str, Values]) -> str:
+    return f"{' '.join(map(str, as_tuple(entry[1])))} {entry[0]}"
+
+
+def _ignored(facts: RunFacts) -> str:
+    value, labeled = facts.plan.ignore_value, facts.fingerprint.labeled
+    if value is None:
+        return ""
+    partly = sum(bool(case.ignored_voxels) for case in labeled)
+    return (
+        f"; {value} where nobody annotated, in {partly} of {len(labeled)} labelled scans: not learnt from, not scored"
+    )
+
+
 def _data(facts: RunFacts, terms: DataTerms) -> str:
     plan, fingerprint = facts.plan, facts.fingerprint
     cases = fingerprint.cases
@@ -109,7 +124,7 @@ def _data(facts: RunFacts, terms: DataTerms) -> str:
         ("source", terms.source),
         ("licence of the data", terms.license_text.splitlines()[0]),
         ("channels", ", ".join(plan.channel_names)),
-        ("labels", ", ".join(f"{value} {name}" for name, value in plan.labels.items())),
+        ("labels", ", ".join(map(_label, plan.scored_values.items())) + _ignored(facts)),
         ("training scans", f"{len(fingerprint.labeled)} labelled, {len(fingerprint.unlabeled)} unlabelled"),
         ("kept out for testing", str(facts.cases.get("test", 0))),
         ("size in voxels", _per_axis([case.shape for case in cases])),

@@ -174,8 +174,8 @@ def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -
     if not (unchanged and (runs / FILE).exists()):
         scored = {row.case for of_fold in rows.values() for row in of_fold}
         masks = {name: path for fold in done for name, path in masks_in(runs / f"fold_{fold}" / "masks").items()}
-        labels = Plan.load(runs / "plan.json").labels
-        decide({name: masks[name] for name in sorted(scored)}, references, labels).save(runs / FILE)
+        plan, chosen = Plan.load(runs / "plan.json"), {name: masks[name] for name in sorted(scored)}
+        decide(chosen, references, plan.scored_values, plan.ignore_value).save(runs / FILE)
     steps = Postprocessing.load(runs / FILE).steps
     text += [f"{'adopted' if step.adopted else 'not adopted'}: {step.why}" for step in steps]
     return "\n".join([*text, f"Post-processing: {runs / FILE}"])

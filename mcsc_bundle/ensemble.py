@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcsc_bundle.outputs import Classes
 from mcsc_bundle.plan import Plan, to_plain
 
 FOLDS = "fold_*"
@@ -26,24 +26,26 @@ class EnsembleError(ValueError):
 
 
 class Ensemble(nn.Module):
-    """Networks with one output: the log of the mean of their softmax.
+    """Networks with one output: logits of the mean of their probabilities.
 
     Args:
-        members: networks that give ``(B, classes, *spatial)`` logits for the same input.
+        members: networks that give ``(B, C, *spatial)`` logits for the same input.
+        outputs: what their channels mean; ``None`` for exclusive classes, whose logits are then log-probabilities.
     """
 
-    def __init__(self, members: Iterable[nn.Module]) -> None:
+    def __init__(self, members: Iterable[nn.Module], outputs: Classes | None = None) -> None:
         super().__init__()
+        self.outputs = outputs or Classes()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities ``(B, classes, *spatial)``."""
+        """Logits ``(B, C, *spatial)``."""
         total: Tensor | None = None
         for member in self.members:
-            share = F.log_softmax(member(x), dim=1)
+            share = self.outputs.log_probability(member(x))
             total = share if total is None else torch.logaddexp(total, share)
         assert total is not None, "expected one network or more"
-        return total - math.log(len(self.members))
+        return self.outputs.logits(total - math.log(len(self.members)))
 
 
 def run_folders(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -21,6 +21,7 @@ from mcsc_bundle.ensemble import Ensemble, EnsembleError, check_same_plan, run_f
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet, unet_from_plan
 from mcsc_bundle.networks.pair import BRANCHES
+from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
@@ -96,7 +97,7 @@ class TrainedRun:
                 of such a file (a list of runs has no folder of its own).
         """
         folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
-        return groups_or_exit(folder, choice, self.plan.labels)
+        return groups_or_exit(folder, choice, self.plan.scored_values)
 
     @property
     def weights(self) -> Path:
@@ -130,10 +131,10 @@ def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequen
     """
     network: nn.Module = network_def
     if branch != "cnn":
-        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan)), branch)
+        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan), outputs_of(plan)), branch)
     if not others:
         return network
-    return Ensemble([network, *(_trained_network(run) for run in others)])
+    return Ensemble([network, *(_trained_network(run) for run in others)], outputs_of(plan))
 
 
 def _trained_network(run: TrainedRun) -> nn.Module:
@@ -171,13 +172,13 @@ def postprocessing(
         plan: the plan.
         transform: the preprocessing that made the image.
         output_dir: where masks go.
-        save_probabilities: write the softmax as well, float32, one channel per class; it stays as the network gave it.
+        save_probabilities: write them as well, float32, one channel per class or region; it stays as the network gave it.
         largest: classes whose largest component is kept, together, step by step (``mcsc_bundle.postprocessing``).
     """
     probabilities = "probabilities" if save_probabilities else None
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if largest:
-        steps.append(KeepLargestd("pred", largest, plan.labels))
+        steps.append(KeepLargestd("pred", largest, plan.scored_values))
     return Compose([*steps, SaveMaskd("pred", output_dir)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mcsc_bundle.labels import paints_apart
 from mcsc_bundle.plan_files import PlanError
 
 if TYPE_CHECKING:
@@ -51,6 +52,22 @@ def _check_labels(plan: Plan) -> None:
     _expect(values[0] == 0, "labels", "background = 0 as the first entry", plan.labels)
     _expect(len(set(values)) == len(values), "labels", "distinct values", plan.labels)
     _expect(len(values) <= MAX_CLASSES, "labels", f"at most {MAX_CLASSES} entries", len(values))
+    if plan.regions:
+        names = list(plan.labels)[1:]
+        _expect(list(plan.regions) == names, "regions", f"values for each of {names}, in this order", plan.regions)
+        own, order = list(plan.regions.values()), [plan.labels[name] for name in names]
+        _expect(
+            all(isinstance(value, int) and value > 0 for of in own for value in of), "regions", "values above 0", own
+        )
+        fits = paints_apart(order, own)
+        _expect(fits, "regions", f"values that hold those of 'labels', {order}, each in none of the later ones", own)
+    if plan.ignore_value is not None:
+        _expect(
+            isinstance(plan.ignore_value, int) and plan.ignore_value > max(plan.label_values),
+            "ignore_value",
+            f"null or an integer above the highest label, {max(plan.label_values)}",
+            plan.ignore_value,
+        )
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
     _expect(
         len(plan.normalization) == len(plan.channel_names),

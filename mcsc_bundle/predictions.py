@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
 from mcsc_bundle.words import counted
 from mcsc_bundle.writer import mask_file
@@ -70,8 +71,8 @@ class Predictions:
         """
         values, unit = mask.as_tensor().numpy(), self._unit(mask)
         row: dict[str, Any] = {"seconds": f"{seconds:.1f}"}
-        for name, value in list(self.plan.labels.items())[1:]:
-            voxels = int(np.count_nonzero(values == value))
+        for name, own in list(self.plan.scored_values.items())[1:]:
+            voxels = int(np.count_nonzero(inside(values, own)))
             row |= {f"{name}_voxels": voxels, f"{name}_{unit[0]}": f"{voxels * unit[1]:.3f}"}
         self._record(case, row)
         sizes = ", ".join(f"{name} {row[f'{name}_{unit[0]}']} {unit[0]}" for name in self.plan.class_names[1:])

@@ -98,12 +98,14 @@ def look_at(case: StoredCase, plan: Plan, networks: BranchPredictor) -> Look:
     features: list[Tensor] = []
     for windows in _windows(case, plan):
         maps = networks.pair.cnn.features(windows.to(next(networks.parameters()).device))
-        cnn = networks.pair.cnn.head(maps[-1]).argmax(1).cpu()
-        transformer = networks.pair.transformer(windows.to(maps[0].device)).argmax(1).cpu()
+        outputs = networks.pair.outputs
+        logits = networks.pair.cnn.head(maps[-1]), networks.pair.transformer(windows.to(maps[0].device))
+        cnn, transformer = (
+            outputs.foreground(outputs.hard(each), each.shape[1])[0].flatten(1).cpu() for each in logits
+        )
         features.extend(maps[0].flatten(2).mean(2).cpu())
-        for index in range(1, plan.num_classes):
-            overlap[index - 1] += ((cnn == index) & (transformer == index)).sum()
-            total[index - 1] += (cnn == index).sum() + (transformer == index).sum()
+        overlap += (cnn & transformer).sum(1)
+        total += cnn.sum(1) + transformer.sum(1)
     found = total > 0
     agreement = float((2 * overlap[found] / total[found]).mean()) if found.any() else 1.0
     return Look(torch.stack(features).mean(0), 1 - agreement)

@@ -26,6 +26,8 @@ FILE = "trained.json"
 FIXED = (
     "channel_names",
     "labels",
+    "ignore_value",
+    "regions",
     "image_dims",
     "spatial_dims",
     "slice_axis",

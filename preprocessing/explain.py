@@ -52,7 +52,12 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
     slices = f", slice by slice along axis {plan.slice_axis}" if plan.slice_axis is not None else ""
     schemes = ", ".join(f"{entry.channel}: {entry.scheme}" for entry in plan.normalization)
     stages = f"channels {cnn.features}, strides {_stages(cnn.strides)}, kernels {_stages(cnn.kernel_sizes)}"
+    named = "; ".join(f"{name}: {list(values)}, painted {plan.labels[name]}" for name, values in plan.regions.items())
+    regions = [(("regions",), "Regions", named)] if plan.regions else []
+    ignored = [] if plan.ignore_value is None else [(("ignore_value",), "Ignored label", str(plan.ignore_value))]
     return [
+        *regions,
+        *ignored,
         (("device",), "Device", plan.device),
         (("configuration",), "Configuration", plan.configuration or "none of nnU-Net's"),
         (("spatial_dims", "slice_axis"), "Dimensions", f"{plan.spatial_dims}-D networks{slices}"),

@@ -125,7 +125,7 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
 
     device = torch.device(plan.device)
     pair = NetworkPair.from_plan(plan)
-    loss = nnunet_loss(plan.batch_dice)
+    loss = nnunet_loss(plan.batch_dice, pair.outputs)
     method: Method = Supervised(pair, loss)
     if networks == "pair":
         method = MCSC(pair, loss, MultiScaleContrast(plan, pair, balance_anchors=True), confidence=0.0)

@@ -15,7 +15,14 @@ from typing import Any
 
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats, Plan, PlanError
 from preprocessing.geometry import Geometry, measure_geometry
-from preprocessing.nnunet_files import class_values, declared_channels, number, read_object
+from preprocessing.nnunet_files import (
+    class_values,
+    declared_channels,
+    ignore_value,
+    number,
+    read_object,
+    region_values,
+)
 from preprocessing.planner import make_plan
 
 FLAT_SPACING_RATIO = 900
@@ -122,6 +129,8 @@ def read_nnunet_fingerprint(fingerprint_file: str | os.PathLike, dataset_json: s
         image_dims=2 if flat else 3,
         cases=cases,
         foreground=_foreground(measured, fingerprint_file),
+        ignore_value=ignore_value(declared, dataset_json),
+        regions=region_values(declared, dataset_json),
     )
 
 

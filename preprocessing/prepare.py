@@ -322,7 +322,9 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
         for path in (*case.images, *([case.label] if case.name in {*split.labeled, *split.test} and case.label else []))
         if path.exists()
     ]
-    declared = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared += [] if dataset.ignore_value is None else [dataset.ignore_value]
+    declared += [dataset.regions] if dataset.regions else []  # keys of other data stay what they were
     return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
 
 

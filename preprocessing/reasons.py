@@ -50,10 +50,18 @@ class Decisions:
     default_memory: bool
 
 
+REGIONS = (
+    "Declared as lists of label values. Each has a channel with a sigmoid, so that they may lie in one another; masks are "
+    "painted region by region in the order of 'labels', as with nnU-Net's regions_class_order."
+)
+
+
 def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, str]:
     """Reason of each choice by field name."""
     return {
         "configuration": made.why_configuration,
+        **({} if not plan.regions else {"regions": REGIONS}),
+        **({} if plan.ignore_value is None else {"ignore_value": _ignore(fingerprint)}),
         "spatial_dims": made.why_dims,
         "slice_axis": _slice_axis(plan),
         "orientation": _orientation(plan),
@@ -86,6 +94,16 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
 def per_axis(values: Sequence[float | None]) -> str:
     """``(1.5, 1.5, None)`` as ``1.5 x 1.5 x own``."""
     return " x ".join("own" if value is None else f"{value:.4g}" for value in values)
+
+
+def _ignore(fingerprint: Fingerprint) -> str:
+    cases = [case for case in fingerprint.labeled if case.ignored_voxels]
+    voxels = sum(math.prod(case.shape) for case in fingerprint.labeled)
+    share = sum(case.ignored_voxels for case in cases) / max(1, voxels)
+    return (
+        f"Declared as the ignore label; {len(cases)} of {len(fingerprint.labeled)} labelled cases have it, on {share:.0%} "
+        f"of their voxels. These teach nothing and are not scored, and labelled patches are drawn on the others."
+    )
 
 
 def _slice_axis(plan: Plan) -> str:

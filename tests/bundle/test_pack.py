@@ -10,10 +10,12 @@ import torch
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.pack import data_terms, pack
+from bundle.verify import verify
 from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.plan import ChannelNormalization
 from mcsc_bundle.postprocessing import Postprocessing, Step
 from tests.bundle.runs import TERMS, make_run
+from tests.mcsc_bundle.methods.cases import REGIONS
 from tests.plans import make_plan
 
 
@@ -58,6 +60,17 @@ def test_metadata_come_from_plan_and_run(tmp_path):
     packages = seen["required_packages_version"]
     assert {"nibabel", "blosc2", "scipy"} <= set(packages) and not {"torch", "os", "mcsc_bundle"} & set(packages)
     assert not any("+" in version for version in (*packages.values(), seen["pytorch_version"]))
+
+
+def test_metadata_tell_regions_and_what_is_not_predicted(tmp_path):
+    run = make_run(tmp_path / "run", ignore_value=3, **REGIONS)
+    bundle, _ = pack(run, "tiny_mri_segmentation", TERMS, tmp_path)
+    seen = metadata(bundle)
+    pred = seen["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {"0": "whole", "1": "core"} and pred["num_channels"] == 2
+    assert "values 2 for whole, 1 for core" in seen["pred_classes"] and "3 where nobody" in seen["label_classes"]
+    assert not verify(bundle, run=False).failed
+    assert "1 2 whole, 1 core" in (bundle / "docs" / "README.md").read_text()
 
 
 def test_value_range_of_ct_is_what_the_clipping_leaves(tmp_path):

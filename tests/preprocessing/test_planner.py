@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -272,3 +273,17 @@ def test_show_compares_with_what_was_planned(tmp_path, capsys):
     planned.save(tmp_path / "planned.json")
     show(str(tmp_path))
     assert f"batch_labeled = 9 (planned {planned.batch_labeled})" in capsys.readouterr().out
+
+
+def test_regions_and_ignored_voxels_are_planned_and_explained():
+    """Three labels are two regions: two channels, one less than three classes have."""
+    plain = make_fingerprint((1, 1, 1), (40, 48, 40), cases=4, channels=("MRI",), classes=3)
+    cases = tuple(dataclasses.replace(case, ignored_voxels=40 * 48 * 30) for case in plain.cases[:2]) + plain.cases[2:]
+    regions = {"class_1": (1, 2), "class_2": (2,)}
+    fingerprint = dataclasses.replace(plain, cases=cases, regions=regions, ignore_value=3)
+    plan = make_plan(fingerprint, device="cpu", memory_gb=4)
+    assert (plan.out_channels, plan.num_classes, plan.ignore_value) == (2, 3, 3)
+    assert plan.estimated_memory_gb <= make_plan(plain, device="cpu", memory_gb=4).estimated_memory_gb
+    page = " ".join(explain(plan, fingerprint).split())
+    assert "Regions: class_1: [1, 2], painted 1; class_2: [2], painted 2" in page
+    assert "Ignored label: 3" in page and "2 of 4 labelled cases have it, on 38% of their voxels" in page
