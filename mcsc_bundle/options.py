@@ -38,10 +38,12 @@ class CommandLine:
     Args:
         words: verb, run id, and what else is no option.
         options: name to value, parsed as MONAI parses it (Python Fire); those of an ``--args_file`` too.
+        typed: name to text, as typed.
     """
 
     words: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    typed: dict[str, str] = field(default_factory=dict)
 
     @property
     def config_files(self) -> list[str]:
@@ -75,10 +77,11 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     program, *rest = sys.argv if arguments is None else arguments
     if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or not rest or rest[0] not in VERBS:
         return None
-    words, options = _parse(rest)
+    words, typed = _parse(rest)
+    options = {name: DefaultParseValue(text) for name, text in typed.items()}
     if options.get("args_file"):
         options = {**_read(options["args_file"]), **options}
-    return CommandLine(tuple(words), options)
+    return CommandLine(tuple(words), options, typed)
 
 
 def check_options(config_files: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -146,9 +149,11 @@ def _meant(parts: Sequence[str], config: Mapping[str, Any], used: set[str]) -> s
     return None
 
 
-def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Words and options as Fire tells them apart: ``--name value``, ``--name=value``, ``--name`` (True), ``-`` as ``_``."""
-    words, options, waiting = [], {}, list(arguments)
+    words: list[str] = []
+    typed: dict[str, str] = {}
+    waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
         if word == "--":  # what follows is for Fire
@@ -159,8 +164,8 @@ def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         name, equals, value = FLAG.sub("", word, count=1).partition("=")
         if not equals:
             value = "True" if not waiting or FLAG.match(waiting[0]) else waiting.pop(0)
-        options[name.replace("-", "_")] = DefaultParseValue(value)
-    return words, options
+        typed[name.replace("-", "_")] = value
+    return words, typed
 
 
 def _read(files: str | list[str]) -> dict[str, Any]:

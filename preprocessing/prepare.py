@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
 
+STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
 USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
 
@@ -139,9 +141,10 @@ def prepare(
 
 
 def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
-    """``prepare`` for configs: a user's mistake ends the program with its message instead of a traceback."""
+    """``prepare`` for configs: a user's mistake, or Ctrl-C, ends the program with one sentence instead of a traceback."""
     try:
-        return prepare(*args, **kwargs)
+        with stops_with(STOPPED):
+            return prepare(*args, **kwargs)
     except USER_ERRORS as error:
         raise SystemExit(f"error: {error}") from None
 
