@@ -211,6 +211,7 @@ class LossLog:
 
     def _begin(self, engine: MCSCTrainer) -> None:
         self.sums, self.steps, self.began = {}, 0, time.perf_counter()
+        self.pace.begin(self.began)
 
     def _add(self, engine: MCSCTrainer) -> None:
         values = {"loss": engine.state.output["loss"], **engine.state.output["terms"]}
@@ -246,22 +247,27 @@ class Pace:
 
     def __init__(self) -> None:
         self.first_ended: float | None = None
-        self.steps = 0
+        self.steps, self.last, self.seconds = 0, 0.0, 0.0
+
+    def begin(self, now: float) -> None:
+        """An epoch begins at ``now``, in seconds."""
+        self.last = now
 
     def step(self, now: float) -> None:
-        """A step ended at ``now``, in seconds."""
+        """A step ended at ``now``."""
         if self.first_ended is None:
             self.first_ended = now
         else:
             self.steps += 1
+            self.seconds += now - self.last
+        self.last = now
 
     def text(self, now: float, steps_left: int) -> str:
-        """The mean time of a step, validations and saving included, and that of the steps left; empty after one step."""
+        """The mean time of a step, and what is left with validation and saving as often as so far; empty after one step."""
         if self.first_ended is None or not self.steps:
             return ""
-        seconds = (now - self.first_ended) / self.steps
-        left = f", about {_duration(seconds * steps_left)} left" if steps_left else ""
-        return f"  {seconds:.2f} s/step{left}"
+        left = (now - self.first_ended) / self.steps * steps_left
+        return f"  {self.seconds / self.steps:.2f} s/step" + (f", about {_duration(left)} left" if steps_left else "")
 
 
 class ValidationLog:

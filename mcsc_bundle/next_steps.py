@@ -45,7 +45,8 @@ class NextSteps:
             scores = {int(row["epoch"]): float(row["mean_dice"]) for row in csv.DictReader(file)}
         last, best = max(scores), max(scores, key=lambda key: scores[key])
         lines.append(
-            f"Validation: mean Dice {scores[last]:.4f} after epoch {last}, at best {scores[best]:.4f} after {best}"
+            f"Validation: mean Dice {scores[last]:.4f} after epoch {last}, at best {scores[best]:.4f} after epoch {best} "
+            "(model_best.pt)."
         )
         return lines
 

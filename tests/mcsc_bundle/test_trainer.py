@@ -220,13 +220,16 @@ def test_a_checkpoint_without_a_scaler_serves_a_training_that_needs_one(tmp_path
 
 
 def test_the_pace_leaves_the_first_step_out():
+    """A step of 50 s that compiles, one of 2 s, 8 s to validate, one of 2 s."""
     pace = Pace()
-    pace.step(100.0)
-    assert pace.text(100.0, 50) == ""
-    pace.step(102.0)
-    pace.step(104.0)
-    assert pace.text(104.0, 50) == "  2.00 s/step, about 1 min 40 s left"
-    assert pace.text(104.0, 0) == "  2.00 s/step"
+    pace.begin(0.0)
+    pace.step(50.0)
+    assert pace.text(50.0, 50) == ""
+    pace.step(52.0)
+    pace.begin(60.0)
+    pace.step(62.0)
+    assert pace.text(62.0, 50) == "  2.00 s/step, about 5 min 0 s left"
+    assert pace.text(62.0, 0) == "  2.00 s/step"
 
 
 def test_checkpoint_of_other_cases_is_refused(tmp_path):
