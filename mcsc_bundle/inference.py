@@ -126,7 +126,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many kinds on a damaged file
         raise SystemExit(
             f"error: {path}: expected a file of tensors, received one that cannot be read, damaged or cut off "
-            f"({first_line(error)}). Copy it again, or run the training's command, which writes it anew."
+            f"({first_line(error)}). Copy it again, or train for an epoch more, which writes it anew."
         ) from None
 
 

@@ -25,7 +25,8 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from mcsc_bundle.option_values import OptionError, check_values
 
 VERBS = ("run", "run_workflow")  # of monai.bundle
-FLAG = re.compile(r"--?(?=[A-Za-z_])")
+IDS = {"run_id": "run", "init_id": "initialize", "final_id": "finalize"}  # what MONAI runs by default
+FLAG = re.compile(r"--|-(?=[A-Za-z])")
 REFERENCE = re.compile(r"[@%](?:::|#)*(\w+)")
 COMPONENT_KEYS = ("_target_", "_desc_", "_disabled_", "_mode_", "_requires_")
 OTHER_NAMES = {"run_dir": "output_dir", "plan_file": "plan_from"}  # of one workflow, or of an earlier version
@@ -186,14 +187,9 @@ def _monai_names(options: Mapping[str, Any]) -> set[str]:
     """What MONAI's own functions take, and with ``--tracking`` what its handlers refer to."""
     functions = (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow.__init__)
     names = {name for function in functions for name in inspect.signature(function).parameters}
-    ids = {str(options.get(name) or name.removesuffix("_id")) for name in ("run_id", "init_id", "final_id")}
-    tracking = DEFAULT_EXP_MGMT_SETTINGS.get(str(options.get("tracking")), {})
-    return (
-        (names - {"self", "override", "kwargs"})
-        | ids
-        | {"imports", "initialize", "finalize"}
-        | set(tracking.get("configs", {}))
-    )
+    ids = {str(options.get(name) or default) for name, default in IDS.items()}
+    settings: dict[str, Any] = DEFAULT_EXP_MGMT_SETTINGS.get(str(options.get("tracking")), {})
+    return (names - {"self", "override", "kwargs"}) | ids | {"imports", *settings.get("configs", {})}
 
 
 def _references(value: Any) -> set[str]:
@@ -214,7 +210,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _known(name: str, config: Mapping[str, Any], used: set[str]) -> bool:
     *path, last = _parts(name)
     if not path:
-        return name in config or name in used
+        return name in config or name in used or name.startswith("_")  # _meta_ and the like are MONAI's
     place = _place(path, config)
     if isinstance(place, list):
         return last.isdecimal() and int(last) < len(place)

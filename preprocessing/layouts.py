@@ -86,16 +86,19 @@ def _items(entries: Any, key: str) -> list[dict[str, Any]]:
         item = {str(k).lower(): v for k, v in entry.items()} if isinstance(entry, Mapping) else {"image": entry}
         if isinstance(entry, Mapping):
             item.setdefault("label", None)
-        images, label = item.get("image") or item.get("images"), item.get("label")
-        images = [images] if isinstance(images, str) else images
-        listed = isinstance(images, (list, tuple)) and images and all(isinstance(path, str) and path for path in images)
-        if not listed or not isinstance(label, (str, type(None))):
+        given, label = item.get("image") or item.get("images"), item.get("label")
+        images = list(given) if isinstance(given, (list, tuple)) else [given]
+        if (
+            not images
+            or not all(isinstance(path, str) and path for path in images)
+            or not isinstance(label, str | None)
+        ):
             raise DatasetError(
                 f'dataset.json: expected each item of "{key}" to have the path of an image, and of a label if '
                 "there is one, "
                 f"received {entry!r}. Complete it, or remove it."
             )
-        items.append({**item, "image": list(images)})
+        items.append({**item, "image": images})
     return items
 
 

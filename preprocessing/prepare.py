@@ -130,7 +130,8 @@ def prepare(
     if plan_from is not None:
         plan_file(plan_from)  # a wrong path is told before anything is measured, a wrong fold as well
     dataset = read_dataset(dataset_dir)
-    split = make_split(dataset, None if num_labeled == "all" else num_labeled, num_test, split_seed, split_file)
+    kept = num_labeled if isinstance(num_labeled, int) else None
+    split = make_split(dataset, kept, num_test, split_seed, split_file)
     parts = training_cases(split, fold)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = _plan(run, fingerprint, measured, preset, plan_from, choices)

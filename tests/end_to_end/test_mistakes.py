@@ -50,6 +50,7 @@ def test_misspelt_options_are_refused_before_any_work(dataset, tmp_path):
     assert "Did you mean --num_labeled, --train#trainer#amp?" in result.stderr
 
 
+@pytest.mark.slow
 def test_misspelt_options_of_inference_are_refused_before_any_work(dataset, tmp_path):
     options = {"dataset_dir": dataset / "imagesTs", "output_dir": tmp_path / "masks", "rundir": tmp_path}
     result = command(config_file="configs/inference.json", **options)
@@ -57,6 +58,7 @@ def test_misspelt_options_of_inference_are_refused_before_any_work(dataset, tmp_
     assert "received --rundir, which nothing would use. Did you mean --run_dir?" in result.stderr
 
 
+@pytest.mark.slow
 def test_without_a_run_the_option_that_names_it_is_told(dataset, tmp_path):
     options = {"dataset_dir": dataset, "output_dir": tmp_path / "run"}
     result = command("evaluate", config_file="['configs/train.yaml','configs/evaluate.yaml']", **options)
