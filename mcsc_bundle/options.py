@@ -209,8 +209,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _known(name: str, config: Mapping[str, Any], used: set[str]) -> bool:
     *path, last = _parts(name)
+    if name.startswith("_"):  # _meta_ and the like are MONAI's
+        return True
     if not path:
-        return name in config or name in used or name.startswith("_")  # _meta_ and the like are MONAI's
+        return name in config or name in used
     place = _place(path, config)
     if isinstance(place, list):
         return last.isdecimal() and int(last) < len(place)

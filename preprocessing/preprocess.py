@@ -41,7 +41,8 @@ def preprocess(
     pending = _pending(cases, store)
     stored = counted(len(cases) - len(pending), "case")
     if pending:
-        log.info("Preprocessing %s; stored already: %s.", counted(len(pending), "case"), stored)
+        others = f"; stored already: {stored}" if len(pending) < len(cases) else ""
+        log.info("Preprocessing %s%s.", counted(len(pending), "case"), others)
     else:
         log.info("Preprocessed already: %s.", stored)
     files = {item["case"]: _files(item) for item in pending}
