@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 EXIT_CODE = 130  # 128 + SIGINT
 
@@ -26,3 +27,16 @@ def stops_with(sentence: str | Callable[[], str]) -> Iterator[None]:
         if text:
             print(f"\n{text}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from None
+
+
+def name_interrupts() -> None:
+    """Ctrl-C where nothing better is known to say: no traceback either. For programs that are a command of ours."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nStopped; the same command goes on.", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook

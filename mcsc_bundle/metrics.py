@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fire
 import numpy as np
@@ -154,6 +155,20 @@ def evaluate(
         write_metrics(rows, output)
     log.log(logging.WARNING if failed else logging.INFO, "%s", summary_table(rows, failed))
     return rows
+
+
+def held_out_or_exit(test: Sequence[dict[str, Any]], val: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """For configs: the cases to score, the test part or, without one, those that validated.
+
+    Raises:
+        SystemExit: neither; what trained is no test.
+    """
+    if not test and not val:
+        raise SystemExit(
+            "error: expected labelled cases that did not train, received none: every label trained. Train in another "
+            "output_dir with --num_test N or --fold 0; or score masks of other scans: python -m mcsc_bundle.metrics."
+        )
+    return test or val
 
 
 def score_cases(

@@ -22,6 +22,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
+from mcsc_bundle.interrupt import name_interrupts
 from mcsc_bundle.option_values import OptionError, check_values
 
 VERBS = ("run", "run_workflow")  # of monai.bundle
@@ -58,6 +59,7 @@ def check_command_line_or_exit() -> None:
     line = command_line()
     if line is None:
         return
+    name_interrupts()
     try:
         if len(line.words) > 2:
             raise OptionError(

@@ -119,6 +119,12 @@ def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
     assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
 
 
+def test_evaluate_without_a_held_out_case_ends_with_a_message(dataset, run):
+    evaluation = workflow(["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(run), **SHORT)
+    with pytest.raises(SystemExit, match="labelled cases that did not train, received none"):
+        evaluation.run()
+
+
 def test_validation_picks_the_best_and_keeps_the_last(dataset, tmp_path):
     train(dataset, tmp_path, fold=0, val_interval=1)
     assert (tmp_path / "models" / "model_best.pt").exists()
