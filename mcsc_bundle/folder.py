@@ -39,7 +39,7 @@ def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise FolderError(
-            f"dataset_dir: expected a folder of images, received {folder}, which is none. Check the path."
+            f"dataset_dir: expected a folder of images, received {folder}, which is none. Give it as --dataset_dir."
         )
     files = _images(folder)
     for name in DATASET_FOLDERS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from mcsc_bundle.ensemble import Ensemble, EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.inferers import window_inferer
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet, unet_from_plan
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.outputs import outputs_of
@@ -28,6 +30,7 @@ from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.shipped import BundleError, check_code, check_weights
 from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
+from mcsc_bundle.words import counted, first_line
 from mcsc_bundle.writer import SaveMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
@@ -45,6 +48,7 @@ class TrainedRun:
         branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
         plan: of a packed bundle, whose config holds it; ``None`` reads ``plan.json``.
         code: of a packed bundle, see ``mcsc_bundle.shipped``.
+        option: what the command line calls ``run_dir``, for the messages.
     """
 
     def __init__(
@@ -53,11 +57,18 @@ class TrainedRun:
         branch: str = "cnn",
         plan: Plan | None = None,
         code: str | None = None,
+        option: str = "run_dir",
     ) -> None:
         if branch not in BRANCHES:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
-        self.run_dir, self.branch = run_dir, branch
+        self.run_dir, self.branch, self.option = run_dir, branch, option
         self.folder, *others = _folders_or_exit(run_dir)
+        if plan is None and not (self.folder / "plan.json").exists():
+            kinds = "run" if option == "output_dir" else "run or packed bundle"
+            raise SystemExit(
+                f"error: --{option}: expected the folder of a {kinds}, received {self.folder}, which holds no plan.json. "
+                f"Give the --output_dir of the training{'' if option == 'output_dir' else f' as --{option}'}."
+            )
         try:
             if code is not None:
                 check_code(code)
@@ -66,7 +77,7 @@ class TrainedRun:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:
             raise SystemExit(f"error: {error}") from None
-        self.others = [TrainedRun([folder], branch) for folder in others]
+        self.others = [TrainedRun([folder], branch, option=option) for folder in others]
         for run in self.others:
             _same_plan_or_exit(self, run)
         if others:
@@ -99,25 +110,38 @@ class TrainedRun:
         folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
         return groups_or_exit(folder, choice, self.plan.scored_values)
 
-    @property
+    @cached_property
     def weights(self) -> Path:
-        """The file to load; that of a packed bundle has the checksum of its metadata."""
+        """The file to load, which can be read; that of a packed bundle has the checksum of its metadata."""
         path = self.folder / "models" / ("model.pt" if self.branch == "cnn" else "pair.pt")
         if not path.exists():
-            remedy = "Train first, or give another --run_dir."
+            remedy = f"Train first, or give the folder of another training as --{self.option}."
             if self.branch != "cnn":
-                remedy = "A packed bundle may hold the CNN alone: use --branch cnn, or the --run_dir of the training."
+                remedy = (
+                    f"A packed bundle may hold the CNN alone: use --branch cnn, or the --{self.option} of the training."
+                )
             raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
         try:
             check_weights(self.folder, path)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
-        if self.branch != "cnn" and "transformer" not in torch.load(path, map_location="cpu", weights_only=True):
+        if "transformer" not in _read_weights(path) and self.branch != "cnn":
             raise SystemExit(
                 f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
                 "Use --branch cnn, or train with MCSC or cross teaching."
             )
         return path
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """For configs: a file that is damaged ends the program with a message."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds on a damaged file
+        raise SystemExit(
+            f"error: {path}: expected a file of tensors, received one that cannot be read, damaged or cut off "
+            f"({first_line(error)}). Copy it again, or train for an epoch more, which writes it anew."
+        ) from None
 
 
 def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
@@ -139,7 +163,7 @@ def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequen
 
 def _trained_network(run: TrainedRun) -> nn.Module:
     network = predictor(unet_from_plan(run.plan), run.plan, run.branch)
-    state = torch.load(run.weights, map_location="cpu", weights_only=True)
+    state = _read_weights(run.weights)
     try:
         for name, part in loadable(network).items():
             part.load_state_dict(state if run.branch == "cnn" else state[name])
@@ -232,15 +256,24 @@ class CaseEvaluator(SupervisedEvaluator):
         self.predictions = predictions
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Predict the pending cases."""
+        """Predict the pending cases.
+
+        Raises:
+            SystemExit: the weights do not fit the plan, or Ctrl-C, with code 130.
+        """
         if not self.predictions.pending:
             return
         try:
-            super().run(global_epoch)
+            with stops_with(self._stopped):
+                super().run(global_epoch)
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
             raise SystemExit(f"error: the weights do not fit plan.json, was it edited since? {error}") from None
+
+    def _stopped(self) -> str:
+        done = len(self.predictions.rows) - len(self.predictions.failed)
+        return f"Stopped with {counted(done, 'mask')} written to {self.predictions.folder}; the same command makes the others."
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         case, began = batchdata["case"][0], time.perf_counter()

@@ -59,12 +59,13 @@ def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or holds(value)
 
 
-def _can_be_a_folder(value: Any) -> bool:
-    if not isinstance(value, (str, Path)):
-        return isinstance(value, (int, float))  # a folder may be called 2024
-    path = Path(value).absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+def _folder(writable: bool) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        path = Path(str(value)).absolute()  # a folder may be called 2024
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        return there.is_dir() and (os.access(there, os.W_OK) or not writable)
+
+    return holds
 
 
 def _is_device(value: Any) -> bool:
@@ -77,7 +78,6 @@ def _is_device(value: Any) -> bool:
 
 TRUE_OR_FALSE = Rule("True or False", lambda value: isinstance(value, bool))
 AT_LEAST_1 = Rule("a whole number of 1 or more", _whole(1))
-FOLDER = Rule("a folder that can be written to", _or_none(_can_be_a_folder), "Choose another one.")
 
 RULES = {
     "num_labeled": Rule(
@@ -103,8 +103,8 @@ RULES = {
     "val_interval": AT_LEAST_1,
     "lr": Rule("a number of 0 or more", _number(lambda value: 0 <= value < float("inf")), YAML_FLOAT),
     "device": Rule("cpu, or a GPU that is there (cuda, cuda:1, ...)", _is_device),
-    "output_dir": FOLDER,
-    "cache_dir": FOLDER,
+    "output_dir": Rule("a folder that can be written to", _folder(writable=True), "Choose another one."),
+    "cache_dir": Rule("a folder, or None", _or_none(_folder(writable=False)), "Choose another one."),
     "branch": Rule("cnn, transformer or both", _one_of("cnn", "transformer", "both")),
     "mirror": TRUE_OR_FALSE,
     "save_probabilities": TRUE_OR_FALSE,

@@ -22,10 +22,12 @@ from fire.parser import DefaultParseValue
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
+from mcsc_bundle.interrupt import name_interrupts
 from mcsc_bundle.option_values import OptionError, check_values
 
 VERBS = ("run", "run_workflow")  # of monai.bundle
-FLAG = re.compile(r"--?(?=[A-Za-z_])")
+IDS = {"run_id": "run", "init_id": "initialize", "final_id": "finalize"}  # what MONAI runs by default
+FLAG = re.compile(r"--|-(?=[A-Za-z])")
 REFERENCE = re.compile(r"[@%](?:::|#)*(\w+)")
 COMPONENT_KEYS = ("_target_", "_desc_", "_disabled_", "_mode_", "_requires_")
 OTHER_NAMES = {
@@ -42,10 +44,12 @@ class CommandLine:
     Args:
         words: verb, run id, and what else is no option.
         options: name to value, parsed as MONAI parses it (Python Fire); those of an ``--args_file`` too.
+        typed: name to text, as typed.
     """
 
     words: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    typed: dict[str, str] = field(default_factory=dict)
 
     @property
     def config_files(self) -> list[str]:
@@ -59,6 +63,7 @@ def check_command_line_or_exit() -> None:
     line = command_line()
     if line is None:
         return
+    name_interrupts()
     try:
         if len(line.words) > 2:
             raise OptionError(
@@ -79,10 +84,11 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     program, *rest = sys.argv if arguments is None else arguments
     if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or not rest or rest[0] not in VERBS:
         return None
-    words, options = _parse(rest)
+    words, typed = _parse(rest)
+    options = {name: DefaultParseValue(text) for name, text in typed.items()}
     if options.get("args_file"):
         options = {**_read(options["args_file"]), **options}
-    return CommandLine(tuple(words), options)
+    return CommandLine(tuple(words), options, typed)
 
 
 def check_options(config_files: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -150,9 +156,11 @@ def _meant(parts: Sequence[str], config: Mapping[str, Any], used: set[str]) -> s
     return None
 
 
-def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Words and options as Fire tells them apart: ``--name value``, ``--name=value``, ``--name`` (True), ``-`` as ``_``."""
-    words, options, waiting = [], {}, list(arguments)
+    words: list[str] = []
+    typed: dict[str, str] = {}
+    waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
         if word == "--":  # what follows is for Fire
@@ -163,8 +171,8 @@ def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         name, equals, value = FLAG.sub("", word, count=1).partition("=")
         if not equals:
             value = "True" if not waiting or FLAG.match(waiting[0]) else waiting.pop(0)
-        options[name.replace("-", "_")] = DefaultParseValue(value)
-    return words, options
+        typed[name.replace("-", "_")] = value
+    return words, typed
 
 
 def _read(files: str | list[str]) -> dict[str, Any]:
@@ -185,14 +193,9 @@ def _monai_names(options: Mapping[str, Any]) -> set[str]:
     """What MONAI's own functions take, and with ``--tracking`` what its handlers refer to."""
     functions = (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow.__init__)
     names = {name for function in functions for name in inspect.signature(function).parameters}
-    ids = {str(options.get(name) or name.removesuffix("_id")) for name in ("run_id", "init_id", "final_id")}
-    tracking = DEFAULT_EXP_MGMT_SETTINGS.get(str(options.get("tracking")), {})
-    return (
-        (names - {"self", "override", "kwargs"})
-        | ids
-        | {"imports", "initialize", "finalize"}
-        | set(tracking.get("configs", {}))
-    )
+    ids = {str(options.get(name) or default) for name, default in IDS.items()}
+    settings: dict[str, Any] = DEFAULT_EXP_MGMT_SETTINGS.get(str(options.get("tracking")), {})
+    return (names - {"self", "override", "kwargs"}) | ids | {"imports", *settings.get("configs", {})}
 
 
 def _references(value: Any) -> set[str]:
@@ -212,6 +215,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _known(name: str, config: Mapping[str, Any], used: set[str]) -> bool:
     *path, last = _parts(name)
+    if name.startswith("_"):  # _meta_ and the like are MONAI's
+        return True
     if not path:
         return name in config or name in used
     place = _place(path, config)

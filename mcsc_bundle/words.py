@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers and errors in sentences."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def counted(number: int, noun: str) -> str:
         noun: the last of its words takes the ``s``.
     """
     return f"{number or 'no'} {noun}{'s' * (number > 1)}"
+
+
+def first_line(error: Exception) -> str:
+    """Of its message; the kind of error where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

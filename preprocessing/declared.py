@@ -161,8 +161,17 @@ def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
 
 
 def declared_channels(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Channel names in order; empty if nothing declares them."""
+    """Channel names in order; empty if nothing declares them.
+
+    Raises:
+        DatasetError: not names.
+    """
     entries = content.get("channel_names", content.get("modality"))
+    names = list(entries.values()) if isinstance(entries, Mapping) else entries
+    if not isinstance(names, (str, list, tuple, type(None))) or not all(isinstance(name, str) for name in names or ()):
+        raise DatasetError(
+            f'dataset.json: expected "channel_names" (or "modality") such as {{"0": "MRI"}}, received {entries!r}.'
+        )
     if isinstance(entries, Mapping):
         order = sorted(
             entries, key=lambda key: (not _is_integer(str(key)), int(key) if _is_integer(str(key)) else str(key))

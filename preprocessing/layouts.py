@@ -86,9 +86,13 @@ def _items(entries: Any, key: str) -> list[dict[str, Any]]:
         item = {str(k).lower(): v for k, v in entry.items()} if isinstance(entry, Mapping) else {"image": entry}
         if isinstance(entry, Mapping):
             item.setdefault("label", None)
-        images = item.get("image") or item.get("images")
-        images = [images] if isinstance(images, str) else images
-        if not images or not all(isinstance(path, str) for path in [*images, item.get("label") or ""]):
+        given, label = item.get("image") or item.get("images"), item.get("label")
+        images = list(given) if isinstance(given, (list, tuple)) else [given]
+        if (
+            not images
+            or not all(isinstance(path, str) and path for path in images)
+            or not isinstance(label, str | None)
+        ):
             raise DatasetError(
                 f'dataset.json: expected each item of "{key}" to have the path of an image, and of a label if '
                 "there is one, "

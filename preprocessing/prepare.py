@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _OPTIONS = "preset, plan_from, configuration, memory_gb, networks or device"
 
 PLANNED = "planned.json"  # plan.json before anybody edited it
+STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
 USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
 
@@ -134,7 +136,8 @@ def prepare(
     if plan_from is not None:
         plan_file(plan_from)  # a wrong path is told before anything is measured, a wrong fold as well
     dataset = read_dataset(dataset_dir)
-    split = make_split(dataset, None if num_labeled == "all" else num_labeled, num_test, split_seed, split_file)
+    kept = num_labeled if isinstance(num_labeled, int) else None
+    split = make_split(dataset, kept, num_test, split_seed, split_file)
     parts = training_cases(split, fold)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = _plan(run, fingerprint, measured, preset, plan_from, choices, check_memory)
@@ -145,9 +148,10 @@ def prepare(
 
 
 def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
-    """``prepare`` for configs: a user's mistake ends the program with its message instead of a traceback."""
+    """``prepare`` for configs: a user's mistake, or Ctrl-C, ends the program with one sentence instead of a traceback."""
     try:
-        return prepare(*args, **kwargs)
+        with stops_with(STOPPED):
+            return prepare(*args, **kwargs)
     except USER_ERRORS as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -39,9 +39,12 @@ def preprocess(
         Case name and reason of each case that was set aside.
     """
     pending = _pending(cases, store)
-    stored = len(cases) - len(pending)
-    others = f"; {counted(stored, 'case')} {'is' if stored == 1 else 'are'} stored" if stored else ""
-    log.info("Preprocessing %s%s.", counted(len(pending), "case"), others)
+    stored = counted(len(cases) - len(pending), "case")
+    if pending:
+        others = f"; stored already: {stored}" if len(pending) < len(cases) else ""
+        log.info("Preprocessing %s%s.", counted(len(pending), "case"), others)
+    else:
+        log.info("Preprocessed already: %s.", stored)
     files = {item["case"]: _files(item) for item in pending}
     arguments = {item["case"]: (dict(item), plan, store) for item in pending}
     rejected = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from mcsc_bundle.option_values import check_values
 from mcsc_bundle.options import check_names
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.words import counted
@@ -56,6 +57,7 @@ def plan(
         nnunet_plans: nnU-Net's ``nnUNetPlans.json``, instead of a fingerprint.
         **options: see ``plan_from_nnunet``, ``make_plan`` and ``import_nnunet_plans``.
     """
+    check_values({name: value for name, value in options.items() if name != "device"})  # it need not be here
     made = plan_from_files(fingerprint, nnunet_plans, dataset_json, **options)
     made.save(str(output))
     print(explain(made))

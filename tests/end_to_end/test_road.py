@@ -1,6 +1,7 @@
 """From a folder of scans to masks for new ones, by the product's own configs."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -53,8 +54,6 @@ def test_training_is_reproducible(dataset, run, tmp_path):
 
 def test_hidden_labels_are_never_read(dataset, tmp_path):
     """Labels of cases whose label is hidden are overwritten by garbage bytes: not a bit of the weights changes."""
-    import json
-
     spoiled = tmp_path / "spoiled"
     shutil.copytree(dataset, spoiled)
     options = {"num_labeled": 1, "num_test": 1, "cache_dir": str(tmp_path / "cache")}
@@ -147,7 +146,7 @@ def test_a_plan_edited_after_the_training_is_refused_before_anything_is_preproce
 
 
 def test_validation_picks_the_best_and_keeps_the_last(dataset, tmp_path):
-    train(dataset, tmp_path, num_labeled=1, num_test=1, val_interval=1)
+    train(dataset, tmp_path, fold=0, val_interval=1)
     assert (tmp_path / "models" / "model_best.pt").exists()
     assert len((tmp_path / "validation.csv").read_text().splitlines()) == 3
 
@@ -219,12 +218,58 @@ def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
     assert (tmp_path / "rejected.json").read_text().strip() == "{}"
 
 
-def test_a_misspelt_preset_is_refused(dataset, tmp_path):
-    from preprocessing.dataset import DatasetError
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "papper"}, "preset: expected plan or paper, received 'papper'"),
+        ({"memory_gb": "8GB"}, "memory_gb: expected a number"),
+        ({"split_seed": None}, "split_seed: expected a whole number, received None"),
+        ({"fold": 9}, "expected fold to be one of auto, all, 0, 1, 2,"),
+        ({"plan_from": "nowhere"}, "plan_from: expected a run folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(dataset, tmp_path, options, message):
+    from preprocessing.prepare import USER_ERRORS, prepare
+
+    with pytest.raises(USER_ERRORS, match=message):
+        prepare(str(dataset), str(tmp_path / "run"), **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_cases_are_neither_stored_nor_watched(dataset, tmp_path):
     from preprocessing.prepare import prepare
 
-    with pytest.raises(DatasetError, match="papper"):
-        prepare(str(dataset), str(tmp_path), preset="papper")
+    prepared = prepare(str(dataset), str(tmp_path), num_labeled=1, num_test=1, workers=1)
+    (test,) = (item["case"] for item in prepared.test)
+    assert not prepared.val and test not in prepared.store and test not in {item["case"] for item in prepared.train}
+    watched = prepare(str(dataset), str(tmp_path), num_labeled="all", num_test=1, workers=1, fold=0, configuration="2d")
+    assert {item["case"] for item in watched.val} and test not in {
+        item["case"] for item in (*watched.val, *watched.train)
+    }
+
+
+def test_who_trains_on_phantoms_is_told(dataset, tmp_path, caplog):
+    from preprocessing.prepare import prepare
+
+    prepare(str(dataset), str(tmp_path), workers=1, demo_dir=str(dataset))
+    assert any("PHANTOMS" in message and "--dataset_dir DATA" in message for message in caplog.messages)
+    caplog.clear()
+    prepare(str(dataset), str(tmp_path), workers=1, demo_dir=str(tmp_path / "demo"))
+    assert not any("PHANTOMS" in message for message in caplog.messages) and not (tmp_path / "demo").exists()
+
+
+def test_a_listed_image_that_is_not_there_is_set_aside(dataset, tmp_path):
+    from preprocessing.prepare import prepare
+
+    (tmp_path / "data").mkdir()
+    content = json.loads((dataset / "dataset.json").read_text())
+    for entry in content["training"]:
+        entry.update({key: str(dataset / path) for key, path in entry.items()})
+    content["training"].append({"image": "imagesTr/gone.nii.gz"})
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
+    prepare(str(tmp_path / "data"), str(tmp_path / "run"), workers=1)
+    (rejected,) = json.loads((tmp_path / "run" / "rejected.json").read_text()).items()
+    assert rejected[0] == "gone" and "gone.nii.gz" in rejected[1]
 
 
 def test_a_plan_at_low_resolution_trains_and_its_masks_are_at_full(tmp_path):

@@ -190,11 +190,45 @@ def test_a_case_that_fails_late_is_set_aside(tmp_path, images, run_dir, monkeypa
 def test_ordinary_mistakes_end_with_a_message(tmp_path, run_dir):
     with pytest.raises(SystemExit, match="expected branch to be one of cnn, transformer, both"):
         TrainedRun(run_dir, "best")
-    with pytest.raises(SystemExit, match=r"plan\.json, which does not exist"):
+    with pytest.raises(
+        SystemExit, match=r"--run_dir: expected the folder of a run.*--output_dir of the training as --run_dir"
+    ):
         TrainedRun(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"--output_dir: expected the folder of a run, .*Give the --output_dir of the training\."
+    ):
+        TrainedRun(tmp_path, option="output_dir")
     make_plan("3d").save(tmp_path / "plan.json")
     with pytest.raises(SystemExit, match=r"expected weights in .*pair\.pt"):
         _ = TrainedRun(tmp_path, "both").weights
+
+
+@pytest.mark.parametrize(("branch", "name"), [("cnn", "model.pt"), ("both", "pair.pt")])
+def test_weights_that_were_cut_off_end_with_a_message(tmp_path, run_dir, branch, name):
+    (tmp_path / "models").mkdir()
+    make_plan("3d").save(tmp_path / "plan.json")
+    whole = (run_dir / "models" / name).read_bytes()
+    (tmp_path / "models" / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match=rf"{name}: expected a file of tensors, received one that cannot be read"):
+        _ = TrainedRun(tmp_path, branch).weights
+
+
+def test_ctrl_c_keeps_the_masks_that_are_done(tmp_path, images, run_dir, monkeypatch, capsys):
+    (images / "b.nii.gz").unlink()
+    add = Predictions.add
+
+    def add_and_press_ctrl_c(self, *args):
+        add(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictions, "add", add_and_press_ctrl_c)
+    with pytest.raises(SystemExit) as end:
+        infer(images, run_dir, tmp_path / "masks")
+    assert end.value.code == 130 and "Stopped with 1 mask written" in capsys.readouterr().err
+    monkeypatch.setattr(Predictions, "add", add)
+    done = (tmp_path / "masks" / "a.nii.gz").stat().st_mtime_ns
+    infer(images, run_dir, tmp_path / "masks")
+    assert (tmp_path / "masks" / "a.nii.gz").stat().st_mtime_ns == done and (tmp_path / "masks" / "c.nii.gz").exists()
 
 
 def test_weights_of_another_plan_end_with_a_message(tmp_path, images, run_dir):

@@ -54,7 +54,10 @@ def test_all_unknown_options_are_named_at_once():
         ([TRAIN], {"loss": "@own", "own": {"_target_": "mcsc_bundle.losses.segmentation.paper_loss"}, "own#x": 1}),
         ([TRAIN], {"tracking": "mlflow", "experiment_name": "first"}),
         ([TRAIN], {"device": "$torch.device('cpu')", "max_epochs": "$2 * 3", "num_labeled": "all"}),
-        ([INFERENCE], {"run_dir": ["a", "b"], "overlap": 0.5, "mirror": True, "workflow_type": "infer"}),
+        (
+            [INFERENCE],
+            {"run_dir": ["a", "b"], "overlap": 0.5, "_meta_#version": "2", "mirror": True, "workflow_type": "infer"},
+        ),
     ],
 )
 def test_what_exists_passes(files, options):
@@ -114,6 +117,8 @@ def test_a_file_is_no_output_folder(tmp_path):
     for path in ("file", "file/run"):
         with pytest.raises(OptionError, match="a folder that can be written to"):
             check_values({"output_dir": str(tmp_path / path)})
+        with pytest.raises(OptionError, match="a folder, or None"):
+            check_values({"cache_dir": str(tmp_path / path)})
     check_values({"output_dir": str(tmp_path / "new" / "run"), "cache_dir": None})
 
 

@@ -72,7 +72,7 @@ def test_a_whole_run_is_found_good(tmp_path) -> None:
 def test_what_a_run_lacks_or_rejected_is_told(tmp_path) -> None:
     make_run(tmp_path, stored=("a",), rejected={"b": "b.nii.gz: no image."})
     assert problems(tmp_path) == {"b": "b.nii.gz: no image."}
-    assert "1 cases are not stored for this plan, e.g. u" in check(tmp_path)[1][0]
+    assert "1 case not stored for this plan, e.g. u" in check(tmp_path)[1][0]
 
 
 def test_damaged_stored_cases_are_found(tmp_path) -> None:
