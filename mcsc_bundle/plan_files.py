@@ -34,6 +34,8 @@ def load_json(path: str | os.PathLike, kind: Any) -> Any:
         raise PlanError(
             f"expected the file {path}, which does not exist. Plan the data set first: python -m preprocessing DATASET."
         ) from None
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read ({error.strerror}). Check the file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PlanError(f"{path} is not valid JSON: {error}.") from None
     try:

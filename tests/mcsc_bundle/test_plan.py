@@ -81,6 +81,9 @@ def test_unknown_entries_are_named(tmp_path):
 def test_broken_json_and_missing_file_say_so(tmp_path):
     with pytest.raises(PlanError, match="does not exist"):
         Plan.load(tmp_path / "plan.json")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PlanError, match="folder cannot be read"):
+        Plan.load(tmp_path / "folder")
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(PlanError, match="not valid JSON"):
         Plan.load(tmp_path / "plan.json")
