@@ -19,6 +19,7 @@ from bundle.configs import REPOSITORY, packed_configs
 from bundle.facts import PackError, RunFacts, read_run
 from bundle.metadata import OURS, make_metadata
 from bundle.torchscript import export_torchscript
+from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
 
@@ -56,7 +57,7 @@ def pack(
         large_files_url: where files over 25 MB will lie, with ``{name}``, ``{version}`` and ``{path}``.
 
     Returns:
-        The folder and the zip.
+        The folder and the zip; beside them lies ``test_NAME.py``, the unit test that the model zoo wants.
 
     Raises:
         PackError: the run, the name or the version cannot be used.
@@ -88,6 +89,7 @@ def pack(
         shutil.rmtree(building.parent, ignore_errors=True)
     archive = output / f"{name}_v{version}.zip"
     pack_zip(target, archive)
+    write_zoo_test(output, name)
     log.info("Packed %s and %s (%.1f MB).", target, archive, archive.stat().st_size / 2**20)
     return target, archive
 
