@@ -18,8 +18,6 @@ def write_zoo_test(folder: Path, name: str) -> Path:
     """
     path = folder / f"test_{name}.py"
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(
-        TEMPLATE.read_text(encoding="utf-8").replace(NAME_LINE, f'NAME = "{name}"'), encoding="utf-8"
-    )
+    temporary.write_text(TEMPLATE.read_text(encoding="utf-8").replace(NAME_LINE, f'NAME = "{name}"'), encoding="utf-8")
     os.replace(temporary, path)
     return path

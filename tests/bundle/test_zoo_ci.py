@@ -1,7 +1,7 @@
 """What the model zoo's CI does to a bundle, in a folder that looks like the zoo's checkout.
 
 Followed: ``ci/verify_bundle.py`` (mode full), ``ci/get_bundle_requirements.py`` and ``ci/unit_tests/runner.py`` of
-Project-MONAI/model-zoo, with its relative paths, its order of ``sys.path`` and its overrides. The network is not needed: the schema
+Project-MONAI/model-zoo, with its relative paths and order of ``sys.path``. The network is not needed: the schema
 is the part of the published one that a bundle can miss.
 """
 
