@@ -38,13 +38,18 @@ class Parity:
         form: which.
         deviation: largest absolute difference of a logit.
         same: smallest share of a window's voxels that get the same class.
-        milliseconds: median wall time of a window.
+        times: wall time of each window in milliseconds, in the order of the windows.
     """
 
     form: str
     deviation: float
     same: float
-    milliseconds: float
+    times: tuple[float, ...]
+
+    @property
+    def milliseconds(self) -> float:
+        """Median wall time of a window."""
+        return statistics.median(self.times)
 
 
 def export(
@@ -189,11 +194,11 @@ def compare(
         for form, run in everything.items():
             began = time.perf_counter()
             received = run(batch)
-            times[form].append(time.perf_counter() - began)
+            times[form].append(1000 * (time.perf_counter() - began))
             deviations[form] = max(deviations[form], float((received - expected).abs().max()))
             same = (received.argmax(1) == expected.argmax(1)).float().mean()
             shares[form] = min(shares[form], float(same))
-    return [Parity(form, deviations[form], shares[form], 1000 * statistics.median(times[form])) for form in everything]
+    return [Parity(form, deviations[form], shares[form], tuple(times[form])) for form in everything]
 
 
 def _write_card(card: Path, rows: Sequence[Parity], batches: Sequence[Tensor]) -> None:

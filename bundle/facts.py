@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import CaseMetric, read_metrics
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
@@ -30,7 +31,7 @@ class RunFacts:
         plan, fingerprint: what was decided and measured.
         losses, validations: rows of ``log.csv`` and ``validation.csv``.
         scores: rows of ``metrics.csv``; empty if the run was not evaluated.
-        cases: how many cases played which part in ``splits.json``.
+        parts: names of the cases that played each part in ``splits.json``.
         method: class name of the method; empty in runs that do not name it.
     """
 
@@ -40,13 +41,26 @@ class RunFacts:
     losses: tuple[dict[str, str], ...] = ()
     validations: tuple[dict[str, str], ...] = ()
     scores: tuple[CaseMetric, ...] = ()
-    cases: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     method: str = ""
 
     @property
     def weights(self) -> Path:
         """The network that is shipped."""
         return self.folder / "models" / "model.pt"
+
+    @property
+    def labeled(self) -> tuple[CaseFingerprint, ...]:
+        """Labelled cases that trained: a fold that was scored took no part."""
+        scored = {row.case for row in self.scores}
+        return tuple(case for case in self.fingerprint.labeled if case.case not in scored)
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether the method learns from scans without labels (an older run does not name it, but its losses)."""
+        if self.method:
+            return self.method != "Supervised"
+        return not self.losses or any(not name.startswith("supervised") for name in self.loss_terms)
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
@@ -74,7 +88,7 @@ def read_run(folder: str | Path) -> RunFacts:
         losses=_rows(run / "log.csv"),
         validations=_rows(run / "validation.csv"),
         scores=tuple(read_metrics(run / "metrics.csv")) if (run / "metrics.csv").exists() else (),
-        cases=_parts(run / "splits.json"),
+        parts=_parts(run / "splits.json"),
         method=_method(run / "models" / "checkpoint.pt"),
     )
     _check_weights(facts)
@@ -132,11 +146,11 @@ def _rows(path: Path) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def _parts(path: Path) -> dict[str, int]:
+def _parts(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {name: len(content[name]) for name in ("labeled", "unlabeled", "test")}
+    return {name: tuple(content[name]) for name in ("labeled", "unlabeled", "test")}
 
 
 def _method(checkpoint: Path) -> str:
