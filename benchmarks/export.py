@@ -63,7 +63,7 @@ def _quartiles(values: np.ndarray, digits: int) -> list[float]:
 def table(results: list[dict[str, Any]]) -> str:
     """The table of ``docs/benchmarks.md``."""
     lines = [
-        "| data set, window | form | largest deviation of a logit | same class (voxels) | ms per window (quartiles) | over PyTorch |",
+        "| data set, window | form | largest deviation of a logit | same class | ms per window (quartiles) | over PyTorch |",
         "|---|---|---|---|---|---|",
     ]
     for result in results:

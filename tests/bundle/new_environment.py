@@ -24,7 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = "a place with spaces"
-SHORT = {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "workers": 1}
+SHORT = {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "workers": 1, "num_labeled": 4, "num_test": 2}
 
 
 def requirements(bundle: Path) -> list[str]:
