@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bundle.facts import RunFacts
+from bundle.metadata import outputs
 from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import summary_rows
@@ -87,14 +88,14 @@ def write_card(
 def _draw(docs: Path, facts: RunFacts, pictures: bool) -> set[str]:
     drawn = {}
     if facts.losses:
-        drawn["loss.png"] = loss_figure(facts.folder / "log.csv")
+        drawn["loss.png"] = loss_figure(facts.runs[0] / "log.csv")
     if facts.validations:
-        drawn["validation.png"] = validation_figure(facts.folder / "validation.csv")
+        drawn["validation.png"] = validation_figure(facts.runs[0] / "validation.csv")
     if facts.scores:
         drawn["dice.png"] = dice_figure(facts.scores)
     for name, figure in drawn.items():
         _save(figure, docs / name)
-    overlay = facts.folder / "overlay.png"
+    overlay = facts.runs[0] / "overlay.png"
     if pictures and overlay.exists():
         shutil.copyfile(overlay, docs / "overlay.png")
         return {*drawn, "overlay.png"}
@@ -138,9 +139,9 @@ def _plan(facts: RunFacts) -> str:
         ("intensities", ", ".join(f"{entry.channel}: {entry.scheme}" for entry in plan.normalization)),
         ("spacing", f"{spacing} mm"),
         ("window", " x ".join(map(str, plan.patch_size)) + " voxels, half overlapping, blended by a Gaussian"),
-        ("network", f"U-Net, channels {', '.join(map(str, plan.cnn.features))}"),
+        ("network", f"{_networks(facts)}, channels {', '.join(map(str, plan.cnn.features))}"),
         ("input sizes", "multiples of " + " x ".join(map(str, plan.cnn.divisor)) + ", at least twice that"),
-        ("output", "logits; masks come back on the grid of the scan's file"),
+        ("output", f"{outputs(facts)}; masks come back on the grid of the scan's file"),
     ]
     reasons = [
         (name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why
@@ -165,9 +166,10 @@ def _training(facts: RunFacts, drawn: set[str]) -> str:
     ]
     if facts.losses:
         last = facts.losses[-1]
+        each = "each network: " if len(facts.runs) > 1 else ""
         seconds = sum(float(row["seconds"]) for row in facts.losses)
         rows += [
-            ("length", f"{last['epoch']} epochs, {last['iteration']} steps, {seconds / 60:.0f} minutes"),
+            ("length", f"{each}{last['epoch']} epochs, {last['iteration']} steps, {seconds / 60:.0f} minutes"),
             ("loss of the last epoch", f"{float(last['loss']):.3f} (sum of its terms)"),
         ]
     pictures = [
@@ -187,10 +189,15 @@ def _performance(facts: RunFacts, drawn: set[str], terms: DataTerms) -> str:
     cases = len({row.case for row in facts.scores})
     watched = " The curve above watched these scans; nothing was chosen by it." if "validation.png" in drawn else ""
     head, *lines = summary_rows(facts.scores)
+    what = f"On {cases} labelled scans that took no part in the training, each on its own grid, with the last step's weights."
+    if len(facts.runs) > 1:
+        what = (
+            f"On {cases} labelled scans, each on its own grid, by that one of the {len(facts.runs)} networks that did not "
+            "train on it (cross-validation). Their average, which this bundle gives, trained on all of them and was not measured."
+        )
     parts = [
         "## Performance",
-        f"On {cases} labelled scans that took no part in the training, each on its own grid, with the weights of the last step."
-        + watched,
+        what + watched,
         table(head, lines),
         "Mean and standard deviation over the scans. A class that is empty in mask and reference is not counted; one that "
         "is missed, or found where there is none, has Dice 0 and an infinite distance.",
@@ -250,6 +257,10 @@ def _limits(facts: RunFacts) -> str:
     if plan.orientation == "RAS" and 0 in [plan.network_axes[axis] for axis in plan.mirror_axes]:
         items.append("Windows were mirrored in training, left to right too: the network does not tell the sides apart.")
     return "## Limits\n\n" + "\n".join(f"- {item}" for item in items)
+
+
+def _networks(facts: RunFacts) -> str:
+    return "U-Net" if len(facts.runs) == 1 else f"{len(facts.runs)} U-Nets whose probabilities are averaged"
 
 
 def _scans(facts: RunFacts) -> str:

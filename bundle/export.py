@@ -21,7 +21,7 @@ from bundle.checks_of_files import check_checksums
 from bundle.facts import PackError, load_weights
 from bundle.pack import LARGE_FILES_URL, seal
 from bundle.torchscript import export_torchscript
-from mcsc_bundle.networks import unet_from_plan
+from mcsc_bundle.ensemble import count_members, network_from_plan
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.shipped import code_digest
 from mcsc_bundle.store import CaseStore
@@ -82,8 +82,9 @@ def export(
         raise PackError(f"{bundle}: expected a bundle of this version's code, received another. Pack the run again.")
     plan = Plan.load(bundle / "plan.json")
     batches = stored_windows(plan, Path(run_dir), windows)
-    network = unet_from_plan(plan).eval()
-    network.load_state_dict(load_weights(bundle / "models" / "model.pt"))
+    state = load_weights(bundle / "models" / "model.pt")
+    network = network_from_plan(plan, count_members(state)).eval()
+    network.load_state_dict(state)
     if not (bundle / "models" / "model.ts").exists():
         export_torchscript(bundle)
     forms: dict[str, Callable[[Tensor], Tensor]] = {

@@ -73,7 +73,7 @@ def make_metadata(
         "data_type": "nifti",
         "image_classes": f"{plan.in_channels} channel(s): {', '.join(plan.channel_names)}; {_schemes(plan)}",
         "label_classes": f"one channel of integers: {classes}",
-        "pred_classes": f"{plan.num_classes} channels of logits: {', '.join(plan.class_names)}",
+        "pred_classes": f"{plan.num_classes} channels of {outputs(facts)}: {', '.join(plan.class_names)}",
         "eval_metrics": eval_metrics(facts.scores),
         "intended_use": INTENDED_USE,
         "references": REFERENCES,
@@ -92,14 +92,22 @@ def describe(facts: RunFacts) -> str:
     plan = facts.plan
     kind = "the slices of volumes" if plan.slice_axis is not None else f"{plan.spatial_dims}-D images"
     classes = ", ".join(plan.class_names[1:])
+    networks = f"a {plan.spatial_dims}-D U-Net"
+    if len(facts.runs) > 1:
+        networks = f"the average of {len(facts.runs)} {plan.spatial_dims}-D U-Nets"
     scans = f"{len(facts.labeled)} labelled"
     if facts.uses_unlabeled:
         scans += f" and {len(facts.fingerprint.unlabeled)} unlabelled"
     return (
-        f"Segments {classes} in {', '.join(plan.channel_names)} scans: a {plan.spatial_dims}-D U-Net for {kind}, planned for "
+        f"Segments {classes} in {', '.join(plan.channel_names)} scans: {networks} for {kind}, planned for "
         f"the data set {plan.dataset_name} and trained on {scans} scans of it"
         f"{' (semi-supervised)' if facts.uses_unlabeled else ''}."
     )
+
+
+def outputs(facts: RunFacts) -> str:
+    """What the network gives for each class."""
+    return "logits" if len(facts.runs) == 1 else f"log-probabilities, averaged over {len(facts.runs)} networks"
 
 
 def network_data_format(facts: RunFacts) -> dict[str, Any]:
