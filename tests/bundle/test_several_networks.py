@@ -16,6 +16,7 @@ import bundle.pack
 from bundle.facts import PackError, read_run
 from bundle.pack import pack
 from bundle.verify import make_images, verify
+from mcsc_bundle.application import ReplaceWeights
 from mcsc_bundle.ensemble import Ensemble, count_members, joined_weights, network_from_plan
 from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.networks import unet_from_plan
@@ -116,6 +117,11 @@ def test_folds_of_different_plans_are_refused(tmp_path):
     make_run(tmp_path / "fold_1", mirror_axes=())
     with pytest.raises(PackError, match="differ in mirror_axes"):
         read_run(tmp_path)
+
+
+def test_an_application_cannot_replace_several_networks_by_one(home):
+    with pytest.raises(SystemExit, match="expected a bundle of one network"):
+        ReplaceWeights(str(home / "tiny_mri_segmentation"), "models")
 
 
 def test_the_checksum_is_of_the_one_file(home):
