@@ -8,17 +8,20 @@ is room for the weights of all networks beside one window's activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mcsc_bundle.outputs import Classes
+from mcsc_bundle.networks import unet_from_plan
+from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan, to_plain
 
+MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
+
 FOLDS = "fold_*"
-ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "device")  # of a plan; two runs may differ in them
+ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device")  # of a plan; two runs may differ in them
 
 
 class EnsembleError(ValueError):
@@ -40,12 +43,39 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, C, *spatial)``."""
-        total: Tensor | None = None
-        for member in self.members:
+        total = x  # replaced by the first member's; TorchScript wants a value before the loop, and no slice of members
+        for index, member in enumerate(self.members):
             share = self.outputs.log_probability(member(x))
-            total = share if total is None else torch.logaddexp(total, share)
-        assert total is not None, "expected one network or more"
+            total = share if index == 0 else torch.logaddexp(total, share)
         return self.outputs.logits(total - math.log(len(self.members)))
+
+
+class PackedEnsemble(Ensemble):
+    """An ensemble whose weights lie in one file, as a packed bundle ships them.
+
+    So whatever loads ``network_def`` and ``model.pt`` (MONAI Label, Deploy, the exports) gets the average of all members.
+    """
+
+
+def network_from_plan(plan: Plan, members: int = 1) -> nn.Module:
+    """The CNN of ``plan``, or several of them averaged, for ``network_def`` in a packed bundle."""
+    if members == 1:
+        return unet_from_plan(plan)
+    return PackedEnsemble((unet_from_plan(plan) for _ in range(members)), outputs_of(plan))
+
+
+def joined_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of several CNNs as those of a ``PackedEnsemble``; of one, as they are."""
+    if len(states) == 1:
+        return dict(states[0])
+    return {
+        MEMBER.format(index=index) + name: value for index, state in enumerate(states) for name, value in state.items()
+    }
+
+
+def count_members(state: Mapping[str, Tensor]) -> int:
+    """How many networks a file of weights holds."""
+    return len({name.split(".")[1] for name in state if name.startswith("members.")}) or 1
 
 
 def run_folders(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:

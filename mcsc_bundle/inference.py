@@ -18,10 +18,18 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, MapTransform
 from torch import nn
 
-from mcsc_bundle.ensemble import Ensemble, EnsembleError, check_same_plan, run_folders
+from mcsc_bundle.ensemble import (
+    Ensemble,
+    EnsembleError,
+    PackedEnsemble,
+    check_same_plan,
+    count_members,
+    network_from_plan,
+    run_folders,
+)
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
-from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet, unet_from_plan
+from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError
@@ -144,17 +152,19 @@ def _read_weights(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
+def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
     """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer.
 
     Args:
-        network_def: the CNN.
+        network_def: the CNN, or the CNNs of a packed ensemble.
         plan: the plan.
         branch: ``cnn``, ``transformer`` or ``both``.
         others: runs to average with; their weights are loaded here, those of the first by the handler.
     """
-    network: nn.Module = network_def
+    network = network_def
     if branch != "cnn":
+        if not isinstance(network_def, UNet):
+            raise SystemExit(f"error: expected branch cnn of a bundle of several networks, received {branch!r}.")
         network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan), outputs_of(plan)), branch)
     if not others:
         return network
@@ -162,8 +172,9 @@ def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequen
 
 
 def _trained_network(run: TrainedRun) -> nn.Module:
-    network = predictor(unet_from_plan(run.plan), run.plan, run.branch)
     state = _read_weights(run.weights)
+    members = count_members(state) if run.branch == "cnn" else 1
+    network = predictor(network_from_plan(run.plan, members), run.plan, run.branch)
     try:
         for name, part in loadable(network).items():
             part.load_state_dict(state if run.branch == "cnn" else state[name])
@@ -175,8 +186,8 @@ def _trained_network(run: TrainedRun) -> nn.Module:
 
 
 def loadable(network: nn.Module) -> dict[str, nn.Module]:
-    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch; of several, the first."""
-    if isinstance(network, Ensemble):
+    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch; of several runs, the first."""
+    if isinstance(network, Ensemble) and not isinstance(network, PackedEnsemble):
         return loadable(network.members[0])
     if isinstance(network, BranchPredictor):
         return {"cnn": network.pair.cnn, "transformer": network.pair.transformer}

@@ -251,17 +251,22 @@ def summary_table(rows: Sequence[CaseMetric], failed: Mapping[str, str] | None =
         rows: scores of all cases and classes.
         failed: cases that are not in ``rows``, and why.
     """
-    tolerances = "/".join(f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}))
-    lines = [["class", "Dice", f"surface Dice {tolerances} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
-    for name in dict.fromkeys(row.class_name for row in rows):
-        lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
-    by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
-    lines.append(_table_line("mean", by_case))
+    lines = summary_rows(rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.append("mean +- sd over cases; empty in both: not counted; missed (empty in one): Dice 0, distance inf")
     text += [f"not scored: {case}: {reason}" for case, reason in (failed or {}).items()]
     return "\n".join(text)
+
+
+def summary_rows(rows: Sequence[CaseMetric]) -> list[list[str]]:
+    """Head, a line per class, and the line of the mean, as cells."""
+    tolerances = "/".join(f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}))
+    lines = [["class", "Dice", f"surface Dice {tolerances} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
+    for name in dict.fromkeys(row.class_name for row in rows):
+        lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
+    by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
+    return [*lines, _table_line("mean", by_case)]
 
 
 def _table_line(name: str, cases: Sequence[Sequence[CaseMetric]]) -> list[str]:

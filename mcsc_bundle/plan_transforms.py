@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.utils import scale_affine
+from monai.utils import MetaKeys
 from torch import Tensor
 
 from mcsc_bundle.formats import ImageError, spacing_of
@@ -22,6 +24,12 @@ from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
 
 UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
+
+
+def _says_no_channel(image: MetaTensor) -> bool:
+    """Whether an application that hands over images, such as MONAI Deploy, says so in MONAI's words."""
+    stated = image.meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)
+    return stated == "no_channel" or (isinstance(stated, float) and math.isnan(stated))
 
 
 class PlanCheckd(MapTransform):
@@ -58,7 +66,10 @@ class PlanCheckd(MapTransform):
         return item
 
     def _with_plan_dims(self, image: MetaTensor) -> MetaTensor:
-        """A volume of one slice, where the plan is for 2-D images, loses that axis."""
+        """An image in memory without an axis of channels gets one; a volume of one slice, for a 2-D plan, loses that axis."""
+        if image.ndim == self.plan.image_dims and _says_no_channel(image):
+            meta = {**image.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+            image = MetaTensor(image.as_tensor()[None].float(), meta=meta)
         single = [axis for axis, size in enumerate(image.shape[1:]) if size == 1]
         if self.plan.image_dims == 2 and image.ndim == 4 and single:
             axis = single[-1]

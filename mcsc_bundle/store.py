@@ -191,7 +191,7 @@ class CaseStore:
                 voxels = np.sort(rng.choice(voxels, FOREGROUND_VOXELS, replace=False))
             positions[name] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
         temporary = self.folder / f".{os.getpid()}.{case}.foreground.npz"
-        np.savez(temporary, allow_pickle=False, **positions)
+        np.savez(temporary, **positions)  # type: ignore[arg-type]  # numbers alone; NumPy before 2.1 would store allow_pickle
         os.replace(temporary, self.folder / f"{case}.foreground.npz")
 
 

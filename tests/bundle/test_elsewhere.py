@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, SaveImaged
 
 from bundle.pack import pack
@@ -74,14 +75,16 @@ def test_monai_label_gets_the_same_mask(home):
 
 
 def test_deploy_gets_the_same_mask_from_an_image_in_memory_anywhere(home, tmp_path, monkeypatch):
-    """Deploy gives images, not files, and neither knows nor sets ``bundle_root``."""
+    """Deploy gives images without channels, not files, and neither knows nor sets ``bundle_root``."""
     monkeypatch.chdir(tmp_path)
     bundle = home / "tiny_mri_segmentation"
     parser = parser_of(bundle)
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     chain = without(parser.get_parsed_content("preprocessing"), LoadImaged)
-    item = chain({"image": load_image(home / "scans" / "case_0.nii.gz")})
+    loaded = load_image(home / "scans" / "case_0.nii.gz")
+    meta = {"affine": loaded.affine.numpy(), "spatial_shape": loaded.shape[1:], "original_channel_dim": "no_channel"}
+    item = chain({"image": MetaTensor.ensure_torch_and_prune_meta(loaded.as_tensor()[0].double(), meta)})
     with torch.no_grad():
         item["pred"] = parser.get_parsed_content("inferer")(item["image"][None], torch.jit.script(network.eval()))[0]
     item = without(parser.get_parsed_content("postprocessing"), SaveImaged)(item)

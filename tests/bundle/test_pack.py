@@ -40,7 +40,8 @@ def test_a_run_packs_to_the_same_bytes_in_any_folder(tmp_path):
     folder, archive = pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "one")
     _, other = pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "other")
     assert archive.name == "tiny_mri_segmentation_v0.1.0.zip" and archive.read_bytes() == other.read_bytes()
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [folder.name, archive.name]
+    unit_test = "test_tiny_mri_segmentation.py"
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [unit_test, folder.name, archive.name]
     assert (folder / "models" / "model.pt").read_bytes() == (run / "models" / "model.pt").read_bytes()
 
 
