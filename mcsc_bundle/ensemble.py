@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.trained import TOLD
 
 MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
 
 FOLDS = "fold_*"
-ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device")  # of a plan; two runs may differ in them
+# Of a plan: what two runs may differ in, since networks see the same input all the same. Windows are those of the first run.
+ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device", *TOLD, "inference_overlap")
 
 
 class EnsembleError(ValueError):
@@ -100,7 +102,7 @@ def check_same_plan(plan: Plan, folder: Path, other: Plan, other_folder: Path) -
     """Refuse to average networks that do not see the same input.
 
     Raises:
-        EnsembleError: the plans differ in more than words and budgets.
+        EnsembleError: the plans differ in more than words, budgets and what only training needs.
     """
     mine, theirs = to_plain(plan), to_plain(other)
     differing = [name for name in mine if name not in ONLY_TRAINING and mine[name] != theirs[name]]
