@@ -1,6 +1,6 @@
 """The contrastive loss beside its dense form: seconds, peak memory and agreement at the paper's two shapes.
 
-    python -m benchmarks.contrastive [--device cpu|cuda] [--quick] [--groups 100]
+    python -m benchmarks.contrastive [--device cpu|cuda] [--quick] [--groups 100] [--plot FILE.png]
 
 Forward and backward in float32. The dense form is the formula in plain PyTorch, one N x N matrix per group under
 autograd (at the paper's shape it holds over 10 GB; --groups 20 compares on fewer). Seconds are medians of repeats in
@@ -82,8 +82,8 @@ def step(form: str, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
     return value.item(), features.grad
 
 
-def seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, float]:
-    """Median seconds of a step of both forms, which take turns."""
+def seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, list[float]]:
+    """Lower quartile, median and upper quartile of the seconds of a step of both forms, which take turns."""
     features, labels = draw(*shape, device)
     times: dict[str, list[float]] = {form: [] for form in FORMS}
     for _ in range(repeats + 1):  # the first warms up
@@ -93,7 +93,7 @@ def seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, floa
             step(form, features, labels)
             synchronise(device)
             taken.append(time.perf_counter() - began)
-    return {form: statistics.median(taken[1:]) for form, taken in times.items()}
+    return {form: statistics.quantiles(taken[1:], n=4, method="inclusive") for form, taken in times.items()}
 
 
 def errors(shape: tuple[int, int], device: str) -> tuple[float, float]:
@@ -152,10 +152,11 @@ def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict
         taken = seconds(shape, device, repeats)
         value_error, gradient_error = errors((min(4, shape[0]), shape[1]), device)
         agree = value_error <= TOLERANCE and gradient_error <= 10 * TOLERANCE
-        ratios = {"faster": taken["dense"] / taken["ours"], "smaller": mib["dense"] / mib["ours"]}
+        ratios = {"faster": taken["dense"][1] / taken["ours"][1], "smaller": mib["dense"] / mib["ours"]}
         print(f"{name}: {shape[0]} groups of {shape[1]} vectors")
-        print(f"  ours  {1e3 * taken['ours']:8.0f} ms {mib['ours']:8.0f} MiB")
-        print(f"  dense {1e3 * taken['dense']:8.0f} ms {mib['dense']:8.0f} MiB")
+        for form in FORMS:
+            low, middle, high = (1e3 * value for value in taken[form])
+            print(f"  {form:5} {middle:8.0f} ms ({low:.0f} to {high:.0f}) {mib[form]:8.0f} MiB")
         print(f"  ratio {ratios['faster']:8.1f} x  {ratios['smaller']:8.1f} x")
         print(f"  differ by {value_error:.0e} (value), {gradient_error:.0e} (gradient): {agree=}", flush=True)
         result["shapes"][name] = {
@@ -179,11 +180,31 @@ def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict
     return result
 
 
+def plot(mib_over_n: dict[int, dict[str, float]], path: Path) -> None:
+    """Peak memory over the number of vectors in a group, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.5))
+    for form in FORMS:
+        points = [(size, mib[form]) for size, mib in mib_over_n.items() if form in mib]
+        axes.loglog(*zip(*points, strict=True), marker="o", label=form)
+    axes.set(xlabel="vectors in a group", ylabel="peak memory above the inputs (MiB)")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="two groups, few repeats, small sizes")
     parser.add_argument("--groups", type=int, default=100, help="groups of the full-size scale")
+    parser.add_argument("--plot", type=Path, help="where to draw peak memory over N")
     parser.add_argument(
         "--peak", nargs=3, metavar=("FORM", "G", "N"), help="print the peak MiB of one step, nothing else"
     )
@@ -193,6 +214,8 @@ def main() -> int:
         print(own_peak_mib(form, (int(groups), int(size)), "cpu"))
         return 0
     result = compare(arguments.device, arguments.quick, arguments.groups)
+    if arguments.plot:
+        plot(result["peak_mib_over_n"], arguments.plot)
     print(json.dumps(result))
     return 0 if result["agree"] else 1
 

@@ -1,12 +1,15 @@
 """Dice over the number of labelled cases: methods x label budgets x seeds on one data set, with the product's own commands.
 
     python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10
+    ... --protocol paper --split_file ACDC_3.json          # the paper's networks, slices and steps: for a GPU
+    ... --methods mcsc --variant 'no contrast={"method#contrast_weight": 0}'     # an ablation: mcsc with settings changed
 
 Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled cases that were kept out of everything
 (``num_test``, drawn by patient, the same for every budget of one split seed). Seed ``s`` also draws another labelled subset
 (``split_seed`` decides both), since with few patients the choice of patients matters as much as the initial weights. Nothing is
 chosen on the test cases: the last (EMA) weights are used. Runs that are done are skipped, so the command can be repeated after
-an interruption. The last line is one JSON object.
+an interruption; one that was done under other settings is an error. A run that fails is named at the end (exit code 1), and
+the others go on. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import argparse
 import csv
 import json
 import logging
+import re
 import statistics
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,44 @@ from scipy.stats import ttest_rel
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "supervised"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Length and settings of a run.
+
+    Args:
+        iterations, epoch_length: optimiser steps, and those between two checkpoints.
+        overrides: of the config.
+    """
+
+    iterations: int
+    epoch_length: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+PROTOCOLS = {
+    "cpu": Protocol(400, 25),  # the plan of a CPU has narrow networks
+    "paper": Protocol(30000, 250, {"preset": "paper", "dimensions": 2}),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a method, or ``mcsc`` with some settings changed, on a number of labelled cases (``None``: all)."""
+
+    name: str
+    budget: int | None
+    seed: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        return self.name if self.name in ("full", *methods()) else "mcsc"
+
+    @property
+    def folder(self) -> str:
+        return f"{re.sub('[^A-Za-z0-9]+', '_', self.name)}_{'all' if self.budget is None else self.budget}_{self.seed}"
 
 
 def methods() -> list[str]:
@@ -57,40 +100,64 @@ def run_workflow(files: list[str], run_id: str, overrides: dict[str, Any]) -> No
     workflow.finalize()
 
 
-def one_run(arguments: argparse.Namespace, method: str, budget: int | None, seed: int) -> dict[str, Any]:
-    """Train and evaluate once; the result is kept in ``result.json`` and read back the next time."""
-    name = f"{method}_{'all' if budget is None else budget}_{seed}"
-    folder = Path(arguments.output_dir) / name
+def settings(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
+    """The config overrides of a job but for its folders."""
+    protocol = PROTOCOLS[arguments.protocol]
+    iterations = arguments.iterations or protocol.iterations
+    overrides = {
+        "num_labeled": job.budget,
+        "num_test": arguments.num_test,
+        "split_seed": job.seed,
+        "seed": job.seed,
+        "fold": "all",
+        "epoch_length": protocol.epoch_length,
+        "max_epochs": iterations // protocol.epoch_length,
+        "val_interval": 10**6,
+        **protocol.overrides,
+        **json.loads(arguments.overrides),
+        **job.overrides,
+    }
+    if arguments.split_file:
+        overrides |= {"split_file": arguments.split_file, "num_labeled": None, "num_test": None}
+    return overrides
+
+
+def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
+    """Train and evaluate once; the result is kept in ``result.json`` and read back the next time.
+
+    Raises:
+        SystemExit: the result that is there was made under other settings.
+    """
+    folder = Path(arguments.output_dir) / job.folder
+    chosen = settings(arguments, job)
     result_file = folder / "result.json"
     if result_file.exists():
-        return json.loads(result_file.read_text())
+        result = json.loads(result_file.read_text())
+        if result["settings"] != chosen:
+            differ = sorted(k for k in chosen | result["settings"] if chosen.get(k) != result["settings"].get(k))
+            raise SystemExit(
+                f"expected {result_file} to be made with the settings of this command, but {', '.join(differ)} differ; "
+                "give another --output_dir, or remove that run."
+            )
+        return result
     began = time.perf_counter()
     overrides = {
         "dataset_dir": arguments.dataset_dir,
         "output_dir": str(folder),
         "cache_dir": str(Path(arguments.output_dir) / "preprocessed"),
-        "num_labeled": budget,
-        "num_test": arguments.num_test,
-        "split_seed": seed,
-        "seed": seed,
-        "fold": "all",
-        "epoch_length": arguments.epoch_length,
-        "max_epochs": arguments.iterations // arguments.epoch_length,
-        "val_interval": 10**6,
-        **json.loads(arguments.overrides),
+        **chosen,
     }
-    if arguments.split_file:
-        overrides |= {"split_file": arguments.split_file, "num_labeled": None, "num_test": None}
-    run_workflow(config_files(method), "training", overrides)
+    run_workflow(config_files(job.method), "training", overrides)
     trained = time.perf_counter()
-    evaluate = [*config_files(method), str(ROOT / "configs" / "evaluate.yaml")]
+    evaluate = [*config_files(job.method), str(ROOT / "configs" / "evaluate.yaml")]
     run_workflow(evaluate, "evaluate", overrides)
     cases = mean_dice_per_case(folder / "metrics.csv")
     result = {
-        "method": method, "budget": budget, "seed": seed, "dice": 100 * statistics.mean(cases.values()), "cases": cases,
+        "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
+        "dice": 100 * statistics.mean(cases.values()), "cases": cases,
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
         "hd95_mm": mean_per_class(folder / "metrics.csv", "hd95_mm"),
-        "train_seconds": trained - began, "iterations": arguments.iterations,
+        "train_seconds": trained - began,
     }  # fmt: skip
     result_file.write_text(json.dumps(result))
     for heavy in ("checkpoint.pt", "pair.pt"):
@@ -197,8 +264,15 @@ def main() -> int:
     )
     parser.add_argument("--budgets", default="4,10", help="numbers of labelled cases")
     parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them")
-    parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--epoch_length", type=int, default=25)
+    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="cpu")
+    parser.add_argument("--iterations", type=int, help="instead of the protocol's")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="mcsc with these config overrides, repeatable",
+    )
     parser.add_argument("--num_test", type=int, default=40)
     parser.add_argument("--split_file", help="names the labelled and test cases instead of budgets")
     parser.add_argument("--upper_bound", action="store_true", help="also train on every label")
@@ -208,18 +282,39 @@ def main() -> int:
     if unknown:
         parser.error(f"--methods: expected names out of {', '.join(methods())}, received {', '.join(sorted(unknown))}.")
     logging.getLogger().setLevel(logging.WARNING)
-    seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",")]
-    jobs = [(m, int(b), s) for b in arguments.budgets.split(",") for s in seeds for m in arguments.methods.split(",")]
-    jobs += [("full", None, s) for s in seeds] if arguments.upper_bound else []
-    results = []
+    results, failed = [], []
+    jobs = all_jobs(arguments)
     for number, job in enumerate(jobs, start=1):
-        results.append(one_run(arguments, *job))
-        print(f"{number}/{len(jobs)} {job}: Dice {results[-1]['dice']:.2f}", flush=True)
+        try:
+            results.append(one_run(arguments, job))
+        except Exception as error:  # the others are worth having
+            failed.append(f"{job.folder}: {error}")
+            print(f"{number}/{len(jobs)} {failed[-1]}", file=sys.stderr, flush=True)
+            continue
+        print(f"{number}/{len(jobs)} {job.folder}: Dice {results[-1]['dice']:.2f}", flush=True)
+    if not results:
+        raise SystemExit("no run succeeded.")
     rows = summary(results)
     print(table(rows))
     plot(rows, Path(arguments.output_dir) / "label_efficiency.png")
-    print(json.dumps({"dataset": Path(arguments.dataset_dir).name, "iterations": arguments.iterations, "rows": rows}))
-    return 0
+    print(json.dumps({"dataset": Path(arguments.dataset_dir).name, "failed": failed, "rows": rows}))
+    return 1 if failed else 0
+
+
+def all_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Seed by seed, so that an interrupted table is complete for the seeds it has."""
+    seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",")]
+    variants: dict[str, dict[str, Any]] = {method: {} for method in arguments.methods.split(",")}
+    for text in arguments.variant:
+        name, _, overrides = text.partition("=")
+        variants[name] = json.loads(overrides)
+    jobs = [
+        Job(name, int(budget), seed, overrides)
+        for seed in seeds
+        for budget in arguments.budgets.split(",")
+        for name, overrides in variants.items()
+    ]
+    return jobs + ([Job("full", None, seed) for seed in seeds] if arguments.upper_bound else [])
 
 
 if __name__ == "__main__":

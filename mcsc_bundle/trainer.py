@@ -20,6 +20,8 @@ from mcsc_bundle.methods.base import Method
 
 log = logging.getLogger(__name__)
 
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
@@ -64,7 +66,7 @@ class MCSCTrainer(SupervisedTrainer):
         grad_clip: largest gradient norm (nnU-Net: 12), ``None`` for no clipping.
         amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once,
             unless ``amp_dtype`` asks for bf16: worth it only where the CPU has bf16 instructions (AVX512-BF16, AMX).
-        amp_dtype: of mixed precision, ``None`` for the above.
+        amp_dtype: of mixed precision, also by name (``bfloat16``, ``float16``); ``None`` for the above.
         max_nonfinite: this many non-finite steps in a row stop the training; single ones are skipped and counted.
         compile: ``torch.compile`` the networks' feature extractors.
         seed: of every iteration's random state.
@@ -83,7 +85,7 @@ class MCSCTrainer(SupervisedTrainer):
         schedule: Callable[..., float] = polynomial,
         grad_clip: float | None = 12.0,
         amp: bool = False,
-        amp_dtype: torch.dtype | None = None,
+        amp_dtype: torch.dtype | str | None = None,
         max_nonfinite: int = 20,
         compile: bool = False,
         seed: int = 0,
@@ -248,10 +250,14 @@ def _distributed(method: Method, device: torch.device) -> nn.Module:
     return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
 
 
-def _autocast_dtype(device: torch.device, amp: bool, wanted: torch.dtype | None) -> torch.dtype | None:
+def _autocast_dtype(device: torch.device, amp: bool, wanted: torch.dtype | str | None) -> torch.dtype | None:
     """bf16 where the GPU has it, else fp16; ``None`` without AMP. A CPU takes bf16 if told to."""
     if not amp:
         return None
+    if isinstance(wanted, str):
+        if wanted not in AMP_DTYPES:
+            raise SystemExit(f"error: amp_dtype: expected {' or '.join(AMP_DTYPES)}, received {wanted!r}.")
+        wanted = AMP_DTYPES[wanted]
     if device.type != "cuda" and wanted != torch.bfloat16:
         log.info("AMP is off: it needs a CUDA device or amp_dtype bfloat16, the device is %s.", device)
         return None

@@ -30,7 +30,12 @@ LABELED_KINDS = ("healthy", "dilated", "healthy", "hypertrophic")  # in turn
 
 
 def make_phantom_dataset(
-    folder: str | os.PathLike, labeled: int = 4, unlabeled: int = 20, test: int = 8, seed: int = 0
+    folder: str | os.PathLike,
+    labeled: int = 4,
+    unlabeled: int = 20,
+    test: int = 8,
+    seed: int = 0,
+    label_all: bool = False,
 ) -> Path:
     """Write the set: ``imagesTr``, ``labelsTr`` (labelled cases alone), ``imagesTs``, ``labelsTs`` (truth for evaluation).
 
@@ -41,6 +46,7 @@ def make_phantom_dataset(
         folder: where to.
         labeled, unlabeled, test: numbers of cases.
         seed: decides everything.
+        label_all: write the labels of the unlabelled cases too, for the upper bound; the images stay the same.
     """
     folder = Path(folder)
     entries: dict[str, list[dict[str, str]]] = {"training": [], "test": []}
@@ -50,7 +56,7 @@ def make_phantom_dataset(
         part, entry_list = ("Ts", "test") if number >= labeled + unlabeled else ("Tr", "training")
         entry = {"image": f"./images{part}/{name}"}
         _write(image, folder / f"images{part}" / name)
-        if part == "Ts" or number < labeled:
+        if part == "Ts" or number < labeled or label_all:
             entry["label"] = f"./labels{part}/{name}"
             _write(label, folder / f"labels{part}" / name)
         entries[entry_list].append(entry)

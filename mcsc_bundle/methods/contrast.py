@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mcsc_bundle.losses.blocks import local_blocks, sample_voxels
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
 from mcsc_bundle.losses.distributed import gather_features
+from mcsc_bundle.methods.bank import MemoryBank
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
 
@@ -57,6 +58,7 @@ class MultiScaleContrast(nn.Module):
         temperature: tau of the loss (the paper: 0.1).
         hidden: width of the projectors' first layer.
         balance_anchors: average the loss per class over its anchors instead of over all anchors (D4).
+        bank: vectors of each class and scale that are kept from earlier steps and join every group; 0 for none.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class MultiScaleContrast(nn.Module):
         temperature: float = 0.1,
         hidden: int = 256,
         balance_anchors: bool = False,
+        bank: int = 0,
     ) -> None:
         super().__init__()
         self.scales = plan.contrast
@@ -79,6 +82,7 @@ class MultiScaleContrast(nn.Module):
             inner_map = transformer < len(networks.transformer.feature_strides) - 1
             widths = networks.cnn.feature_channels[cnn], networks.transformer.feature_channels[transformer]
             self.projectors.append(PairProjector(*widths, hidden, plan.projection_dim, normalize_tokens=inner_map))
+        self.banks = nn.ModuleList(MemoryBank(plan.num_classes, bank, plan.projection_dim) for _ in self.scales if bank)
 
     def forward(
         self, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]
@@ -107,6 +111,11 @@ class MultiScaleContrast(nn.Module):
         )
         vectors = torch.cat((cnn, transformer), dim=1).flatten(1, 2)  # (g, 2B * v, D)
         vectors, target = gather_features(vectors, target.flatten(1))
+        if self.banks:
+            bank, fresh = self.banks[index], (vectors, target)
+            assert isinstance(bank, MemoryBank)
+            vectors, target = bank.extend(*fresh)
+            bank.add(*fresh)
         return balanced_contrastive_loss(
             vectors, target, self.num_classes, self.temperature, balance_anchors=self.balance_anchors
         )

@@ -184,9 +184,14 @@ def test_amp_is_off_on_a_cpu():
     assert trainer(amp=True).autocast_dtype is None
 
 
+def test_an_unknown_amp_dtype_is_refused_by_name():
+    with pytest.raises(SystemExit, match="amp_dtype: expected bfloat16 or float16, received 'bf61'"):
+        trainer(amp=True, amp_dtype="bf61")
+
+
 def test_bf16_on_a_cpu_has_to_be_asked_for_and_stays_near_fp32(tmp_path):
     losses = {}
-    for name, options in (("fp32", {}), ("bf16", {"amp": True, "amp_dtype": torch.bfloat16})):
+    for name, options in (("fp32", {}), ("bf16", {"amp": True, "amp_dtype": "bfloat16"})):
         engine = trainer(tmp_path / name, max_epochs=1, epoch_length=2, **options)
         engine.run()
         losses[name] = torch.stack(list(engine.state.output["terms"].values()))

@@ -40,6 +40,16 @@ def test_same_seed_same_bytes_whenever_it_is_made(tmp_path, monkeypatch):
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
 
 
+def test_the_set_with_every_label_has_the_same_images(tmp_path):
+    few, every = (
+        make_phantom_dataset(tmp_path / str(all_), labeled=1, unlabeled=1, test=0, label_all=all_)
+        for all_ in (False, True)
+    )
+    for path in sorted(few.glob("images*/*")):
+        assert path.read_bytes() == (every / path.relative_to(few)).read_bytes()
+    assert [len(list(folder.glob("labelsTr/*"))) for folder in (few, every)] == [1, 2]
+
+
 def test_another_seed_is_another_heart():
     one, two = (np.asarray(make_case(seed, 0, True)[0].dataobj) for seed in (0, 1))
     assert one.shape != two.shape or not np.array_equal(one, two)

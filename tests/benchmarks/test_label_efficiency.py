@@ -1,0 +1,77 @@
+"""The table's bookkeeping; the trainings are replaced by a file of scores."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import label_efficiency
+from benchmarks.label_efficiency import main, summary
+
+SCORES = {"supervised": 0.80, "mcsc": 0.84}
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Runs that were started, as (methods' config, overrides). ``mcsc`` without contrast fails."""
+    started = []
+
+    def run_workflow(files, run_id, overrides):
+        if run_id != "evaluate":
+            started.append(overrides)
+            return
+        if overrides.get("method#contrast_weight") == 0:
+            raise RuntimeError("out of memory")
+        method = "supervised" if any("supervised" in file for file in files) else "mcsc"
+        rows = ["case,class_name,dice,hd95_mm"]
+        rows += [f"case_{n},LV,{SCORES[method] + 0.01 * n + 0.001 * overrides['seed']},2.0" for n in range(3)]
+        folder = Path(overrides["output_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.csv").write_text("\n".join(rows))
+
+    monkeypatch.setattr(label_efficiency, "run_workflow", run_workflow)
+    return started
+
+
+def run(monkeypatch, folder, *words):
+    command = ["label_efficiency", "--dataset_dir", "data", "--output_dir", str(folder), "--seeds", "2", *words]
+    monkeypatch.setattr(sys, "argv", command)
+    return main()
+
+
+def test_the_table_has_gain_spread_and_is_resumed(tmp_path, monkeypatch, trainings, capsys):
+    words = ("--methods", "supervised,mcsc", "--budgets", "4")
+    assert run(monkeypatch, tmp_path, *words) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["method"] for row in rows] == ["supervised", "mcsc"]
+    assert rows[0]["dice"] == pytest.approx(81.05)  # cases 80, 81, 82 on seed 0; 0.1 more on seed 1
+    assert rows[1]["gain"] == pytest.approx(4.0)
+    assert rows[1]["sd"] == pytest.approx(0.1 / 2**0.5)
+    assert len(trainings) == 4
+    assert run(monkeypatch, tmp_path, *words) == 0
+    assert len(trainings) == 4, "runs that are done are not repeated"
+
+
+def test_a_result_of_other_settings_is_no_result_of_this_table(tmp_path, monkeypatch, trainings):
+    words = ("--methods", "supervised", "--budgets", "4")
+    run(monkeypatch, tmp_path, *words)
+    with pytest.raises(SystemExit, match="max_epochs differ"):
+        run(monkeypatch, tmp_path, *words, "--iterations", "50")
+
+
+def test_a_variant_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, trainings, capsys):
+    variant = 'no contrast={"method#contrast_weight": 0}'
+    assert run(monkeypatch, tmp_path, "--methods", "mcsc", "--budgets", "4", "--variant", variant) == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["failed"] == ["no_contrast_4_0: out of memory", "no_contrast_4_1: out of memory"]
+    assert [row["seeds"] for row in result["rows"]] == [2]
+
+
+def test_the_paired_test_needs_the_same_seed():
+    def result(method, seed):
+        cases = {"a": 0.5 + 0.1 * seed, "b": 0.6}
+        return {"method": method, "budget": 4, "seed": seed, "dice": 55.0, "cases": cases, "train_seconds": 60}
+
+    rows = summary([result("supervised", 0), result("mcsc", 1)])
+    assert "gain" not in rows[1]
