@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -7,8 +8,10 @@ import pickle
 import pytest
 import torch
 
+from bundle.card import DataTerms
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
+from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
 from bundle.verify import verify
 from mcsc_bundle.inference import TrainedRun
@@ -92,9 +95,40 @@ def test_no_case_name_and_no_path_leaves_the_machine(tmp_path):
 def test_the_card_states_data_scores_and_licence(tmp_path):
     bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
     card = (bundle / "docs" / "README.md").read_text()
-    assert "1 labelled, 0 unlabelled" in card and "0.5 (0.5 to 0.5) ml" in card and "CC0 1.0" in card
+    assert "| training scans | 1 labelled |" in card and "0.5 (0.5 to 0.5) ml" in card and "CC0 1.0" in card
     assert "0.700 +- 0.100" in card and "2 epochs, 10 steps, 1 minutes" in card
     assert TERMS.license_text in (bundle / "docs" / "data_license.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("terms", "loses"), [("CC BY-NC-SA 4.0", True), ("for non-commercial use", True), ("CC-BY-SA 4.0, NCI", False)]
+)
+def test_the_card_passes_on_that_the_data_exclude_commercial_use(tmp_path, terms, loses):
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", DataTerms("somewhere", terms), tmp_path)
+    card = (bundle / "docs" / "README.md").read_text()
+    assert card.count("Not for commercial use either") == 2 * loses and f"That licence is: {terms};" in card
+
+
+def test_only_what_a_method_learned_from_is_counted(tmp_path):
+    run = make_run(tmp_path / "run")
+    supervised = read_run(run)
+    assert "trained on 1 labelled scans of it." in describe(supervised)
+    other = dataclasses.replace(supervised, method="MCSC")
+    assert "1 labelled and 0 unlabelled scans of it (semi-supervised)" in describe(other)
+
+
+@pytest.mark.parametrize(
+    ("channel", "modality"),
+    [("cineMRI", "MR"), ("T2-FLAIR", "MR"), ("CT", "CT"), ("PET", "PET"), ("fraction", "n/a"), ("US image", "US")],
+)
+def test_modality_of_a_channel(tmp_path, channel, modality):
+    bundle, _ = pack(make_run(tmp_path / "run", channel_names=(channel,)), "tiny", TERMS, tmp_path)
+    assert metadata(bundle)["network_data_format"]["inputs"]["image"]["modality"] == modality
+
+
+def test_the_display_name():
+    assert display_name("hippocampus_mri_segmentation") == "Hippocampus MRI segmentation"
+    assert display_name("MRI_brain") == "MRI brain"
 
 
 def test_warnings_that_name_a_case_stay_at_home(tmp_path):

@@ -38,7 +38,7 @@ def road(
     dataset: Path, run: Path, *overlays: str, **options
 ) -> tuple[Plan, list[dict[str, str]], dict[str, np.ndarray]]:
     """Train, evaluate and predict; plan, scores, and the masks of the held-out cases."""
-    options = {"num_labeled": 2, "num_test": 1, "val_interval": 1, **SHORT, "max_epochs": 1, **options}
+    options = {"num_labeled": 2, "num_test": 1, "fold": 0, "val_interval": 1, **SHORT, "max_epochs": 1, **options}
     train(dataset, run, *overlays, **options)
     workflow(["train.yaml", *overlays, "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(run), **options).run()
     rows = list(csv.DictReader((run / "metrics.csv").open()))
@@ -80,11 +80,11 @@ def test_foreground_statistics_are_of_annotated_voxels(hearts, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dimensions", (2, 3))
-def test_every_method_on_phantoms(hearts, tmp_path, kind, method, dimensions):
+@pytest.mark.parametrize("configuration", ("2d", "3d_fullres"))
+def test_every_method_on_phantoms(hearts, tmp_path, kind, method, configuration):
     data = derive(hearts, tmp_path / "data", **KINDS[kind])
     overlay = (f"method_{method}.yaml",) if method else ()
-    check_road(data, tmp_path / "run", *overlay, dimensions=dimensions, memory_gb=2)
+    check_road(data, tmp_path / "run", *overlay, configuration=configuration, memory_gb=2)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_every_method_on_phantoms(hearts, tmp_path, kind, method, dimensions):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_real_data_set(tmp_path, kind):
     data = derive(Path(os.environ["MCSC_HIPPOCAMPUS"]), tmp_path / "data", **KINDS[kind])
-    options = {"num_labeled": 10, "num_test": 4, "memory_gb": 2, "dimensions": 2, "epoch_length": 60}
+    options = {"num_labeled": 10, "num_test": 4, "memory_gb": 2, "configuration": "2d", "epoch_length": 60}
     check_road(data, tmp_path / "run", **options)
     (validation,) = csv.DictReader((tmp_path / "run" / "validation.csv").open())
     assert float(validation["mean_dice"]) > LEARNT

@@ -75,7 +75,7 @@ def test_without_labelled_cases_it_is_refused():
 
 
 def test_labelled_patches_hold_foreground_often():
-    plan = make_plan("3d", patch_size=(4, 4, 4), contrast=())
+    plan = make_plan("3d", patch_size=(8, 4, 4), contrast=())
     data = dataset(plan)
     share = sum(bool((data[PatchKey(i, LABELED, 0)]["label"] > 0).any()) for i in range(60)) / 60
     assert share > 0.5
@@ -90,7 +90,7 @@ def test_unlabelled_patches_never_ask_for_a_label():
 @pytest.mark.parametrize("kind", KINDS)
 def test_labelled_patches_of_sparsely_annotated_cases_hold_annotated_voxels(kind):
     """One plane is annotated; a patch that falls anywhere would miss it more often than not."""
-    small = {"patch_size": (8, 8) if kind in ("2d", "slicewise") else (4, 4, 4), "contrast": ()}
+    small = {"patch_size": (8, 8) if kind in ("2d", "slicewise") else (8, 4, 4), "contrast": ()}
     plan = make_plan(kind, ignore_value=3, **small)
     data = dataset(plan)
     for name in ("labeled0", "labeled1"):
