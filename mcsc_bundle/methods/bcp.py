@@ -100,7 +100,7 @@ def largest_components(labels: Tensor) -> Tensor:
     Voxels that touch at a corner belong together, as in the authors' code. Works on the host: one read-back, and one pass of
     scikit-image for each class that a patch holds.
     """
-    cleaned = labels.cpu().clone()
+    cleaned = labels.cpu().clone(memory_format=torch.contiguous_format)  # so that flatten is a view
     for patch in cleaned.flatten(0, 1):
         for index in patch.unique():
             if index > 0:

@@ -168,6 +168,12 @@ class TestLargestComponents:
                 largest = max(mask.sum() for mask in masks)  # several may be as large
                 assert any(np.array_equal(mask, result == index) for mask in masks if mask.sum() == largest)
 
+    def test_the_layout_in_memory_does_not_matter(self):
+        regions = torch.from_numpy(np.random.default_rng(0).choice(2, (2, 3, 9, 9)))
+        cleaned = largest_components(regions)
+        assert not torch.equal(cleaned, regions)
+        assert torch.equal(largest_components(regions.to(memory_format=torch.channels_last)), cleaned)
+
     def test_classes_that_are_not_there_stay_away(self):
         assert torch.equal(largest_components(torch.zeros(2, 1, 4, 4, dtype=torch.long)), torch.zeros(2, 1, 4, 4))
 
