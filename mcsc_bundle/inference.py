@@ -34,7 +34,7 @@ from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.shipped import BundleError, check_code, check_weights
 from mcsc_bundle.transforms import RestoreMaskd, reason
-from mcsc_bundle.writer import SaveMaskd
+from mcsc_bundle.writer import SaveImageMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
 
@@ -176,7 +176,7 @@ def postprocessing(
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if largest:
         steps.append(KeepLargestd("pred", largest, plan.labels))
-    return Compose([*steps, SaveMaskd("pred", output_dir)])
+    return Compose([*steps, SaveImageMaskd("pred", output_dir)])
 
 
 def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
