@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, SaveImaged
+from monai.transforms import Compose, SaveImaged
 
 from bundle.pack import pack
 from bundle.verify import make_images
