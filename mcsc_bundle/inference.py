@@ -39,7 +39,7 @@ from mcsc_bundle.shipped import BundleError, check_code, check_weights
 from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.words import counted, first_line
-from mcsc_bundle.writer import SaveMaskd
+from mcsc_bundle.writer import SaveImageMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
 
@@ -214,7 +214,7 @@ def postprocessing(
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if largest:
         steps.append(KeepLargestd("pred", largest, plan.scored_values))
-    return Compose([*steps, SaveMaskd("pred", output_dir)])
+    return Compose([*steps, SaveImageMaskd("pred", output_dir)])
 
 
 def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -95,10 +95,11 @@ def mask_file(output_dir: str | Path, case: str, image: str | Path, probabilitie
     return Path(output_dir) / f"{case}_probabilities{'.nrrd' if suffix in FLAT_SUFFIXES else suffix}"
 
 
-class SaveMaskd(SaveImaged):
+class SaveImageMaskd(SaveImaged):
     """Writes a restored mask like its image; MONAI's own writer would make a header with other codes and units.
 
-    It is a ``SaveImaged`` because MONAI Label and Deploy take those out of a chain and save the result themselves.
+    MONAI Label and Deploy save results themselves. Label takes out of a chain what is a ``SaveImaged``, Deploy what has
+    ``SaveImage`` in its class name; hence both.
 
     Args:
         keys: of the mask ``(1, *spatial)``; its metadata name the image file (``filename_or_obj``) and the ``case``.

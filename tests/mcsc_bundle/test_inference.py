@@ -181,7 +181,7 @@ def test_a_case_that_fails_late_is_set_aside(tmp_path, images, run_dir, monkeypa
     def exhausted(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("mcsc_bundle.inference.SaveMaskd.__call__", exhausted)
+    monkeypatch.setattr("mcsc_bundle.inference.SaveImageMaskd.__call__", exhausted)
     with pytest.raises(SystemExit):
         infer(images, run_dir, tmp_path / "masks")
     assert all("out of memory" in row["error"] for row in summary(tmp_path / "masks").values())
