@@ -18,6 +18,7 @@ from bundle.facts import RunFacts
 from bundle.metadata import outputs
 from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
 from mcsc_bundle.fingerprint import CaseFingerprint
+from mcsc_bundle.labels import Values, as_tuple
 from mcsc_bundle.metrics import summary_rows
 
 NONCOMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.IGNORECASE)
@@ -107,6 +108,20 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _label(entry: tuple[str, Values]) -> str:
+    return f"{' '.join(map(str, as_tuple(entry[1])))} {entry[0]}"
+
+
+def _ignored(facts: RunFacts) -> str:
+    value, labeled = facts.plan.ignore_value, facts.fingerprint.labeled
+    if value is None:
+        return ""
+    partly = sum(bool(case.ignored_voxels) for case in labeled)
+    return (
+        f"; {value} where nobody annotated, in {partly} of {len(labeled)} labelled scans: not learnt from, not scored"
+    )
+
+
 def _data(facts: RunFacts, terms: DataTerms) -> str:
     plan, fingerprint = facts.plan, facts.fingerprint
     cases = fingerprint.cases
@@ -115,7 +130,7 @@ def _data(facts: RunFacts, terms: DataTerms) -> str:
         ("source", terms.source),
         ("licence of the data", terms.license_text.splitlines()[0]),
         ("channels", ", ".join(plan.channel_names)),
-        ("labels", ", ".join(f"{value} {name}" for name, value in plan.labels.items())),
+        ("labels", ", ".join(map(_label, plan.scored_values.items())) + _ignored(facts)),
         ("training scans", _scans(facts)),
         ("scans kept out and scored", str(len({row.case for row in facts.scores}) or "none")),
         ("size in voxels", _per_axis([case.shape for case in cases])),
@@ -231,7 +246,7 @@ Scores on labelled scans:
 
     python -m monai.bundle run --config_file "['{train}','configs/evaluate.json']" {common} --output_dir SCORES
 
-Train the same plan on other scans, of which some are labelled (`--plan_file None` plans anew):
+Train the same plan on other scans, of which some are labelled (`--plan_from None` plans anew):
 
     python -m monai.bundle run --config_file {train} {common} --output_dir RUN
 

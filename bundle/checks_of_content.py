@@ -70,8 +70,8 @@ def check_truth(bundle: Path) -> str:
     for what, received, expected in (
         ("input channels", image["num_channels"], plan.in_channels),
         ("names of input channels", list(image["channel_def"].values()), list(plan.channel_names)),
-        ("output channels", pred["num_channels"], plan.num_classes),
-        ("classes", list(pred["channel_def"].values()), list(plan.class_names)),
+        ("output channels", pred["num_channels"], plan.out_channels),
+        ("classes", list(pred["channel_def"].values()), list(plan.channel_classes)),
         ("spatial dimensions", len(image["spatial_shape"]), plan.spatial_dims),
         ("output dimensions", len(pred["spatial_shape"]), plan.spatial_dims),
     ):
@@ -87,8 +87,9 @@ def check_truth(bundle: Path) -> str:
         network_from_plan(plan, members).load_state_dict(state)
     except RuntimeError as error:
         raise PackError(f"models/model.pt does not fit plan.json: {str(error).splitlines()[-1].strip()}") from None
+    kind = "regions" if plan.regions else "classes"
     networks = f", {members} networks averaged" if members > 1 else ""
-    return f"{plan.in_channels} channel(s) to {plan.num_classes} classes, {plan.spatial_dims}-D{networks}"
+    return f"{plan.in_channels} channel(s) to {plan.out_channels} {kind}, {plan.spatial_dims}-D{networks}"
 
 
 def check_code(bundle: Path) -> str:

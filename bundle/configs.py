@@ -103,7 +103,7 @@ def _train(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
     ] + [replace_weights]
     changes = {
         "dataset_dir": _default_data(plan),
-        "plan_file": "$@bundle_root + '/plan.json'",
+        "plan_from": "$@bundle_root + '/plan.json'",
         "prepared": prepared,
         "on_folder": "$all('case' in item for item in @train#dataset#data)",
         "network": "$@network_def",
@@ -124,9 +124,10 @@ def _replaced(value: Any, old: str, new: str) -> Any:
 
 def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Scores of the shipped weights on labelled cases; alone, or over ``train.json`` as the zoo does it."""
-    steps = [step for step in config["run"] if step != "$@report"]
+    config = {name: value for name, value in config.items() if name != "kept_out"}  # held_out itself sees to that
+    steps = [step for step in config["run"] if step not in ("$@report", "$@kept_out")]
     reported = [*steps[:-1], "$@plan.save(@output_dir + '/plan.json')", "$@report", steps[-1]]  # it names the classes
-    shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "shipped_plan", "trained", "plan")
+    shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "options", "shipped_plan", "trained", "plan")
     return {
         "imports": ["$import os", *inference["imports"]],
         **{key: inference[key] for key in shared},

@@ -22,6 +22,7 @@ from bundle.facts import PackError, load_weights
 from bundle.pack import LARGE_FILES_URL, seal
 from bundle.torchscript import export_torchscript
 from mcsc_bundle.ensemble import count_members, network_from_plan
+from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.shipped import code_digest
 from mcsc_bundle.store import CaseStore
@@ -93,7 +94,7 @@ def export(
     if onnx:
         export_onnx(network, batches[0], bundle / "models" / "model.onnx")
         forms["ONNX Runtime"] = onnx_session(bundle / "models" / "model.onnx")
-    rows = compare(network, forms, batches)
+    rows = compare(network, forms, batches, outputs_of(plan))
     wrong = [row for row in rows if row.same < MIN_SAME_SHARE]
     if wrong:
         raise PackError(
@@ -181,9 +182,13 @@ def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def compare(
-    network: nn.Module, forms: dict[str, Callable[[Tensor], Tensor]], batches: Sequence[Tensor]
+    network: nn.Module,
+    forms: dict[str, Callable[[Tensor], Tensor]],
+    batches: Sequence[Tensor],
+    outputs: Classes | None = None,
 ) -> list[Parity]:
     """PyTorch first, then each form, window by window; forms take turns, so that a busy machine slows all alike."""
+    outputs = outputs or Classes()
     everything: dict[str, Callable[[Tensor], Tensor]] = {"PyTorch": network, **forms}
     deviations, shares = dict.fromkeys(everything, 0.0), dict.fromkeys(everything, 1.0)
     times: dict[str, list[float]] = {form: [] for form in everything}
@@ -197,7 +202,7 @@ def compare(
             received = run(batch)
             times[form].append(1000 * (time.perf_counter() - began))
             deviations[form] = max(deviations[form], float((received - expected).abs().max()))
-            same = (received.argmax(1) == expected.argmax(1)).float().mean()
+            same = (outputs.hard(received) == outputs.hard(expected)).float().mean()
             shares[form] = min(shares[form], float(same))
     return [Parity(form, deviations[form], shares[form], tuple(times[form])) for form in everything]
 

@@ -17,6 +17,7 @@ from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import CaseMetric, read_metrics
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from mcsc_bundle.trained import check_trained
 
 
 class PackError(ValueError):
@@ -88,6 +89,11 @@ def read_run(folder: str | Path) -> RunFacts:
             check_same_plan(plan, first, Plan.load(other / "plan.json"), other)
     except (PlanError, EnsembleError) as error:
         raise PackError(f"{folder}: expected the folder of a training. {error}") from None
+    try:
+        for run in runs:
+            check_trained(run / "models", plan, run / "plan.json")
+    except PlanError as error:
+        raise PackError(str(error)) from None
     facts = RunFacts(
         folder=Path(folder),
         plan=plan,

@@ -9,7 +9,7 @@ import ast
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ def make_metadata(
     """
     plan = facts.plan
     classes = ", ".join(f"{value} {label}" for label, value in plan.labels.items())
+    if plan.regions:
+        classes = "regions " + ", ".join(f"{name} (values {_list(own)})" for name, own in plan.regions.items())
+    classes += "" if plan.ignore_value is None else f"; {plan.ignore_value} where nobody annotated (no output channel)"
     return {
         "schema": SCHEMA,
         "version": bundle_version,
@@ -73,12 +76,24 @@ def make_metadata(
         "data_type": "nifti",
         "image_classes": f"{plan.in_channels} channel(s): {', '.join(plan.channel_names)}; {_schemes(plan)}",
         "label_classes": f"one channel of integers: {classes}",
-        "pred_classes": f"{plan.num_classes} channels of {outputs(facts)}: {', '.join(plan.class_names)}",
+        "pred_classes": _pred_classes(plan, outputs(facts)),
         "eval_metrics": eval_metrics(facts.scores),
         "intended_use": INTENDED_USE,
         "references": REFERENCES,
         "network_data_format": network_data_format(facts),
     }
+
+
+def _pred_classes(plan: Plan, kind: str) -> str:
+    text = f"{plan.out_channels} channels of {kind}: {', '.join(plan.channel_classes)}"
+    if not plan.regions:
+        return text
+    painted = ", ".join(f"{plan.labels[name]} for {name}" for name in plan.regions)
+    return f"{text}; each through a sigmoid, they may overlap; masks hold the values {painted}, later ones over earlier ones"
+
+
+def _list(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))
 
 
 def display_name(name: str) -> str:
@@ -133,12 +148,12 @@ def network_data_format(facts: RunFacts) -> dict[str, Any]:
     pred = {
         "type": "image",
         "format": "segmentation",
-        "num_channels": plan.num_classes,
+        "num_channels": plan.out_channels,
         "spatial_shape": shape,
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": True,
-        "channel_def": {str(index): name for index, name in enumerate(plan.class_names)},
+        "channel_def": {str(index): name for index, name in enumerate(plan.channel_classes)},
     }
     return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 

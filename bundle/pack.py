@@ -24,6 +24,7 @@ from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.ensemble import joined_weights
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
+from mcsc_bundle.trained import save_trained
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ def _copy(facts: RunFacts, building: Path) -> None:
     shutil.copyfile(REPOSITORY / "configs" / "logging.conf", building / "configs" / "logging.conf")
     facts.plan.save(building / "plan.json")
     _write_weights(facts, building / "models" / "model.pt")
+    save_trained(building / "models", facts.plan)
     if (facts.folder / POSTPROCESSING).exists():  # inference applies it where it lies beside the plan
         shutil.copyfile(facts.folder / POSTPROCESSING, building / POSTPROCESSING)
 

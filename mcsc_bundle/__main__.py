@@ -9,7 +9,9 @@ from __future__ import annotations
 import fire
 
 from mcsc_bundle.cross_validation import cross_validate
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.suggest import suggest
 
 if __name__ == "__main__":
-    fire.Fire({"suggest": suggest, "cross_validate": cross_validate})
+    with stops_with("Stopped; the same command goes on."):
+        fire.Fire({"suggest": suggest, "cross_validate": cross_validate})

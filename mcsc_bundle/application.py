@@ -15,6 +15,7 @@ from mcsc_bundle.ensemble import count_members
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.plan_files import save_json
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
+from mcsc_bundle.trained import FILE, read_trained
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ class ReplaceWeights:
         temporary = weights.with_name(f".{weights.name}.{os.getpid()}.tmp")
         shutil.copyfile(self.trained, temporary)
         os.replace(temporary, weights)
+        if (self.trained.parent / FILE).exists():
+            plan = read_trained(self.trained.parent)["plan"]
+            save_json(weights.parent / FILE, {"plan": plan})  # without the names of cases
         for name in EXPORTS:
             (weights.parent / name).unlink(missing_ok=True)
         metadata = self.bundle / "configs" / "metadata.json"

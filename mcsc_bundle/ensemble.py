@@ -12,16 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcsc_bundle.networks import unet_from_plan
+from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.trained import TOLD
 
 MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
 
 FOLDS = "fold_*"
-ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "device")  # of a plan; two runs may differ in them
+# Of a plan: what two runs may differ in, since networks see the same input all the same. Windows are those of the first run.
+ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device", *TOLD, "inference_overlap")
 
 
 class EnsembleError(ValueError):
@@ -29,23 +31,25 @@ class EnsembleError(ValueError):
 
 
 class Ensemble(nn.Module):
-    """Networks with one output: the log of the mean of their softmax.
+    """Networks with one output: logits of the mean of their probabilities.
 
     Args:
-        members: networks that give ``(B, classes, *spatial)`` logits for the same input.
+        members: networks that give ``(B, C, *spatial)`` logits for the same input.
+        outputs: what their channels mean; ``None`` for exclusive classes, whose logits are then log-probabilities.
     """
 
-    def __init__(self, members: Iterable[nn.Module]) -> None:
+    def __init__(self, members: Iterable[nn.Module], outputs: Classes | None = None) -> None:
         super().__init__()
+        self.outputs = outputs or Classes()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities ``(B, classes, *spatial)``."""
+        """Logits ``(B, C, *spatial)``."""
         total = x  # replaced by the first member's; TorchScript wants a value before the loop, and no slice of members
         for index, member in enumerate(self.members):
-            share = F.log_softmax(member(x), dim=1)
+            share = self.outputs.log_probability(member(x))
             total = share if index == 0 else torch.logaddexp(total, share)
-        return total - math.log(len(self.members))
+        return self.outputs.logits(total - math.log(len(self.members)))
 
 
 class PackedEnsemble(Ensemble):
@@ -59,7 +63,7 @@ def network_from_plan(plan: Plan, members: int = 1) -> nn.Module:
     """The CNN of ``plan``, or several of them averaged, for ``network_def`` in a packed bundle."""
     if members == 1:
         return unet_from_plan(plan)
-    return PackedEnsemble(unet_from_plan(plan) for _ in range(members))
+    return PackedEnsemble((unet_from_plan(plan) for _ in range(members)), outputs_of(plan))
 
 
 def joined_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -98,7 +102,7 @@ def check_same_plan(plan: Plan, folder: Path, other: Plan, other_folder: Path) -
     """Refuse to average networks that do not see the same input.
 
     Raises:
-        EnsembleError: the plans differ in more than words and budgets.
+        EnsembleError: the plans differ in more than words, budgets and what only training needs.
     """
     mine, theirs = to_plain(plan), to_plain(other)
     differing = [name for name in mine if name not in ONLY_TRAINING and mine[name] != theirs[name]]

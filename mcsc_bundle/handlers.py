@@ -15,7 +15,10 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 from torch import nn
 
+from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.trained import plan_record, refuse_edits, save_trained, tell_edits
 from mcsc_bundle.trainer import CheckpointError, MCSCTrainer
+from mcsc_bundle.words import counted, first_line
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +27,11 @@ def save_atomically(content: Any, path: Path) -> None:
     """``torch.save`` beside ``path``, then rename: a killed run leaves the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_main_process() -> bool:
@@ -38,7 +44,7 @@ class CheckpointHandler:
 
     ``checkpoint.pt`` holds everything needed to go on; ``model.pt`` the network that is shipped, as it is now (the last
     one is used: with a handful of validation cases the best one is mostly luck); ``model_best.pt`` the same at the best
-    validation; ``pair.pt`` all branches that inference can choose from.
+    validation; ``pair.pt`` all branches that inference can choose from; ``trained.json`` the plan that trains them.
 
     MONAI's ``CheckpointSaver`` and ``CheckpointLoader`` do not serve here: they forget the best metric on a resume, save the
     training state under a name that changes, and do not hold the scaler (ECOSYSTEM 0, facts 6 and 7).
@@ -50,6 +56,8 @@ class CheckpointHandler:
         training_key: names the cases that train; a checkpoint of other cases is not gone on from, since what was kept out
             of one training may have trained the other.
         resumes: whether to go on from ``checkpoint.pt``; an application that asks for a training wants a new one.
+        plan: kept with the weights, so that a later edit of it is noticed (see ``mcsc_bundle.trained``).
+        labeled: names of the cases whose labels train, kept as well.
     """
 
     def __init__(
@@ -59,8 +67,11 @@ class CheckpointHandler:
         interval: int = 1,
         training_key: str = "",
         resumes: bool = True,
+        plan: Plan | None = None,
+        labeled: Sequence[str] = (),
     ) -> None:
         self.folder, self.evaluator, self.interval = Path(models_dir), evaluator, interval
+        self.plan, self.labeled = plan, labeled
         self.training_key, self.resumes = training_key, resumes
 
     def attach(self, engine: MCSCTrainer) -> None:
@@ -73,24 +84,33 @@ class CheckpointHandler:
         """Load ``checkpoint.pt`` if there is one.
 
         Raises:
-            CheckpointError: it is of another training.
+            CheckpointError: it cannot be read, or is of another training.
         """
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_checkpoint(path)
         if state["training_key"] != self.training_key:
             raise CheckpointError(
                 f"{path} was trained on other cases or labels (another fold?). Train with the same ones, or choose "
                 "another output_dir."
             )
+        if self.plan is not None:
+            try:
+                refuse_edits(state.get("plan", {}), self.plan, str(path))
+            except PlanError as error:
+                raise CheckpointError(str(error)) from None
+            tell_edits(state.get("plan", {}), self.plan)
         engine.load_training_state(state)
         if self.evaluator is not None and state["best_metric"] is not None:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        engine.checkpoint = (str(path), engine.state.epoch)
         if engine.state.epoch >= engine.state.max_epochs:
             log.info(
-                "Training in %s is complete (%d epochs); raise max_epochs to go on.", self.folder, engine.state.epoch
+                "Training in %s is complete (%s); raise --max_epochs to go on.",
+                self.folder,
+                counted(engine.state.epoch, "epoch"),
             )
         else:
             log.info("Going on from %s after epoch %d.", path, engine.state.epoch)
@@ -101,6 +121,8 @@ class CheckpointHandler:
         if not is_main_process() or (epoch % self.interval and epoch != engine.state.max_epochs):
             return
         best = best_epoch = None
+        if self.plan is not None:
+            save_trained(self.folder, self.plan, self.labeled)
         shipped = _plain_weights(engine.method.shipped)
         if self.evaluator is not None and self.evaluator.state.best_metric_epoch > 0:
             best, best_epoch = float(self.evaluator.state.best_metric), int(self.evaluator.state.best_metric_epoch)
@@ -112,7 +134,30 @@ class CheckpointHandler:
         )
         state = engine.training_state()
         state |= {"best_metric": best, "best_metric_epoch": best_epoch, "training_key": self.training_key}
+        if self.plan is not None:
+            state["plan"] = plan_record(self.plan)
         save_atomically(state, self.folder / "checkpoint.pt")
+        engine.checkpoint = (str(self.folder / "checkpoint.pt"), epoch)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state.
+
+    Raises:
+        CheckpointError: damaged, or another kind of file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds on a damaged file
+        raise CheckpointError(
+            f"{path} cannot be read, it is damaged or cut off ({first_line(error)}). Delete it to train anew; "
+            "model.pt beside it holds the network of the epoch that was saved last."
+        ) from None
+    if not isinstance(state, dict) or "training_key" not in state:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of a training, received another file. Delete it to train anew."
+        )
+    return state
 
 
 def _plain_weights(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -168,22 +213,29 @@ class LossLog:
         self.csv = CSVLog(os.path.join(output_dir, "log.csv"))
         self.sums: dict[str, torch.Tensor] = {}
         self.steps, self.began = 0, 0.0
+        self.pace = Pace()
 
     def attach(self, engine: MCSCTrainer) -> None:
         """Listen (attach after the ``CheckpointHandler``, whose resume this follows)."""
-        engine.add_event_handler(Events.STARTED, lambda e: self.csv.truncate(e.state.iteration))
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
+    def _start(self, engine: MCSCTrainer) -> None:
+        self.csv.truncate(engine.state.iteration)
+        self.pace = Pace()
+
     def _begin(self, engine: MCSCTrainer) -> None:
         self.sums, self.steps, self.began = {}, 0, time.perf_counter()
+        self.pace.begin(self.began)
 
     def _add(self, engine: MCSCTrainer) -> None:
         values = {"loss": engine.state.output["loss"], **engine.state.output["terms"]}
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.float()
         self.steps += 1
+        self.pace.step(time.perf_counter())
 
     def _write(self, engine: MCSCTrainer) -> None:
         if not is_main_process() or not self.steps:
@@ -200,11 +252,39 @@ class LossLog:
         }
         self.csv.append(row)
         terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
-        left = seconds * (engine.state.max_epochs - engine.state.epoch)
+        left = (engine.state.max_epochs - engine.state.epoch) * engine.state.epoch_length
         log.info(
-            "epoch %d/%d  loss %.4f  (%s)  %.2f s/step, about %s left",
-            engine.state.epoch, engine.state.max_epochs, means["loss"], terms, seconds / self.steps, _duration(left),
+            "epoch %d/%d  loss %.4f  (%s)%s",
+            engine.state.epoch, engine.state.max_epochs, means["loss"], terms, self.pace.text(time.perf_counter(), left),
         )  # fmt: skip
+
+
+class Pace:
+    """How fast a training goes, and how long it still takes; the first step, which compiles and warms up, is left out."""
+
+    def __init__(self) -> None:
+        self.first_ended: float | None = None
+        self.steps, self.last, self.seconds = 0, 0.0, 0.0
+
+    def begin(self, now: float) -> None:
+        """An epoch begins at ``now``, in seconds."""
+        self.last = now
+
+    def step(self, now: float) -> None:
+        """A step ended at ``now``."""
+        if self.first_ended is None:
+            self.first_ended = now
+        else:
+            self.steps += 1
+            self.seconds += now - self.last
+        self.last = now
+
+    def text(self, now: float, steps_left: int) -> str:
+        """The mean time of a step, and what is left with validation and saving as often as so far; empty after one step."""
+        if self.first_ended is None or not self.steps:
+            return ""
+        left = (now - self.first_ended) / self.steps * steps_left
+        return f"  {self.seconds / self.steps:.2f} s/step" + (f", about {_duration(left)} left" if steps_left else "")
 
 
 class ValidationLog:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,17 @@ from mcsc_bundle.ensemble import (
     run_folders,
 )
 from mcsc_bundle.inferers import window_inferer
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
+from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.shipped import BundleError, check_code, check_weights
+from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
+from mcsc_bundle.words import counted, first_line
 from mcsc_bundle.writer import SaveImageMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
@@ -51,6 +56,7 @@ class TrainedRun:
         branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
         plan: of a packed bundle, whose config holds it; ``None`` reads ``plan.json``.
         code: of a packed bundle, see ``mcsc_bundle.shipped``.
+        option: what the command line calls ``run_dir``, for the messages.
     """
 
     def __init__(
@@ -59,24 +65,43 @@ class TrainedRun:
         branch: str = "cnn",
         plan: Plan | None = None,
         code: str | None = None,
+        option: str = "run_dir",
     ) -> None:
         if branch not in BRANCHES:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
-        self.run_dir, self.branch = run_dir, branch
+        self.run_dir, self.branch, self.option = run_dir, branch, option
         self.folder, *others = _folders_or_exit(run_dir)
+        if plan is None and not (self.folder / "plan.json").exists():
+            kinds = "run" if option == "output_dir" else "run or packed bundle"
+            raise SystemExit(
+                f"error: --{option}: expected the folder of a {kinds}, received {self.folder}, which holds no plan.json. "
+                f"Give the --output_dir of the training{'' if option == 'output_dir' else f' as --{option}'}."
+            )
         try:
             if code is not None:
                 check_code(code)
-            self.plan = Plan.load(self.folder / "plan.json") if plan is None else plan
+            self.plan = self._plan(plan)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:
-            raise SystemExit(f"error: {error} Give the folder of a training as --run_dir.") from None
-        self.others = [TrainedRun([folder], branch) for folder in others]
+            raise SystemExit(f"error: {error}") from None
+        self.others = [TrainedRun([folder], branch, option=option) for folder in others]
         for run in self.others:
             _same_plan_or_exit(self, run)
         if others:
             log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+
+    def _plan(self, plan: Plan | None) -> Plan:
+        path = self.folder / "plan.json"
+        if plan is None and not path.exists():
+            raise PlanError(
+                f"expected the file {path}, which does not exist. Give the folder of a training as --run_dir."
+            )
+        plan, source = (
+            (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
+        )
+        check_trained(self.folder / "models", plan, source)
+        return plan
 
     @property
     def all_weights(self) -> list[Path]:
@@ -91,27 +116,40 @@ class TrainedRun:
                 of such a file (a list of runs has no folder of its own).
         """
         folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
-        return groups_or_exit(folder, choice, self.plan.labels)
+        return groups_or_exit(folder, choice, self.plan.scored_values)
 
-    @property
+    @cached_property
     def weights(self) -> Path:
-        """The file to load; that of a packed bundle has the checksum of its metadata."""
+        """The file to load, which can be read; that of a packed bundle has the checksum of its metadata."""
         path = self.folder / "models" / ("model.pt" if self.branch == "cnn" else "pair.pt")
         if not path.exists():
-            remedy = "Train first, or give another --run_dir."
+            remedy = f"Train first, or give the folder of another training as --{self.option}."
             if self.branch != "cnn":
-                remedy = "A packed bundle may hold the CNN alone: use --branch cnn, or the --run_dir of the training."
+                remedy = (
+                    f"A packed bundle may hold the CNN alone: use --branch cnn, or the --{self.option} of the training."
+                )
             raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
         try:
             check_weights(self.folder, path)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
-        if self.branch != "cnn" and "transformer" not in torch.load(path, map_location="cpu", weights_only=True):
+        if "transformer" not in _read_weights(path) and self.branch != "cnn":
             raise SystemExit(
                 f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
                 "Use --branch cnn, or train with MCSC or cross teaching."
             )
         return path
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """For configs: a file that is damaged ends the program with a message."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds on a damaged file
+        raise SystemExit(
+            f"error: {path}: expected a file of tensors, received one that cannot be read, damaged or cut off "
+            f"({first_line(error)}). Copy it again, or train for an epoch more, which writes it anew."
+        ) from None
 
 
 def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
@@ -127,14 +165,14 @@ def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: S
     if branch != "cnn":
         if not isinstance(network_def, UNet):
             raise SystemExit(f"error: expected branch cnn of a bundle of several networks, received {branch!r}.")
-        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan)), branch)
+        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan), outputs_of(plan)), branch)
     if not others:
         return network
-    return Ensemble([network, *(_trained_network(run) for run in others)])
+    return Ensemble([network, *(_trained_network(run) for run in others)], outputs_of(plan))
 
 
 def _trained_network(run: TrainedRun) -> nn.Module:
-    state = torch.load(run.weights, map_location="cpu", weights_only=True)
+    state = _read_weights(run.weights)
     members = count_members(state) if run.branch == "cnn" else 1
     network = predictor(network_from_plan(run.plan, members), run.plan, run.branch)
     try:
@@ -169,13 +207,13 @@ def postprocessing(
         plan: the plan.
         transform: the preprocessing that made the image.
         output_dir: where masks go.
-        save_probabilities: write the softmax as well, float32, one channel per class; it stays as the network gave it.
+        save_probabilities: write them as well, float32, one channel per class or region; it stays as the network gave it.
         largest: classes whose largest component is kept, together, step by step (``mcsc_bundle.postprocessing``).
     """
     probabilities = "probabilities" if save_probabilities else None
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if largest:
-        steps.append(KeepLargestd("pred", largest, plan.labels))
+        steps.append(KeepLargestd("pred", largest, plan.scored_values))
     return Compose([*steps, SaveImageMaskd("pred", output_dir)])
 
 
@@ -197,7 +235,7 @@ class CaseDataset(Dataset):
     """Preprocessed cases; one that cannot be read gives its ``error`` in place of an image.
 
     Args:
-        data: items with ``case`` and ``image`` (paths).
+        data: items with ``case`` and ``image`` (paths), or with the ``error`` that sets them aside.
         transform: ``preprocessing(plan, "image")``.
     """
 
@@ -206,6 +244,8 @@ class CaseDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         item, began = self.data[index], time.perf_counter()
+        if "error" in item:
+            return {"case": item["case"], "error": item["error"]}
         try:
             image = self.transform({"image": item["image"]})["image"]
         except Exception as error:  # whatever is wrong with one case, the others go on
@@ -227,15 +267,24 @@ class CaseEvaluator(SupervisedEvaluator):
         self.predictions = predictions
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Predict the pending cases."""
+        """Predict the pending cases.
+
+        Raises:
+            SystemExit: the weights do not fit the plan, or Ctrl-C, with code 130.
+        """
         if not self.predictions.pending:
             return
         try:
-            super().run(global_epoch)
+            with stops_with(self._stopped):
+                super().run(global_epoch)
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
             raise SystemExit(f"error: the weights do not fit plan.json, was it edited since? {error}") from None
+
+    def _stopped(self) -> str:
+        done = len(self.predictions.rows) - len(self.predictions.failed)
+        return f"Stopped with {counted(done, 'mask')} written to {self.predictions.folder}; the same command makes the others."
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         case, began = batchdata["case"][0], time.perf_counter()

@@ -8,6 +8,9 @@ beside it. (The paper's code counts a missed structure as 0 mm.)
 Surfaces are the voxels that an erosion by one voxel removes, as MONAI defines them; distances between their centres are in
 mm. HD95 is the larger of the two directed 95th percentiles.
 
+Voxels that the reference ignores are background in both masks, so nothing that is predicted there is right or wrong, and a
+structure that reaches into them ends at their border in both.
+
     python -m mcsc_bundle.metrics --prediction_dir MASKS --reference_dir LABELS --plan RUN/plan.json --output metrics.csv
 """
 
@@ -30,6 +33,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from tqdm import tqdm
 
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
+from mcsc_bundle.labels import Values, as_tuple, inside
 from mcsc_bundle.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -65,35 +69,48 @@ class CaseMetric:
 def case_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     spacing_mm: Sequence[float],
     case: str = "",
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    ignore_value: int | None = None,
 ) -> list[CaseMetric]:
     """Scores of every class but the background.
 
     Args:
         prediction, reference: label values ``(*spatial)`` on one grid.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
         spacing_mm: per axis.
         case: name for the rows.
         tolerance_mm: of the surface Dice. 2 mm is about one voxel of cine MR in plane.
+        ignore_value: value in the reference of voxels that are not scored (``plan.ignore_value``).
 
     Raises:
         ValueError: the shapes differ, or a mask holds a value that ``labels`` does not declare.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"case {case}: expected a mask of shape {reference.shape}, received {prediction.shape}.")
+    prediction, reference = without_ignored(prediction, reference, ignore_value)
     for role, mask in (("mask", prediction), ("reference", reference)):
-        undeclared = np.setdiff1d(mask, list(labels.values())).tolist()
+        undeclared = np.setdiff1d(mask, [value for own in labels.values() for value in as_tuple(own)]).tolist()
         if undeclared:
             raise ValueError(
                 f"case {case}: expected the label values {dict(labels)}, received {undeclared} in the {role}."
             )
     return [
-        _class_metric(prediction == value, reference == value, spacing_mm, case, name, tolerance_mm)
-        for name, value in list(labels.items())[1:]
+        _class_metric(inside(prediction, own), inside(reference, own), spacing_mm, case, name, tolerance_mm)
+        for name, own in list(labels.items())[1:]
     ]
+
+
+def without_ignored(
+    prediction: np.ndarray, reference: np.ndarray, ignore_value: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks with background (0) where the reference has ``ignore_value``; as they are if that is ``None``."""
+    if ignore_value is None:
+        return prediction, reference
+    ignored = reference == ignore_value
+    return np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
 
 
 def _class_metric(
@@ -133,23 +150,25 @@ def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
 def evaluate(
     prediction_dir: str | os.PathLike,
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     output: str | os.PathLike | None = None,
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    ignore_value: int | None = None,
 ) -> list[CaseMetric]:
     """Score a folder of masks; a case that cannot be scored is named and the rest goes on.
 
     Args:
         prediction_dir: masks, named as the cases.
         references: label file of each case.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
         output: ``metrics.csv`` to write.
         tolerance_mm: of the surface Dice.
+        ignore_value: as in ``case_metrics``.
 
     Returns:
         One entry per case and class.
     """
-    rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
+    rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm, ignore_value)
     if output is not None:
         write_metrics(rows, output)
     log.log(logging.WARNING if failed else logging.INFO, "%s", summary_table(rows, failed))
@@ -159,8 +178,9 @@ def evaluate(
 def score_cases(
     prediction_dir: str | os.PathLike,
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    ignore_value: int | None = None,
 ) -> tuple[list[CaseMetric], dict[str, str]]:
     """Scores of the cases that can be scored, and the reason for each of the others. Arguments as ``evaluate``."""
     masks = masks_in(prediction_dir)
@@ -168,14 +188,19 @@ def score_cases(
     failed: dict[str, str] = {}
     for case, path in tqdm(sorted(references.items()), desc="scoring", unit="case", delay=5, disable=None):
         try:
-            rows += _score_files(case, masks, Path(path), labels, tolerance_mm)
+            rows += _score_files(case, masks, Path(path), labels, tolerance_mm, ignore_value)
         except ValueError as error:  # ImageError is one
             failed[case] = str(error)
     return rows, failed
 
 
 def _score_files(
-    case: str, masks: Mapping[str, Path], reference_file: Path, labels: Mapping[str, int], tolerance_mm: float
+    case: str,
+    masks: Mapping[str, Path],
+    reference_file: Path,
+    labels: Mapping[str, Values],
+    tolerance_mm: float,
+    ignore_value: int | None,
 ) -> list[CaseMetric]:
     if case not in masks:
         raise ValueError("expected a mask of this name, found none.")
@@ -185,7 +210,7 @@ def _score_files(
             f"{masks[case]} and {reference_file} lie on different grids: expected a mask on the grid of its reference."
         )
     mask, truth = (np.asarray(x.as_tensor()[0]) for x in (prediction, reference))
-    return case_metrics(mask, truth, labels, spacing_mm(reference), case, tolerance_mm)
+    return case_metrics(mask, truth, labels, spacing_mm(reference), case, tolerance_mm, ignore_value)
 
 
 def masks_in(folder: str | os.PathLike) -> dict[str, Path]:
@@ -277,8 +302,12 @@ def score_folder(
         SystemExit: with code 1 if a case could not be scored, or with a message if nothing can be.
     """
     try:
-        labels, references = Plan.load(plan).labels, masks_in(reference_dir)
-        rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
+        planned, references = Plan.load(plan), masks_in(reference_dir)
+        if not references:
+            raise ValueError(f"expected label files in {reference_dir}, found none. Check --reference_dir.")
+        rows, failed = score_cases(
+            prediction_dir, references, planned.scored_values, tolerance_mm, planned.ignore_value
+        )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     write_metrics(rows, output)

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from mcsc_bundle.formats import ImageError, spacing_of
 from mcsc_bundle.io import same_grid, spacing_mm
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.normalization import normalize
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
+
+UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
 
 
 def _says_no_channel(image: MetaTensor) -> bool:
@@ -98,12 +101,19 @@ class PlanCheckd(MapTransform):
             there = values == value
             classes[there] = index
             known |= there
+        ignored = None if self.plan.ignore_value is None else values == self.plan.ignore_value
+        if ignored is not None:
+            classes[ignored] = STORED_IGNORED
+            known |= ignored
         if not known.all():
             unknown = np.unique(values[~known])[:10].tolist()
+            also = "" if ignored is None else f" or {self.plan.ignore_value} (ignore)"
             raise ImageError(
-                f"{_file(label)}: expected the label values {dict(self.plan.labels)}, received {unknown}. "
+                f"{_file(label)}: expected the label values {dict(self.plan.labels)}{also}, received {unknown}. "
                 "Declare them in dataset.json, or correct the file."
             )
+        if ignored is not None and bool(ignored.all()):
+            raise ImageError(f"{_file(label)}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
         return MetaTensor(torch.from_numpy(classes), meta=label.meta, applied_operations=label.applied_operations)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from mcsc_bundle.data import TwoStreamLoader
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class MCSCTrainer(SupervisedTrainer):
         self.autocast_dtype = _autocast_dtype(device, amp, amp_dtype)
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
         self.max_nonfinite, self.nonfinite_in_a_row, self.nonfinite_steps = max_nonfinite, 0, 0
+        self.checkpoint: tuple[str, int] | None = None  # where the training could go on, and after which epoch
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
@@ -124,11 +126,22 @@ class MCSCTrainer(SupervisedTrainer):
         Workflow.run(self)
 
     def run_or_exit(self) -> None:
-        """``run`` for configs: training that cannot go on ends the program with its message instead of a traceback."""
+        """``run`` for configs: training that cannot go on, or is stopped, ends the program with one sentence."""
         try:
-            self.run()
+            with stops_with(self._stopped):
+                self.run()
         except TrainingError as error:
             raise SystemExit(f"error: {error}") from None
+
+    def _stopped(self) -> str:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            return ""
+        if self.checkpoint is None:
+            return (
+                f"Stopped in epoch {max(1, self.state.epoch)}; the same command starts anew, as no epoch was saved yet."
+            )
+        path, epoch = self.checkpoint
+        return f"Stopped in epoch {self.state.epoch}; the same command goes on after epoch {epoch}, from {path}."
 
     def _iteration(self, engine: MCSCTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         """One optimiser step (or one part of it, with ``accumulation_steps``). Fires MONAI's iteration events."""
@@ -216,17 +229,37 @@ class MCSCTrainer(SupervisedTrainer):
             "nonfinite_steps": self.nonfinite_steps,
         }
 
+    @staticmethod
+    def _tell_changes(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> None:
+        """Name the optimizer's settings that differ from those of the epochs before: they are followed from here on."""
+        for name in dict.fromkeys(name for group in now for name in group):
+            changes = [(old.get(name), new[name]) for old, new in zip(before, now, strict=True)]
+            if any(old != new for old, new in changes):
+                (old, new) = next((old, new) for old, new in changes if old != new)
+                log.warning(
+                    "%s: going on with %s; the epochs before ran with %s.", name.removeprefix("initial_"), new, old
+                )
+
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``training_state``; the next iteration reads the batch it would have read without the interruption.
+
+        Settings of the optimizer (learning rate, weight decay, ...) stay as they are asked for now; the log names changes.
 
         Raises:
             CheckpointError: the state is of a training with another epoch length, method or plan.
         """
+        name = type(self.method).__name__
+        if state["method_name"] != name:
+            raise CheckpointError(
+                f"method: expected {state['method_name']} as in the checkpoint, received {name}. Keep it, or start in "
+                "another output_dir."
+            )
         if state["epoch_length"] != self.state.epoch_length:
             raise CheckpointError(
                 f"epoch_length: expected {state['epoch_length']} as in the checkpoint, received {self.state.epoch_length}. "
                 "Keep it, or start in another output_dir."
             )
+        asked = [_settings(group) for group in self.optimizer.param_groups]
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -235,12 +268,21 @@ class MCSCTrainer(SupervisedTrainer):
                 f"the checkpoint is of another method or plan: {str(error).splitlines()[0]} "
                 "Keep both, or start in another output_dir."
             ) from None
-        self.grad_scaler.load_state_dict(state["scaler"])
+        self._tell_changes([_settings(group) for group in self.optimizer.param_groups], asked)
+        for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(settings)
+        if state["scaler"]:  # empty where the epochs before had no need of one
+            self.grad_scaler.load_state_dict(state["scaler"])
         self.nonfinite_steps = int(state["nonfinite_steps"])
         self.state.iteration = int(state["iteration"])
         self.state.epoch = self.state.iteration // self.state.epoch_length
         if isinstance(self.data_loader, TwoStreamLoader):
             self.data_loader.start_at(self.state.iteration)
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user decides of a group of the optimizer; ``lr`` itself follows from ``initial_lr``."""
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
 
 
 def _distributed(method: Method, device: torch.device) -> nn.Module:

@@ -19,6 +19,7 @@ import sys
 
 import fire
 
+from mcsc_bundle.interrupt import stops_with
 from preprocessing.parallel import allow_fork
 
 UNUSED = ("pandas", "matplotlib", "sklearn", "ignite", "scipy.signal")
@@ -32,6 +33,11 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
         arguments = ["run", *arguments]
+    with stops_with("Stopped; the same command goes on with the cases that are left."):
+        _call(arguments)
+
+
+def _call(arguments: list[str]) -> None:
     gc.disable()  # the imports make a million objects and no garbage
     from preprocessing import verbs
     from preprocessing.prepare import USER_ERRORS

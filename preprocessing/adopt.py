@@ -1,4 +1,4 @@
-"""Train on the plan of another run or packed bundle: its grid, normalisation and networks, this data set's names."""
+"""Train on a plan that was made elsewhere: of a run or packed bundle, or a plan file (``plan_from``)."""
 
 from __future__ import annotations
 
@@ -6,38 +6,72 @@ from pathlib import Path
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 
-OWN = ("dataset_name", "labels", "why")
+OWN = ("dataset_name", "labels", "ignore_value", "regions", "why")
 """What stays this data set's; everything else decides what the weights have learnt to see."""
 
 
-def adopt_plan(run_dir: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
-    """The plan of ``run_dir`` with the names and labels of this data set.
+def plan_file(source: str | Path) -> Path:
+    """The ``plan.json`` of a run folder or packed bundle, or the plan file itself.
+
+    Raises:
+        PlanError: neither.
+    """
+    path = Path(source)
+    path = path / "plan.json" if path.is_dir() else path
+    if not path.is_file():
+        raise PlanError(
+            f"plan_from: expected a run folder, a packed bundle or a plan file, received {source}: there is no {path}. "
+            "Check the path, or train without --plan_from."
+        )
+    return path
+
+
+def adopt_plan(source: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
+    """The plan of ``source``: of a run or a bundle with the names and labels of this data set, of a file as it stands.
 
     The normalisation stays theirs, with its statistics: the weights were trained on images normalised that way.
 
     Args:
-        run_dir: a run folder or a packed bundle, with ``plan.json``.
+        source: a run folder or a packed bundle, with ``plan.json``; or a plan file.
         own: the plan that would be made here.
         fingerprint: of this data set.
 
     Raises:
-        PlanError: another number of channels or dimensions.
+        PlanError: no plan there, one for other dimensions or another number of channels, or a file for other labels.
     """
-    theirs = Plan.load(Path(run_dir) / "plan.json")
-    for name, here, there in (
-        ("channels", len(fingerprint.channel_names), theirs.in_channels),
-        ("image dimensions", fingerprint.image_dims, theirs.image_dims),
-    ):
-        if here != there:
-            raise PlanError(
-                f"plan_from: expected {there} {name} as in {run_dir}, received {here} in {fingerprint.dataset_name}. "
-                "Train without --plan_from."
-            )
+    path = plan_file(source)
+    theirs = Plan.load(path)
+    _check_fit(
+        path, "dimensions", theirs.image_dims == fingerprint.image_dims, theirs.image_dims, fingerprint.image_dims
+    )
+    channels = fingerprint.channel_names
+    _check_fit(path, "channels", theirs.in_channels == len(channels), theirs.channel_names, channels)
+    if Path(source).is_dir():
+        return _with_own_names(theirs, own)
+    unknown = set(fingerprint.labels.values()) - set(theirs.label_values)
+    remedy = " To keep this data set's labels, give the run or bundle by its folder."
+    _check_fit(path, "labels", not unknown, theirs.labels, fingerprint.labels, remedy)
+    _check_fit(path, "regions", theirs.regions == fingerprint.regions, theirs.regions, fingerprint.regions, remedy)
+    ignored = fingerprint.ignore_value
+    _check_fit(path, "the ignore label", ignored in (None, theirs.ignore_value), theirs.ignore_value, ignored, remedy)
+    return theirs
+
+
+def _with_own_names(theirs: Plan, own: Plan) -> Plan:
     reason = f"as in the plan of {theirs.dataset_name} (plan_from)"
     why = {name: reason if name not in OWN else text for name, text in own.why.items()}
-    adopted = theirs.replace(dataset_name=own.dataset_name, labels=own.labels, device=own.device, why=why)
+    mine = {name: getattr(own, name) for name in OWN if name != "why"}
+    adopted = theirs.replace(**mine, device=own.device, why=why)
     if own.batch_unlabeled == 0:  # nothing here is unlabelled: the whole batch is for labels
         batch = theirs.batch_labeled + theirs.batch_unlabeled
         return adopted.replace(batch_labeled=batch, batch_unlabeled=0)
     unlabeled = theirs.batch_unlabeled or own.batch_unlabeled
     return adopted.replace(batch_unlabeled=unlabeled)
+
+
+def _check_fit(path: Path, name: str, fits: bool, planned: object, found: object, remedy: str = "") -> None:
+    if not fits:
+        raise PlanError(
+            f"{path}: expected a plan for {name} {found}, as the data set has, received {planned}. "
+            f"Plan anew with --plan_from None.{remedy}"
+        )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats
+from mcsc_bundle.words import counted
 from preprocessing.axes import keep_slices_together
 from preprocessing.case_fingerprint import CaseMeasurement, describe, label_values, measure_case
 from preprocessing.dataset import Case, Dataset
@@ -68,7 +69,15 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
     labels = dataset.labels or labels_in(dataset, [cases[name] for name in split.labeled], workers)
     limit = MAX_FOREGROUND // max(1, len(split.labeled))
     arguments = {
-        name: (cases[name], roles[name], dataset.channel_names, labels, 0 if name in set(split.test) else limit)
+        name: (
+            cases[name],
+            roles[name],
+            dataset.channel_names,
+            labels,
+            0 if name in set(split.test) else limit,
+            dataset.ignore_value,
+            dataset.regions,
+        )
         for name in sorted(roles)
     }
     measured, rejected = _run(arguments, workers)
@@ -82,6 +91,8 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
         image_dims=image_dims,
         cases=tuple(case.fingerprint for case in training),
         foreground=_foreground([case.foreground for case in training]),
+        ignore_value=dataset.ignore_value,
+        regions=dataset.regions,
     )
     comparable, _ = keep_slices_together(fingerprint)
     warnings = (*_label_warnings(fingerprint), *differences(comparable))
@@ -159,12 +170,12 @@ def _check_labeled(fingerprint: Fingerprint, dataset: Dataset, rejected: Mapping
         return
     if fingerprint.labeled:
         raise DatasetError(
-            f"{dataset.root}: expected foreground in at least one of the {len(fingerprint.labeled)} labelled cases, "
+            f"{dataset.root}: expected foreground in at least one of the {counted(len(fingerprint.labeled), 'labelled case')}, "
             f"received only background (0). Draw the labels with the values {fingerprint.labels}."
         )
     name, reason = next(iter(sorted(rejected.items())), ("none", "the split has no labelled case"))
     raise DatasetError(
-        f"{dataset.root}: expected a labelled case that can be used, received none; {len(rejected)} cases were "
+        f"{dataset.root}: expected a labelled case that can be used, received none; {counted(len(rejected), 'case')} "
         "set aside. "
         f"The first, {name}: {reason}"
     )
@@ -176,14 +187,18 @@ def _label_warnings(fingerprint: Fingerprint) -> list[str]:
     for name in list(fingerprint.labels)[1:]:
         if not any(case.class_voxels[name] for case in labeled):
             warnings.append(
-                f"Class {name} ({fingerprint.labels[name]}) is in none of the {len(labeled)} labelled cases, so "
+                f"Class {name} ({fingerprint.labels[name]}) is in none of the {counted(len(labeled), 'labelled case')}, so "
                 "it cannot "
                 f"be learned."
             )
+    if fingerprint.ignore_value is not None and labeled and not any(case.ignored_voxels for case in labeled):
+        warnings.append(
+            f"The ignore label ({fingerprint.ignore_value}) is in none of the {len(labeled)} labelled cases."
+        )
     empty = [case.case for case in labeled if not any(count for key, count in list(case.class_voxels.items())[1:])]
     if empty:
         warnings.append(
-            f"{len(empty)} labelled cases hold only background, e.g. {empty[0]}. If nobody annotated them, "
+            f"Only background in {counted(len(empty), 'labelled case')}, e.g. {empty[0]}. If nobody annotated them, "
             "leave their label "
             f"files away: then they train as unlabelled."
         )

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.words import counted
 from preprocessing.dataset import read_dataset
 from preprocessing.folders import DatasetError
 
@@ -28,7 +29,10 @@ def labelled_cases(dataset_dir: str, run_dir: str | None = None) -> list[dict[st
     cases = [case for case in dataset.cases if case.label is not None]
     splits = Path(run_dir) / "splits.json" if run_dir is not None else None
     if splits is None or not splits.exists():
-        log.info("Scoring all %d labelled cases; those that trained the model, if any, score too well.", len(cases))
+        log.info(
+            "Scoring %s, all there are; any that trained the model scores too well.",
+            counted(len(cases), "labelled case"),
+        )
     else:
         kept_out = set(json.loads(splits.read_text(encoding="utf-8"))["test"])
         cases = [case for case in cases if case.name in kept_out]

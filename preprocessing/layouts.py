@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name
+from mcsc_bundle.words import counted
 from preprocessing.folders import (
     CHANNEL,
     DatasetError,
@@ -85,9 +86,13 @@ def _items(entries: Any, key: str) -> list[dict[str, Any]]:
         item = {str(k).lower(): v for k, v in entry.items()} if isinstance(entry, Mapping) else {"image": entry}
         if isinstance(entry, Mapping):
             item.setdefault("label", None)
-        images = item.get("image") or item.get("images")
-        images = [images] if isinstance(images, str) else images
-        if not images or not all(isinstance(path, str) for path in [*images, item.get("label") or ""]):
+        given, label = item.get("image") or item.get("images"), item.get("label")
+        images = list(given) if isinstance(given, (list, tuple)) else [given]
+        if (
+            not images
+            or not all(isinstance(path, str) and path for path in images)
+            or not isinstance(label, str | None)
+        ):
             raise DatasetError(
                 f'dataset.json: expected each item of "{key}" to have the path of an image, and of a label if '
                 "there is one, "
@@ -103,7 +108,10 @@ def _listed(root: Path, items: Sequence[Mapping[str, Any]]) -> list[Case]:
     labels = [_label(root, files[0], item) for files, item in zip(images, items, strict=True)]
     gone = [item["label"] for item, label in zip(items, labels, strict=True) if item.get("label") and label is None]
     if gone:
-        log.warning("%d listed label files are not there; their cases are unlabelled. First: %s.", len(gone), gone[0])
+        log.warning(
+            "Not there, so that its case is unlabelled: %s of dataset.json, first %s.",
+            counted(len(gone), "label file"), gone[0],
+        )  # fmt: skip
     names = [case_name(files[0]) for files in images]
     suffixed = has_channel_suffix(names, [case_name(label) for label in labels if label])
     return [
@@ -136,7 +144,7 @@ def _matched_by_name(root: Path, ending: str, num_channels: int | None) -> list[
     if lonely:
         raise DatasetError(
             f"{labels[lonely[0]]}: expected an image of this name in {image_folder}, received none "
-            f"({len(lonely)} such labels). "
+            f"({counted(len(lonely), 'such label')}). "
             f"Name image and label alike (CASE or CASE_0000, and CASE), or remove the label."
         )
     return [Case(name, files, labels.get(name)) for name, files in cases.items()]
@@ -159,8 +167,8 @@ def _report_unused(root: Path, cases: Sequence[Case]) -> None:
     unused = [path for path in image_files(find_child(root, *IMAGE_FOLDERS)) if path.resolve() not in used]
     if unused:
         log.warning(
-            'dataset.json does not list %d images of %s, so they are not used; list them under "unlabeled". First: %s.',
-            *(len(unused), unused[0].parent, unused[0].name),
+            'dataset.json does not list %s of %s: not used; list under under "unlabeled". First: %s.',
+            *(counted(len(unused), "image"), unused[0].parent, unused[0].name),
         )
 
 

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -138,6 +139,11 @@ def _until_broken(
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     result = future.result()
                     yield running.pop(future), result
+        except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the cases in work, so neither does the pool
+            _forked.pool = None
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         except BrokenProcessPool:
             _forked.pool = None
             log.warning(
@@ -150,15 +156,16 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Workers forked from this process, where that is allowed; else spawned: forking after torch or a data loader can hang."""
     if _forked.allowed:
         _forked.allowed, _forked.workers = False, workers
-        _forked.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_one_thread)
+        _forked.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_begin_worker)
     if _forked.pool is not None and workers <= _forked.workers:
         yield _forked.pool
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker) as pool:
         yield pool
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends this one
     import torch
 
     torch.set_num_threads(1)

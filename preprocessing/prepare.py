@@ -16,12 +16,17 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
+from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
-from preprocessing.adopt import adopt_plan
+from mcsc_bundle.trained import check_trained
+from mcsc_bundle.words import counted
+from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
+from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
 from preprocessing.planner import make_plan
 from preprocessing.preprocess import preprocess
@@ -29,10 +34,11 @@ from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
+_OPTIONS = "preset, plan_from, configuration, memory_gb, networks or device"
 
-PRESETS = ("plan", "paper")
-USER_ERRORS = (DatasetError, ImageError, PlanError)
+PLANNED = "planned.json"  # plan.json before anybody edited it
+STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
+USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Prepared:
         plan: the choices made.
         store: the preprocessed cases.
         train: items ``{"case", "labeled", "image", "label"}`` of the training part; unlabelled items carry no label path.
-        val: items of the cases that validation watches; nothing is selected on them but ``model_best.pt``.
-        test: items of the labelled cases kept out of everything, if the split has any.
+        val: items of the fold that validation watches; nothing is selected on them but ``model_best.pt``.
+        test: items of the labelled cases for the end, if the split has any: not stored here, as no training sees them.
     """
 
     plan: Plan
@@ -62,22 +68,22 @@ class Prepared:
 def prepare(
     dataset_dir: str,
     output_dir: str,
-    num_labeled: int | None = None,
+    num_labeled: int | str | None = None,
     num_test: int | None = None,
     split_seed: int = 0,
     split_file: str | None = None,
     fold: int | str = "auto",
     preset: str = "plan",
     plan_from: str | None = None,
-    dimensions: int | str = "auto",
+    configuration: str = "auto",
     memory_gb: float | None = None,
     device: str = "auto",
     networks: str = "pair",
     cache_dir: str | None = None,
     workers: int | None = None,
     demo_dir: str | None = None,
-    plan_file: str | None = None,
     data_optional: bool = False,
+    check_memory: bool = False,
 ) -> Prepared:
     """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
 
@@ -86,64 +92,84 @@ def prepare(
     Args:
         dataset_dir: Decathlon, nnU-Net v2 or bare folder (see ``preprocessing.dataset``).
         output_dir: the run folder.
-        num_labeled: keep this many label maps and hide the others, to simulate a small label budget.
-        num_test: labelled cases kept out of everything; with ``num_labeled`` a fifth (at most 40) by default.
+        num_labeled: keep this many label maps and hide the others, to simulate a small label budget; ``all`` as ``None``.
+        num_test: labelled cases for the end, neither trained nor validated on; with ``num_labeled`` a fifth (at most 40)
+            by default.
         split_seed: decides which cases keep their labels.
         split_file: a file that names the cases instead (see ``preprocessing.split``).
         fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``.
         preset: ``plan``, or ``paper`` for the paper's networks and patch (2-D only).
-        plan_from: run folder or packed bundle whose plan is used instead of an own one (see ``preprocessing.adopt``).
-        dimensions: 2, 3 or ``auto``.
+        plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
+            ``preprocessing.adopt``).
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto`` (see ``preprocessing.configuration``).
         memory_gb: memory budget; ``None`` takes what the device has.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
         networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
         cache_dir: folder of preprocessed cases, to share among runs; ``None`` takes ``output_dir/preprocessed``.
         workers: processes; ``None`` takes what cores and memory allow.
         demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
-        plan_file: a plan to train with as it stands, such as a packed bundle's; ``None`` makes one. A ``plan.json`` that is
-            in the run folder already goes before it.
         data_optional: whether there may be no ``dataset_dir``, because an application (MONAI Label) hands over its cases;
             then only plan and store are prepared.
+        check_memory: take two steps of a new plan on its device before anything is preprocessed, and plan again with less
+            where they do not fit (see ``preprocessing.measured``). Once for a plan; none for one that was trained with.
 
     Raises:
-        DatasetError, ImageError, PlanError: the data or the plan cannot be used; the message says what to do.
+        DatasetError, ImageError, OptionError, PlanError: an option, the data or the plan cannot be used; the
+            message says what to do.
     """
-    if preset not in PRESETS:
-        raise DatasetError(f"expected preset to be one of {', '.join(PRESETS)}, received {preset!r}.")
+    choices = {"configuration": configuration, "memory_gb": memory_gb, "device": device, "networks": networks}
+    check_values(
+        {
+            **{name: choices[name] for name in ("configuration", "memory_gb")},
+            **{"num_labeled": num_labeled, "num_test": num_test, "split_seed": split_seed, "fold": fold},
+            **{"preset": preset, "workers": workers, "output_dir": output_dir, "cache_dir": cache_dir},
+        }
+    )
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_rank() > 0:
         torch.distributed.barrier()
-    if demo_dir is not None and _same_folder(dataset_dir, demo_dir) and not (Path(demo_dir) / "dataset.json").exists():
-        from preprocessing.phantom import make_phantom_dataset
-
-        log.info("Making the phantom demo set in %s.", demo_dir)
-        make_phantom_dataset(demo_dir)
+    if demo_dir is not None and _same_folder(dataset_dir, demo_dir):
+        _use_phantoms(demo_dir)
     run = Path(output_dir)
     if data_optional and not Path(dataset_dir).exists():
-        return _without_data(run, plan_file, cache_dir)
+        return _without_data(run, plan_from, cache_dir)
+    if plan_from is not None:
+        plan_file(plan_from)  # a wrong path is told before anything is measured, a wrong fold as well
     dataset = read_dataset(dataset_dir)
-    split = make_split(dataset, num_labeled, num_test, split_seed, split_file)
+    kept = num_labeled if isinstance(num_labeled, int) else None
+    split = make_split(dataset, kept, num_test, split_seed, split_file)
+    parts = training_cases(split, fold)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    if plan_file is not None and not (run / "plan.json").exists():
-        _take_over(Path(plan_file), fingerprint, run)
-    choices = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device, "networks": networks}
-    plan = _plan(run, fingerprint, measured, preset, plan_from, choices)
-    prepared = _preprocess(run, dataset, split, fold, plan, rejected, cache_dir, workers)
+    plan = _plan(run, fingerprint, measured, preset, plan_from, choices, check_memory)
+    prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
     return prepared
 
 
 def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
-    """``prepare`` for configs: a user's mistake ends the program with its message instead of a traceback."""
+    """``prepare`` for configs: a user's mistake, or Ctrl-C, ends the program with one sentence instead of a traceback."""
     try:
-        return prepare(*args, **kwargs)
+        with stops_with(STOPPED):
+            return prepare(*args, **kwargs)
     except USER_ERRORS as error:
         raise SystemExit(f"error: {error}") from None
 
 
-def _without_data(run: Path, plan_file: str | None, cache_dir: str | None) -> Prepared:
-    plan = Plan.load(plan_file or run / "plan.json")
+def _use_phantoms(folder: str) -> None:
+    """Say so loudly: who forgot ``--dataset_dir`` must not take the result for one of own scans."""
+    log.warning(
+        "*** PHANTOMS, not scans of yours: %s is the made-up demo set. For your own: --dataset_dir DATA ***", folder
+    )
+    if not (Path(folder) / "dataset.json").exists():
+        from preprocessing.phantom import make_phantom_dataset
+
+        log.info("Making the phantom set in %s.", folder)
+        make_phantom_dataset(folder)
+
+
+def _without_data(run: Path, plan_from: str | None, cache_dir: str | None) -> Prepared:
+    plan = Plan.load(run / "plan.json" if plan_from is None else plan_file(plan_from))
     plan.save(run / "plan.json")
     return Prepared(plan, CaseStore(cache_dir or run / "preprocessed", plan.data_key), [], [], [])
 
@@ -184,13 +210,17 @@ def _plan(
     preset: str,
     plan_from: str | None,
     options: dict[str, Any],
+    check_memory: bool,
 ) -> Plan:
     """Read back the plan, edited or not, or make it.
 
     A plan that nobody edited is made anew for a new fingerprint or other options, until a training has begun on it.
     """
     path, made = run / "plan.json", run / "plan.key"
-    asked = _hash(json.dumps({**options, "preset": preset, "plan_from": plan_from}, sort_keys=True))
+    source = (
+        None if plan_from is None else plan_file(plan_from).read_text(encoding="utf-8")
+    )  # it may change in its place
+    asked = _hash(json.dumps({**options, "preset": preset, "plan_from": source}, sort_keys=True))
     if path.exists():
         text, *before = made.read_text().split() if made.exists() else ("",)
         edited, same = text != _hash(path.read_text()), before == [asked]
@@ -199,58 +229,64 @@ def _plan(
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
             log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
-        if edited or trained or (same and not measured):
-            return Plan.load(path)
+        if trained:
+            plan = Plan.load(path)
+            check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
+            return plan
+        if edited:
+            plan = Plan.load(path)
+            return fit_measured(plan, options["networks"], replan=None) if check_memory else plan
+        if same and not measured:
+            plan = Plan.load(path)
+            return _save(_tried(plan, fingerprint, preset, plan_from, options), run, asked) if check_memory else plan
     plan = make_plan(fingerprint, **options)
     if preset == "paper":
         plan = paper_plan(plan)
     if plan_from is not None:
-        plan = adopt_plan(plan_from, plan, fingerprint)
-    plan.save(path)
-    made.write_text(f"{_hash(path.read_text())} {asked}")
+        plan = adopt_plan(plan_from, plan, fingerprint).replace(measured_memory_gb=None)
+    if (run / "models" / "checkpoint.pt").exists():
+        check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
+    if check_memory:
+        plan = _tried(plan, fingerprint, preset, plan_from, options)
+    _save(plan, run, asked)
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
     return plan
 
 
-def _take_over(path: Path, fingerprint: Fingerprint, run: Path) -> None:
-    """Copy a plan into the run folder, where it counts as edited.
+def _tried(plan: Plan, fingerprint: Fingerprint, preset: str, plan_from: str | None, options: dict[str, Any]) -> Plan:
+    """The plan with its measured memory, or a smaller one; the same if it has been measured."""
+    if plan.measured_memory_gb is not None:
+        return plan
+    as_it_stands = preset == "paper" or plan_from is not None
+    log.info("Trying a training step for its memory.")
 
-    Raises:
-        PlanError: it is for other labels, channels or dimensions.
-    """
-    plan = Plan.load(path)
-    unknown = sorted(set(fingerprint.labels.values()) - set(plan.label_values))
-    for name, fits, planned, found in (
-        ("dimensions", plan.image_dims == fingerprint.image_dims, plan.image_dims, fingerprint.image_dims),
-        ("labels", not unknown, plan.labels, fingerprint.labels),
-        (
-            "channels",
-            plan.in_channels == len(fingerprint.channel_names),
-            plan.channel_names,
-            fingerprint.channel_names,
-        ),
-    ):
-        if not fits:
-            raise PlanError(
-                f"{path}: expected a plan for {name} {found}, as the data set has, received {planned}. "
-                "Plan anew with --plan_file None."
-            )
-    plan.save(run / "plan.json")
-    log.info("Training with the plan of %s.", path)
+    def replan(memory_gb: float) -> Plan:
+        return make_plan(fingerprint, **{**options, "memory_gb": memory_gb})
+
+    return fit_measured(plan, options["networks"], None if as_it_stands else replan)
+
+
+def _save(plan: Plan, run: Path, asked: str) -> Plan:
+    """Write the plan, and a key that tells later whether somebody edited it."""
+    path = run / "plan.json"
+    plan.save(path)
+    plan.save(run / PLANNED)
+    (run / "plan.key").write_text(f"{_hash(path.read_text())} {asked}")
+    return plan
 
 
 def _preprocess(
     run: Path,
     dataset: Dataset,
     split: Split,
-    fold: int | str,
+    parts: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]],
     plan: Plan,
     rejected: dict[str, str],
     cache_dir: str | None,
     workers: int | None,
 ) -> Prepared:
     """Store every training and validation case on the plan's grid; cases that fail join ``rejected.json``."""
-    labeled, unlabeled, val = training_cases(split, fold)
+    labeled, unlabeled, val = parts
     roles = {**dict.fromkeys(unlabeled, False), **dict.fromkeys((*labeled, *val, *split.test), True)}
     cases = {case.name: case for case in dataset.cases}
     items = {
@@ -273,13 +309,12 @@ def _preprocess(
     )
     if not any(bool(item["labeled"]) for item in train):
         raise DatasetError(f"{dataset.root}: no labelled case is left to train on; see {run / 'rejected.json'}.")
-    counts = (
-        len(labeled),
-        len(train) - sum(bool(item["labeled"]) for item in train),
-        len(watched),
+    with_label = sum(bool(item["labeled"]) for item in train)
+    log.info(
+        "Training part: %d labelled and %s; validation: %d; test: %d; set aside: %d.",
+        with_label, counted(len(train) - with_label, "unlabelled case"), len(watched), len(test),
         len(rejected) + len(failed),
-    )
-    log.info("Training on %d labelled and %d unlabelled cases, validating on %d; %d set aside.", *counts)
+    )  # fmt: skip
     return Prepared(plan, store, train, watched, test)
 
 
@@ -291,7 +326,9 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
         for path in (*case.images, *([case.label] if case.name in {*split.labeled, *split.test} and case.label else []))
         if path.exists()
     ]
-    declared = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared += [] if dataset.ignore_value is None else [dataset.ignore_value]
+    declared += [dataset.regions] if dataset.regions else []  # keys of other data stay what they were
     return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
 
 

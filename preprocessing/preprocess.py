@@ -16,6 +16,7 @@ from monai.transforms import Compose
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.transforms import preprocessing, reason
+from mcsc_bundle.words import counted
 from preprocessing.parallel import choose_workers, map_cases
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,12 @@ def preprocess(
         Case name and reason of each case that was set aside.
     """
     pending = _pending(cases, store)
-    log.info("Preprocessing %d of %d cases; the others are stored.", len(pending), len(cases))
+    stored = counted(len(cases) - len(pending), "case")
+    if pending:
+        others = f"; stored already: {stored}" if len(pending) < len(cases) else ""
+        log.info("Preprocessing %s%s.", counted(len(pending), "case"), others)
+    else:
+        log.info("Preprocessed already: %s.", stored)
     files = {item["case"]: _files(item) for item in pending}
     arguments = {item["case"]: (dict(item), plan, store) for item in pending}
     rejected = {}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mcsc_bundle.words import counted
 from preprocessing.dataset import Dataset
 from preprocessing.folders import DatasetError
 from preprocessing.split_file import read_split_file
@@ -38,7 +39,7 @@ class Split:
     Args:
         labeled: train with their labels.
         unlabeled: train without; a label they may have is never opened.
-        test: labelled cases kept out of everything and evaluated at the end.
+        test: labelled cases for the end: not measured, trained or validated on.
         folds: over ``labeled``; empty if there is only one labelled patient.
         left_out: cases that play no part.
         groups: the patient of every case.
@@ -115,7 +116,7 @@ def training_cases(split: Split, fold: int | str = "auto") -> tuple[tuple[str, .
 
     Args:
         split: from ``make_split``.
-        fold: a number; ``all`` (train on every label and watch the test part, on which nothing is selected); or
+        fold: a number; ``all`` (train on every label, validate on none); or
             ``auto``: ``all`` if there is a test part or fewer than five labelled patients, else 0; the log says why.
 
     Raises:
@@ -125,13 +126,15 @@ def training_cases(split: Split, fold: int | str = "auto") -> tuple[tuple[str, .
         fold, reason = _auto_fold(split)
         log.info("Fold %s: %s.", fold, reason)
     if fold == "all":
-        if not split.test:
-            log.warning("No case is left to validate on: give --fold 0 or --num_test to watch one.")
-        return split.labeled, split.unlabeled, split.test
+        log.info(
+            "No case is validated on; --fold 0 watches the labelled cases of that fold in place of training on them."
+        )
+        return split.labeled, split.unlabeled, ()
     if not str(fold).isdecimal() or int(fold) >= len(split.folds):
         possible = ", ".join(["auto", "all", *map(str, range(len(split.folds)))])
+        there = counted(len(split.folds), "fold")
         raise DatasetError(
-            f"expected fold to be one of {possible} (there are {len(split.folds)} folds), received {fold!r}."
+            f"expected fold to be one of {possible}, as the labelled patients give {there}, received {fold!r}."
         )
     chosen = split.folds[int(fold)]
     watched = {split.groups.get(name, name) for name in chosen.val}
@@ -142,9 +145,9 @@ def training_cases(split: Split, fold: int | str = "auto") -> tuple[tuple[str, .
 def _auto_fold(split: Split) -> tuple[int | str, str]:
     patients = len({split.groups.get(name, name) for name in split.labeled})
     if split.test:
-        return "all", f"every label trains, as {len(split.test)} cases are kept out for the end"
+        return "all", f"every label trains; {counted(len(split.test), 'test case')} left for the end"
     if patients < MIN_GROUPS_TO_VALIDATE:
-        return "all", f"every label trains, as {patients} labelled patients are too few to spare one"
+        return "all", f"every label trains, as {counted(patients, 'labelled patient')} cannot spare one"
     return 0, f"one of {len(split.folds)} folds of the labelled cases validates"
 
 

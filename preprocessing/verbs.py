@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+from mcsc_bundle.option_values import check_values
+from mcsc_bundle.options import check_names
 from mcsc_bundle.plan import Fingerprint, Plan
+from mcsc_bundle.words import counted
 from preprocessing.check import check as check_cases
 from preprocessing.check import table
 from preprocessing.clean import find_unused, listing, remove
 from preprocessing.explain import explain
 from preprocessing.export import export as export_dataset
 from preprocessing.plan_from_files import plan_from_files
-from preprocessing.prepare import prepare
+from preprocessing.prepare import PLANNED, prepare
+from preprocessing.split import make_split
 
 
 def run(dataset_dir: str, output_dir: str, **options: object) -> None:
@@ -22,16 +27,18 @@ def run(dataset_dir: str, output_dir: str, **options: object) -> None:
         output_dir: run folder to write.
         **options: see ``preprocessing.prepare.prepare``.
     """
+    check_names(options, inspect.signature(prepare).parameters)
     prepare(str(dataset_dir), str(output_dir), **options)  # type: ignore[arg-type]
     show(output_dir)
 
 
 def show(run_dir: str) -> None:
-    """Print the plan of a run folder with the reason for each choice."""
+    """Print the plan of a run folder with the reason for each choice; what was edited by hand is marked."""
     folder = Path(str(run_dir))
-    measured = folder / "fingerprint.json"
+    measured, planned = folder / "fingerprint.json", folder / PLANNED
     fingerprint = Fingerprint.load(measured) if measured.exists() else None
-    print(explain(Plan.load(folder / "plan.json"), fingerprint))
+    before = Plan.load(planned) if planned.exists() else None
+    print(explain(Plan.load(folder / "plan.json"), fingerprint, before))
 
 
 def plan(
@@ -50,6 +57,7 @@ def plan(
         nnunet_plans: nnU-Net's ``nnUNetPlans.json``, instead of a fingerprint.
         **options: see ``plan_from_nnunet``, ``make_plan`` and ``import_nnunet_plans``.
     """
+    check_values({name: value for name, value in options.items() if name != "device"})  # it need not be here
     made = plan_from_files(fingerprint, nnunet_plans, dataset_json, **options)
     made.save(str(output))
     print(explain(made))
@@ -92,5 +100,7 @@ def export(dataset_dir: str, output_dir: str, dataset_id: int, **options: object
         dataset_id: 1 to 999.
         **options: see ``preprocessing.export.export``.
     """
+    accepted = {**inspect.signature(export_dataset).parameters, **inspect.signature(make_split).parameters}
+    check_names(options, accepted)
     folder, rejected = export_dataset(str(dataset_dir), str(output_dir), dataset_id, **options)  # type: ignore[arg-type]
-    print(f"{folder}: exported; {len(rejected)} cases left out.")
+    print(f"{folder}: exported; {counted(len(rejected), 'case')} left out.")

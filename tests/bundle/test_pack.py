@@ -13,10 +13,13 @@ from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
+from bundle.verify import verify
 from mcsc_bundle.inference import TrainedRun
-from mcsc_bundle.plan import ChannelNormalization
+from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
+from mcsc_bundle.trained import plan_record, save_trained
 from tests.bundle.runs import TERMS, make_run
+from tests.mcsc_bundle.methods.cases import REGIONS
 from tests.plans import make_plan
 
 
@@ -62,6 +65,17 @@ def test_metadata_come_from_plan_and_run(tmp_path):
     packages = seen["required_packages_version"]
     assert {"nibabel", "blosc2", "scipy"} <= set(packages) and not {"torch", "os", "mcsc_bundle"} & set(packages)
     assert not any("+" in version for version in (*packages.values(), seen["pytorch_version"]))
+
+
+def test_metadata_tell_regions_and_what_is_not_predicted(tmp_path):
+    run = make_run(tmp_path / "run", ignore_value=3, **REGIONS)
+    bundle, _ = pack(run, "tiny_mri_segmentation", TERMS, tmp_path)
+    seen = metadata(bundle)
+    pred = seen["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {"0": "whole", "1": "core"} and pred["num_channels"] == 2
+    assert "values 2 for whole, 1 for core" in seen["pred_classes"] and "3 where nobody" in seen["label_classes"]
+    assert not verify(bundle, run=False).failed
+    assert "1 2 whole, 1 core" in (bundle / "docs" / "README.md").read_text()
 
 
 def test_value_range_of_ct_is_what_the_clipping_leaves(tmp_path):
@@ -189,3 +203,19 @@ def test_data_terms_come_from_the_options_or_from_dataset_json(tmp_path):
     assert data_terms(tmp_path, "mine", str(tmp_path / "terms.txt")).license_text == "my own terms"
     with pytest.raises(PackError, match="received no licence"):
         data_terms(source="somewhere")
+
+
+def test_a_plan_edited_after_the_training_is_not_packed_and_a_bundle_keeps_its_own(tmp_path):
+    run = make_run(tmp_path / "run")
+    plan = Plan.load(run / "plan.json")
+    save_trained(run / "models", plan, ["secret_case_name"])
+    bundle, _ = pack(run, "tiny", TERMS, tmp_path)
+    assert json.loads((bundle / "models" / "trained.json").read_text()) == {"plan": plan_record(plan)}
+    shipped = packed_configs(plan)["inference.json"]["shipped_plan"]["content"]
+    assert TrainedRun(bundle, plan=Plan.from_dict(shipped)).weights.exists()
+    shipped["spacing_mm"] = [9.0, 1.0, 1.0]
+    with pytest.raises(SystemExit, match=r"the plan in the configs .*spacing_mm\[0\] = 9.0 \(trained with 1.0\)"):
+        TrainedRun(bundle, plan=Plan.from_dict(shipped))
+    plan.replace(orientation="LPS").save(run / "plan.json")
+    with pytest.raises(PackError, match=r'orientation = "LPS" \(trained with "RAS"\)'):
+        pack(run, "tiny", TERMS, tmp_path)

@@ -71,7 +71,7 @@ def test_masks_are_those_of_the_folder_of_folds(home, tmp_path):
     parser.read_config(str(home / "tiny_mri_segmentation" / "configs" / "inference.json"))
     given = {"bundle_root": home / "tiny_mri_segmentation", "dataset_dir": tmp_path / "scans", "output_dir": masks}
     parser.config |= {name: str(path) for name, path in given.items()} | {"device": "cpu"}
-    parser.get_parsed_content("run#0")
+    parser.get_parsed_content("run#1")  # run#0 looks at the command line
     ours, packed = (np.asarray(load(folder / "case_0.nii.gz").dataobj) for folder in (tmp_path / "ours", masks))
     assert np.array_equal(ours, packed)
 
@@ -114,8 +114,8 @@ def test_a_training_starts_from_the_first_of_them(home):
 
 def test_folds_of_different_plans_are_refused(tmp_path):
     make_run(tmp_path / "fold_0")
-    make_run(tmp_path / "fold_1", mirror_axes=())
-    with pytest.raises(PackError, match="differ in mirror_axes"):
+    make_run(tmp_path / "fold_1", spacing_mm=(2.0, 1.0, 1.0))
+    with pytest.raises(PackError, match="differ in spacing_mm"):
         read_run(tmp_path)
 
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -13,8 +15,10 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from mcsc_bundle.folder import find_cases
 from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.networks import NetworkPair
+from mcsc_bundle.predictions import Predictions
 from tests.mcsc_bundle.images import make_affine, save
 from tests.plans import make_plan
 
@@ -94,12 +98,71 @@ def test_what_is_done_is_skipped_until_settings_or_image_change(tmp_path, images
     settings: dict = {}
     first = written()
     assert written() == first
-    os.utime(images / "a.nii.gz")  # a newer image
+    save(np.random.default_rng(1).random((6, 17, 16), np.float32), images / "a.nii.gz", make_affine("LPS", (5, 1, 1)))
+    os.utime(images / "a.nii.gz", (0, 0))  # another image, and an older one
     second = written()
     assert second["a"] > first["a"] and second["c"] == first["c"]
     settings = {"mirror": True}
     third = written()
     assert third["a"] > second["a"] and third["c"] > second["c"]
+    (masks / "c.nii.gz").unlink()
+    fourth = written()
+    assert fourth["a"] == third["a"] and fourth["c"] > third["c"]
+    state = torch.load(run_dir / "models" / "model.pt", weights_only=True)
+    torch.save({name: value + 0.01 for name, value in state.items()}, run_dir / "models" / "model.pt")
+    fifth = written()
+    torch.save(state, run_dir / "models" / "model.pt")
+    assert fifth["a"] > fourth["a"] and fifth["c"] > fourth["c"]
+
+
+def test_images_of_equal_names_in_another_folder_are_not_done(tmp_path, images, run_dir):
+    """Even if size and time are the same, as after unpacking an archive."""
+    (images / "b.nii.gz").unlink()
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    for folder in (images, other):
+        os.utime(folder / "a.nii.gz", (1, 1))
+    predictions = [
+        Predictions(tmp_path / "masks", make_plan("anisotropic"), find_cases(folder), {}) for folder in (images, other)
+    ]
+    assert predictions[0].inputs["a"] != predictions[1].inputs["a"]
+
+
+def test_thousands_of_cases_are_looked_through_in_seconds(tmp_path, images):
+    plan, folder = make_plan("anisotropic"), tmp_path / "many"
+    folder.mkdir()
+    for index in range(3000):
+        os.link(images / "a.nii.gz", folder / f"{index:04d}.nii.gz")
+    cases, began = find_cases(folder), time.process_time()
+    first = Predictions(tmp_path / "masks", plan, cases, {})
+    first.rows = {
+        item["case"]: {
+            "case": item["case"],
+            "error": "",
+            "settings": first.settings,
+            "inputs": first.inputs[item["case"]],
+        }
+        for item in cases
+    }
+    first.fail("0007", "out of memory")
+    for item in cases:
+        (tmp_path / "masks" / f"{item['case']}.nii.gz").touch()
+    (tmp_path / "masks" / "0008.nii.gz").unlink()
+    again = Predictions(tmp_path / "masks", plan, cases, {})
+    assert [item["case"] for item in again.pending] == ["0007", "0008"]
+    assert time.process_time() - began < 5
+
+
+def test_wrong_files_of_one_case_cost_no_other(tmp_path, images, run_dir):
+    """Two files of one case, a link to nothing, an odd ending: the good ones are done."""
+    shutil.copy(images / "a.nii.gz", images / "a.mha")
+    (images / "d.nii.gz").symlink_to("gone.nii.gz")
+    (images / "c.nii.gz").rename(images / "c.Nii.gz")
+    with pytest.raises(SystemExit):
+        infer(images, run_dir, tmp_path / "masks")
+    rows = summary(tmp_path / "masks")
+    assert "one file for case a" in rows["a"]["error"] and "gone.nii.gz" in rows["d"]["error"]
+    assert not rows["c"]["error"] and (tmp_path / "masks" / "c.nii.gz").exists()
 
 
 @pytest.mark.parametrize("branch", ["transformer", "both"])
@@ -127,11 +190,45 @@ def test_a_case_that_fails_late_is_set_aside(tmp_path, images, run_dir, monkeypa
 def test_ordinary_mistakes_end_with_a_message(tmp_path, run_dir):
     with pytest.raises(SystemExit, match="expected branch to be one of cnn, transformer, both"):
         TrainedRun(run_dir, "best")
-    with pytest.raises(SystemExit, match=r"plan\.json, which does not exist"):
+    with pytest.raises(
+        SystemExit, match=r"--run_dir: expected the folder of a run.*--output_dir of the training as --run_dir"
+    ):
         TrainedRun(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"--output_dir: expected the folder of a run, .*Give the --output_dir of the training\."
+    ):
+        TrainedRun(tmp_path, option="output_dir")
     make_plan("3d").save(tmp_path / "plan.json")
     with pytest.raises(SystemExit, match=r"expected weights in .*pair\.pt"):
         _ = TrainedRun(tmp_path, "both").weights
+
+
+@pytest.mark.parametrize(("branch", "name"), [("cnn", "model.pt"), ("both", "pair.pt")])
+def test_weights_that_were_cut_off_end_with_a_message(tmp_path, run_dir, branch, name):
+    (tmp_path / "models").mkdir()
+    make_plan("3d").save(tmp_path / "plan.json")
+    whole = (run_dir / "models" / name).read_bytes()
+    (tmp_path / "models" / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match=rf"{name}: expected a file of tensors, received one that cannot be read"):
+        _ = TrainedRun(tmp_path, branch).weights
+
+
+def test_ctrl_c_keeps_the_masks_that_are_done(tmp_path, images, run_dir, monkeypatch, capsys):
+    (images / "b.nii.gz").unlink()
+    add = Predictions.add
+
+    def add_and_press_ctrl_c(self, *args):
+        add(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictions, "add", add_and_press_ctrl_c)
+    with pytest.raises(SystemExit) as end:
+        infer(images, run_dir, tmp_path / "masks")
+    assert end.value.code == 130 and "Stopped with 1 mask written" in capsys.readouterr().err
+    monkeypatch.setattr(Predictions, "add", add)
+    done = (tmp_path / "masks" / "a.nii.gz").stat().st_mtime_ns
+    infer(images, run_dir, tmp_path / "masks")
+    assert (tmp_path / "masks" / "a.nii.gz").stat().st_mtime_ns == done and (tmp_path / "masks" / "c.nii.gz").exists()
 
 
 def test_weights_of_another_plan_end_with_a_message(tmp_path, images, run_dir):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 
 from mcsc_bundle.augmentation import PatchAugmentation
 from mcsc_bundle.data import TwoStreamDataset, TwoStreamLoader
-from mcsc_bundle.handlers import CheckpointHandler, LossLog
+from mcsc_bundle.handlers import CheckpointHandler, LossLog, Pace, save_atomically
 from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import MCSC, MultiScaleContrast, Supervised
 from mcsc_bundle.methods.base import Method
@@ -41,6 +42,10 @@ def weights(engine):
     return nn.utils.parameters_to_vector(engine.method.parameters())
 
 
+def press_ctrl_c(engine):
+    raise KeyboardInterrupt
+
+
 class Interrupted(Exception):
     pass
 
@@ -54,8 +59,6 @@ def test_loss_falls(tmp_path):
 
 @pytest.mark.parametrize("stop_at", (1, 4, 5))
 def test_resume_equals_uninterrupted(tmp_path, stop_at):
-    from ignite.engine import Events
-
     whole = trainer(tmp_path / "whole")
     whole.run()
 
@@ -140,8 +143,93 @@ def test_other_epoch_length_is_refused_on_resume(tmp_path):
 
 def test_other_method_is_refused_on_resume_without_a_traceback(tmp_path):
     trainer(tmp_path).run()
-    with pytest.raises(SystemExit, match="another method or plan"):
+    with pytest.raises(SystemExit, match="method: expected MCSC as in the checkpoint, received Supervised"):
         trainer(tmp_path, method=Supervised, max_epochs=3).run_or_exit()
+
+
+def test_ctrl_c_ends_with_a_sentence_and_goes_on_to_the_same_weights(tmp_path, capsys):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    stopped = trainer(tmp_path / "stopped")
+    stopped.add_event_handler(Events.ITERATION_COMPLETED(once=5), press_ctrl_c)
+    with pytest.raises(SystemExit) as end:
+        stopped.run_or_exit()
+    assert end.value.code == 130
+    path = tmp_path / "stopped" / "models" / "checkpoint.pt"
+    assert capsys.readouterr().err == f"\nStopped in epoch 2; the same command goes on after epoch 1, from {path}.\n"
+    again = trainer(tmp_path / "stopped")
+    again.run_or_exit()
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_ctrl_c_before_the_first_checkpoint_promises_nothing(tmp_path, capsys):
+    stopped = trainer(tmp_path)
+    stopped.add_event_handler(Events.ITERATION_COMPLETED(once=2), press_ctrl_c)
+    with pytest.raises(SystemExit):
+        stopped.run_or_exit()
+    assert "Stopped in epoch 1; the same command starts anew" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_a_file_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    save_atomically({"a": 1}, tmp_path / "file.pt")
+
+    def half(content, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcsc_bundle.handlers.torch.save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_atomically({"a": 2}, tmp_path / "file.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pt"]
+    assert torch.load(tmp_path / "file.pt", weights_only=True) == {"a": 1}
+
+
+def test_another_learning_rate_takes_effect_on_resume_and_is_named(tmp_path, caplog):
+    trainer(tmp_path, method=Supervised, lr=1e-3).run()
+    caplog.clear()
+    again = trainer(tmp_path, method=Supervised, lr=1e-2, max_epochs=4)
+    again.run()
+    assert "lr: going on with 0.01; the epochs before ran with 0.001." in caplog.messages
+    rates = [float(line.split(",")[3]) for line in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert rates[2:] == pytest.approx([1e-2 * polynomial(step / 12) for step in (8, 11)])
+
+
+def test_the_same_settings_are_resumed_without_a_word(tmp_path, caplog):
+    trainer(tmp_path).run()
+    trainer(tmp_path, max_epochs=3).run()
+    assert not [message for message in caplog.messages if "going on with" in message]
+
+
+@pytest.mark.parametrize("content", [b"", b"half of it", None])
+def test_a_damaged_checkpoint_ends_with_a_message(tmp_path, content):
+    trainer(tmp_path).run()
+    path = tmp_path / "models" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt cannot be read.*Delete it to train anew"):
+        trainer(tmp_path, max_epochs=3).run_or_exit()
+
+
+def test_a_checkpoint_without_a_scaler_serves_a_training_that_needs_one(tmp_path):
+    trainer(tmp_path).run()
+    state = torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)
+    assert state["scaler"] == {}
+    other = trainer(tmp_path / "other", max_epochs=3)
+    other.grad_scaler = torch.amp.GradScaler("cpu", enabled=True)
+    other.load_training_state(state)
+    assert other.state.epoch == 2
+
+
+def test_the_pace_leaves_the_first_step_out():
+    """A step of 50 s that compiles, one of 2 s, 8 s to validate, one of 2 s."""
+    pace = Pace()
+    pace.begin(0.0)
+    pace.step(50.0)
+    assert pace.text(50.0, 50) == ""
+    pace.step(52.0)
+    pace.begin(60.0)
+    pace.step(62.0)
+    assert pace.text(62.0, 50) == "  2.00 s/step, about 5 min 0 s left"
+    assert pace.text(62.0, 0) == "  2.00 s/step"
 
 
 def test_checkpoint_of_other_cases_is_refused(tmp_path):

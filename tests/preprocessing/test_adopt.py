@@ -3,7 +3,7 @@
 import pytest
 
 from mcsc_bundle.plan import PlanError
-from preprocessing.adopt import adopt_plan
+from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.planner import make_plan
 from tests.plans import make_plan as tiny_plan
 from tests.preprocessing.fingerprints import make_fingerprint
@@ -23,5 +23,31 @@ def test_grid_and_networks_are_theirs_names_and_labels_ours(tmp_path):
 def test_another_number_of_channels_is_refused(tmp_path):
     tiny_plan("3d", channel_names=("T1", "T2")).save(tmp_path / "plan.json")
     fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
-    with pytest.raises(PlanError, match="expected 2 channels"):
-        adopt_plan(tmp_path, make_plan(fingerprint, device="cpu", memory_gb=4), fingerprint)
+    own = make_plan(fingerprint, device="cpu", memory_gb=4)
+    for source in (tmp_path, tmp_path / "plan.json"):
+        with pytest.raises(PlanError, match=r"plan for channels .*MRI.*received .*T1"):
+            adopt_plan(source, own, fingerprint)
+
+
+def test_a_plan_file_is_taken_as_it_stands_unless_its_labels_are_others(tmp_path):
+    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
+    own = make_plan(fingerprint, device="cpu", memory_gb=4)
+    theirs = tiny_plan("3d", labels={**own.labels, "another": 9})
+    theirs.save(tmp_path / "mine.json")
+    assert adopt_plan(tmp_path / "mine.json", own, fingerprint) == theirs
+    tiny_plan("3d", labels={"background": 0, "another": 9}).save(tmp_path / "mine.json")
+    with pytest.raises(PlanError, match=r"plan for labels .*give the run or bundle by its folder"):
+        adopt_plan(tmp_path / "mine.json", own, fingerprint)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "nowhere.json", "."])
+def test_a_source_without_a_plan_is_named(tmp_path, source):
+    with pytest.raises(PlanError, match="plan_from: expected a run folder, a packed bundle or a plan file"):
+        plan_file(tmp_path / source)
+
+
+def test_kinds_of_labels_are_ours(tmp_path):
+    tiny_plan("3d", regions={"left": (1, 2), "right": (2,)}, ignore_value=3).save(tmp_path / "plan.json")
+    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
+    adopted = adopt_plan(tmp_path, make_plan(fingerprint, device="cpu", memory_gb=4), fingerprint)
+    assert adopted.regions == {} and adopted.ignore_value is None

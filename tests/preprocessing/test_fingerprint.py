@@ -123,7 +123,7 @@ def test_a_bad_test_case_is_set_aside(tmp_path):
 
 def test_no_usable_labelled_case_ends_with_the_first_reason(tmp_path):
     image_of(decathlon(tmp_path, ["a"], ("u",)), "a").write_bytes(b"broken")
-    with pytest.raises(DatasetError, match=r"1 cases were set aside.*a\.nii\.gz: cannot be read"):
+    with pytest.raises(DatasetError, match=r"1 case set aside.*a\.nii\.gz: cannot be read"):
         fingerprint_of(tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_a_class_without_a_voxel_and_an_empty_label_are_warned_about(tmp_path):
     write(label_of(tmp_path, "b"), np.minimum(mask(), 1))
     warnings = "\n".join(fingerprint_of(tmp_path)[0].warnings)
     assert "Class right (2) is in none of the 2 labelled cases" in warnings
-    assert "1 labelled cases hold only background, e.g. a." in warnings
+    assert "Only background in 1 labelled case, e.g. a." in warnings
 
 
 def test_unlabelled_scans_like_the_labelled_ones_give_no_warning(tmp_path):

@@ -36,13 +36,16 @@ def test_all_labelled_cases_or_those_a_training_kept_out(dataset, tmp_path):
 def test_training_takes_over_a_plan_that_fits_and_refuses_one_that_does_not(dataset, tmp_path):
     make_plan("3d").save(tmp_path / "plan.json")
     run = tmp_path / "run"
-    prepared = prepare(str(dataset), str(run), plan_file=str(tmp_path / "plan.json"), workers=1)
+    prepared = prepare(str(dataset), str(run), plan_from=str(tmp_path / "plan.json"), workers=1)
     assert prepared.plan == make_plan("3d") and (run / "plan.json").exists()
-    again = prepare(str(dataset), str(run), plan_file=str(tmp_path / "plan.json"), workers=1)
+    again = prepare(str(dataset), str(run), plan_from=str(tmp_path / "plan.json"), workers=1)
     assert again.plan == prepared.plan
     make_plan("3d", labels={"background": 0, "left": 1}).save(tmp_path / "other.json")
-    with pytest.raises(PlanError, match=r"a plan for labels .*--plan_file None"):
-        prepare(str(dataset), str(tmp_path / "run2"), plan_file=str(tmp_path / "other.json"), workers=1)
+    with pytest.raises(PlanError, match=r"a plan for labels .*--plan_from None"):
+        prepare(str(dataset), str(tmp_path / "run2"), plan_from=str(tmp_path / "other.json"), workers=1)
     make_plan("3d", channel_names=("T1", "T2")).save(tmp_path / "other.json")
     with pytest.raises(PlanError, match="a plan for channels"):
-        prepare(str(dataset), str(tmp_path / "run3"), plan_file=str(tmp_path / "other.json"), workers=1)
+        prepare(str(dataset), str(tmp_path / "run3"), plan_from=str(tmp_path / "other.json"), workers=1)
+    make_plan("3d", regions={"left": (1, 2), "right": (2,)}).save(tmp_path / "other.json")
+    with pytest.raises(PlanError, match="a plan for regions"):
+        prepare(str(dataset), str(tmp_path / "run4"), plan_from=str(tmp_path / "other.json"), workers=1)

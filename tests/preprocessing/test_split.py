@@ -124,9 +124,11 @@ def test_auto_fold_spares_a_fold_only_where_labels_are_many_and_no_test_part(arg
     assert f"Fold {expected}: " in caplog.text
 
 
-def test_all_watches_the_test_part():
+def test_no_fold_watches_the_test_part():
     split = make_split(dataset(), 4)
-    assert training_cases(split, "all") == (split.labeled, split.unlabeled, split.test)
+    assert split.test
+    assert training_cases(split, "all") == training_cases(split) == (split.labeled, split.unlabeled, ())
+    assert not {*split.test} & {name for part in training_cases(split, 0) for name in part}
 
 
 @pytest.mark.parametrize("fold", [5, -1, "first"])

@@ -1,0 +1,114 @@
+"""What the value of each option may be, said in one line before any work begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EXPRESSIONS = ("$", "@", "%")  # a text that MONAI evaluates: its value is not known yet
+YAML_FLOAT = "In YAML write 1.0e-4: 1e-4 is a text there."
+
+
+class OptionError(ValueError):
+    """An option that does not exist, or a value that it cannot have; the message says what would be possible."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an option may be: in words, and whether a value is so."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+    remedy: str = ""
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be; options without a rule, and expressions of MONAI's config language, pass.
+
+    Args:
+        options: by name; of a nested one with ``#``, as ``train#trainer#amp``.
+
+    Raises:
+        OptionError: the first that breaks its rule.
+    """
+    for name, value in options.items():
+        rule = RULES.get(name)
+        if rule is None or (isinstance(value, str) and value.startswith(EXPRESSIONS)) or rule.holds(value):
+            continue
+        raise OptionError(f"{name}: expected {rule.expected}, received {value!r}. {rule.remedy}".rstrip())
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(holds: Callable[[float], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and holds(value)
+
+
+def _one_of(*choices: Any) -> Callable[[Any], bool]:
+    return lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
+
+
+def _folder(writable: bool) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        path = Path(str(value)).absolute()  # a folder may be called 2024
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        return there.is_dir() and (os.access(there, os.W_OK) or not writable)
+
+    return holds
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+
+
+TRUE_OR_FALSE = Rule("True or False", lambda value: isinstance(value, bool))
+AT_LEAST_1 = Rule("a whole number of 1 or more", _whole(1))
+
+RULES = {
+    "num_labeled": Rule(
+        "a whole number of 1 or more, or all", lambda value: value is None or value == "all" or _whole(1)(value)
+    ),
+    "num_test": Rule("a whole number of 0 or more, or None", _or_none(_whole(0))),
+    "split_seed": Rule("a whole number", _whole(-(2**63))),
+    "seed": Rule("a whole number of 0 or more", _whole(0)),
+    "fold": Rule("the number of a fold, all or auto", lambda value: value in ("all", "auto") or str(value).isdecimal()),
+    "preset": Rule("plan or paper", _one_of("plan", "paper")),
+    "configuration": Rule(
+        "2d, 3d_fullres, 3d_lowres or auto",
+        _one_of("2d", "3d_fullres", "3d_lowres", "auto"),
+        "It took over from dimensions.",
+    ),
+    "memory_gb": Rule(
+        "a number of GB above 0, or None", _or_none(_number(lambda value: value > 0)), "Give 8 for 8 GB."
+    ),
+    "workers": Rule("a whole number of 1 or more, or None", _or_none(_whole(1))),
+    "amp_dtype": Rule("bfloat16, float16 or None", _or_none(_one_of("bfloat16", "float16"))),
+    "max_epochs": AT_LEAST_1,
+    "epoch_length": AT_LEAST_1,
+    "val_interval": AT_LEAST_1,
+    "lr": Rule("a number of 0 or more", _number(lambda value: 0 <= value < float("inf")), YAML_FLOAT),
+    "device": Rule("cpu, or a GPU that is there (cuda, cuda:1, ...)", _is_device),
+    "output_dir": Rule("a folder that can be written to", _folder(writable=True), "Choose another one."),
+    "cache_dir": Rule("a folder, or None", _or_none(_folder(writable=False)), "Choose another one."),
+    "branch": Rule("cnn, transformer or both", _one_of("cnn", "transformer", "both")),
+    "mirror": TRUE_OR_FALSE,
+    "save_probabilities": TRUE_OR_FALSE,
+    "overlap": Rule("a number from 0 to below 1, or None", _or_none(_number(lambda value: 0 <= value < 1))),
+    "train#trainer#amp": TRUE_OR_FALSE,
+    "train#trainer#compile": TRUE_OR_FALSE,
+}
