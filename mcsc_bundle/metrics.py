@@ -157,18 +157,16 @@ def evaluate(
     return rows
 
 
-def held_out_or_exit(test: Sequence[dict[str, Any]], val: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """For configs: the cases to score, the test part or, without one, those that validated.
+def check_held_out_or_exit(cases: Sequence[Mapping[str, Any]]) -> None:
+    """For configs: an evaluation without cases ends the program with a message.
 
-    Raises:
-        SystemExit: neither; what trained is no test.
+    A step of its own, as who only looks into a workflow (``check_properties``) may do so without any.
     """
-    if not test and not val:
+    if not cases:
         raise SystemExit(
             "error: expected labelled cases that did not train, received none: every label trained. Train in another "
             "output_dir with --num_test N or --fold 0; or score masks of other scans: python -m mcsc_bundle.metrics."
         )
-    return test or val
 
 
 def score_cases(
