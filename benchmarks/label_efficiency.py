@@ -49,7 +49,7 @@ class Protocol:
 
 PROTOCOLS = {
     "cpu": Protocol(400, 25),  # the plan of a CPU has narrow networks
-    "paper": Protocol(30000, 250, {"preset": "paper", "dimensions": 2}),
+    "paper": Protocol(30000, 250, {"preset": "paper", "configuration": "2d"}),
 }
 
 

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.plan_examples import EXAMPLES, place, write_example
 from benchmarks.plan_fuzz import random_files
 from mcsc_bundle.plan import Plan, PlanError
+from preprocessing.configuration import CONFIGURATIONS
 from preprocessing.nnunet import plan_from_nnunet
 from preprocessing.nnunet_plans import SCHEMES
 from preprocessing.plan_from_files import plan_from_files
@@ -100,8 +101,8 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple
 def compare(name: str, files: tuple[Path, Path], plans: dict[str, Any], memory_gb: float) -> list[dict[str, Any]]:
     """One row per configuration that nnU-Net planned."""
     rows = []
-    for title, dimensions in (("3d_fullres", 3), ("2d", 2)):
-        request = {"memory_gb": memory_gb, "dimensions": dimensions}
+    for title in CONFIGURATIONS:
+        request = {"memory_gb": memory_gb, "configuration": title}
         if title not in plans["configurations"]:
             refused = False
             try:

@@ -47,7 +47,7 @@ def run_nnunet(python: str, work: Path, processes: int, log: Path) -> Cost:
 def run_ours(data: Path, output: Path, processes: int, log: Path) -> Cost:
     """The same with ours."""
     options = {"output_dir": output, "workers": processes, "networks": "cnn", "memory_gb": MEMORY_GB}
-    options |= {"dimensions": 3, "device": "cuda"}
+    options |= {"configuration": "3d_fullres", "device": "cuda"}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "preprocessing", str(data), *arguments]
     return run(command, environment({"PYTHONPATH": str(Path(__file__).parents[1])}), log)

@@ -15,14 +15,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bundle.facts import RunFacts
+from bundle.metadata import outputs
 from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
 from mcsc_bundle.fingerprint import CaseFingerprint
-from mcsc_bundle.metrics import summary_table
+from mcsc_bundle.labels import Values, as_tuple
+from mcsc_bundle.metrics import summary_rows
 
+NONCOMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.IGNORECASE)
 EXPORTS = "<!-- exports -->"  # `python -m bundle export` writes its numbers here
 METHODS = {
     "MCSC": "MCSC (multi-scale cross contrastive learning) with weak-to-strong views, box mixing and EMA teachers",
     "PaperMCSC": "MCSC as in the paper (BMVC 2023)",
+    "BCP": "BCP, bidirectional copy-paste (Bai et al., 2023)",
+    "CPS": "CPS, cross pseudo supervision (Chen et al., 2021)",
+    "URPC": "URPC, uncertainty rectified pyramid consistency (Luo et al., 2021)",
+    "UAMT": "UA-MT, uncertainty-aware Mean Teacher (Yu et al., 2019)",
     "CrossTeaching": "cross teaching between CNN and Transformer (Luo et al., 2022)",
     "MeanTeacher": "Mean Teacher (Tarvainen and Valpola, 2017)",
     "Supervised": "supervised training of the CNN on the labelled scans alone",
@@ -60,17 +67,17 @@ def write_card(
     sections = [
         f"# {metadata['name']}",
         metadata["description"],
-        f"**Intended use.** {metadata['intended_use']}",
+        f"Version {metadata['version']}, by {metadata['authors']}. Tags: {_tags(metadata)}.",
+        f"**Intended use.** {metadata['intended_use']}{_noncommercial(terms)}",
         _data(facts, terms),
         _plan(facts),
         _training(facts, drawn),
-        _performance(facts, drawn),
+        _performance(facts, drawn, terms),
         EXPORTS,
         _commands(name),
         _limits(facts),
         "## References\n\n" + "\n".join(f"- {reference}" for reference in metadata["references"]),
-        "## Licence\n\nCode and weights: Apache-2.0, see `LICENSE`. The data has a licence of its own, see "
-        "`docs/data_license.txt`; whether it reaches the weights is for you to judge.",
+        _licence(terms),
     ]
     (docs / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     (docs / "data_license.txt").write_text(
@@ -82,14 +89,14 @@ def write_card(
 def _draw(docs: Path, facts: RunFacts, pictures: bool) -> set[str]:
     drawn = {}
     if facts.losses:
-        drawn["loss.png"] = loss_figure(facts.folder / "log.csv")
+        drawn["loss.png"] = loss_figure(facts.runs[0] / "log.csv")
     if facts.validations:
-        drawn["validation.png"] = validation_figure(facts.folder / "validation.csv")
+        drawn["validation.png"] = validation_figure(facts.runs[0] / "validation.csv")
     if facts.scores:
         drawn["dice.png"] = dice_figure(facts.scores)
     for name, figure in drawn.items():
         _save(figure, docs / name)
-    overlay = facts.folder / "overlay.png"
+    overlay = facts.runs[0] / "overlay.png"
     if pictures and overlay.exists():
         shutil.copyfile(overlay, docs / "overlay.png")
         return {*drawn, "overlay.png"}
@@ -101,6 +108,20 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _label(entry: tuple[str, Values]) -> str:
+    return f"{' '.join(map(str, as_tuple(entry[1])))} {entry[0]}"
+
+
+def _ignored(facts: RunFacts) -> str:
+    value, labeled = facts.plan.ignore_value, facts.fingerprint.labeled
+    if value is None:
+        return ""
+    partly = sum(bool(case.ignored_voxels) for case in labeled)
+    return (
+        f"; {value} where nobody annotated, in {partly} of {len(labeled)} labelled scans: not learnt from, not scored"
+    )
+
+
 def _data(facts: RunFacts, terms: DataTerms) -> str:
     plan, fingerprint = facts.plan, facts.fingerprint
     cases = fingerprint.cases
@@ -109,9 +130,9 @@ def _data(facts: RunFacts, terms: DataTerms) -> str:
         ("source", terms.source),
         ("licence of the data", terms.license_text.splitlines()[0]),
         ("channels", ", ".join(plan.channel_names)),
-        ("labels", ", ".join(f"{value} {name}" for name, value in plan.labels.items())),
-        ("training scans", f"{len(fingerprint.labeled)} labelled, {len(fingerprint.unlabeled)} unlabelled"),
-        ("kept out for testing", str(facts.cases.get("test", 0))),
+        ("labels", ", ".join(map(_label, plan.scored_values.items())) + _ignored(facts)),
+        ("training scans", _scans(facts)),
+        ("scans kept out and scored", str(len({row.case for row in facts.scores}) or "none")),
         ("size in voxels", _per_axis([case.shape for case in cases])),
         ("spacing in mm", _per_axis([case.spacing_mm for case in cases])),
         ("axis codes in the files", ", ".join(sorted({case.orientation for case in cases if case.orientation})) or "-"),
@@ -119,22 +140,23 @@ def _data(facts: RunFacts, terms: DataTerms) -> str:
     rows += [(f"volume of {name}", _volumes(fingerprint.labeled, name)) for name in plan.class_names[1:]]
     names = re.compile("|".join(rf"\b{re.escape(case.case)}\b" for case in cases) or r"\b\B")
     warnings = "".join(f"\n- {warning}" for warning in fingerprint.warnings if not names.search(warning))
-    return f"## Data\n\n{table(('', 'median (smallest to largest)'), rows)}" + (
-        f"\n\nNoticed while measuring:\n{warnings}" if warnings else ""
+    text = (
+        f"## Data\n\n{table(('', ''), rows)}\n\nSizes and volumes: median (smallest to largest) of the training scans."
     )
+    return text + (f"\n\nNoticed while measuring:\n{warnings}" if warnings else "")
 
 
 def _plan(facts: RunFacts) -> str:
     plan = facts.plan
-    spacing = " x ".join("own" if size is None else f"{size:.4g}" for size in plan.spacing_mm)
+    spacing = " x ".join("as in the file" if size is None else f"{size:.4g}" for size in plan.spacing_mm)
     rows = [
         ("preprocessing", "crop to the non-zero box, turn to " + (plan.orientation or "the axes of the file")),
         ("intensities", ", ".join(f"{entry.channel}: {entry.scheme}" for entry in plan.normalization)),
         ("spacing", f"{spacing} mm"),
         ("window", " x ".join(map(str, plan.patch_size)) + " voxels, half overlapping, blended by a Gaussian"),
-        ("network", f"U-Net, channels {', '.join(map(str, plan.cnn.features))}"),
+        ("network", f"{_networks(facts)}, channels {', '.join(map(str, plan.cnn.features))}"),
         ("input sizes", "multiples of " + " x ".join(map(str, plan.cnn.divisor)) + ", at least twice that"),
-        ("output", "logits; masks come back on the grid of the scan's file"),
+        ("output", f"{outputs(facts)}; masks come back on the grid of the scan's file"),
     ]
     reasons = [
         (name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why
@@ -146,17 +168,24 @@ def _plan(facts: RunFacts) -> str:
 def _training(facts: RunFacts, drawn: set[str]) -> str:
     plan = facts.plan
     method = METHODS.get(facts.method, facts.method) or f"loss terms {', '.join(facts.loss_terms)}"
+    windows = f"{plan.batch_labeled} labelled"
     rows = [
         ("method", method),
-        ("batch", f"{plan.batch_labeled} labelled and {plan.batch_unlabeled} unlabelled windows"),
+        (
+            "batch",
+            f"{windows} and {plan.batch_unlabeled} unlabelled windows"
+            if facts.uses_unlabeled
+            else f"{windows} windows",
+        ),
         ("memory", f"planned for {plan.memory_gb:.3g} GB, estimated {plan.estimated_memory_gb:.2g} GB ({plan.device})"),
     ]
     if facts.losses:
         last = facts.losses[-1]
+        each = "each network: " if len(facts.runs) > 1 else ""
         seconds = sum(float(row["seconds"]) for row in facts.losses)
         rows += [
-            ("length", f"{last['epoch']} epochs, {last['iteration']} steps, {seconds / 60:.0f} minutes"),
-            ("last loss", f"{float(last['loss']):.3f}"),
+            ("length", f"{each}{last['epoch']} epochs, {last['iteration']} steps, {seconds / 60:.0f} minutes"),
+            ("loss of the last epoch", f"{float(last['loss']):.3f} (sum of its terms)"),
         ]
     pictures = [
         f"![{text}]({name})"
@@ -166,22 +195,33 @@ def _training(facts: RunFacts, drawn: set[str]) -> str:
     return "\n\n".join(["## Training", table(("", ""), rows), *pictures])
 
 
-def _performance(facts: RunFacts, drawn: set[str]) -> str:
+def _performance(facts: RunFacts, drawn: set[str], terms: DataTerms) -> str:
     if not facts.scores:
         return (
             "## Performance\n\nNot measured on scans that were kept out. Dice while training, if above, is of the scans "
             "that were watched."
         )
     cases = len({row.case for row in facts.scores})
+    watched = " The curve above watched these scans; nothing was chosen by it." if "validation.png" in drawn else ""
+    head, *lines = summary_rows(facts.scores)
+    what = f"On {cases} labelled scans that took no part in the training, each on its own grid, with the last step's weights."
+    if len(facts.runs) > 1:
+        what = (
+            f"On {cases} labelled scans, each on its own grid, by that one of the {len(facts.runs)} networks that did not "
+            "train on it (cross-validation). Their average, which this bundle gives, trained on all of them and was not measured."
+        )
     parts = [
         "## Performance",
-        f"On {cases} labelled scans that took no part in the training, on their own grids.",
-        f"```\n{summary_table(facts.scores)}\n```",
+        what + watched,
+        table(head, lines),
+        "Mean and standard deviation over the scans. A class that is empty in mask and reference is not counted; one that "
+        "is missed, or found where there is none, has Dice 0 and an infinite distance.",
         "![Dice of every scan](dice.png)",
     ]
     if "overlay.png" in drawn:
         parts.append(
-            "The scan of median Dice, below with the outlines of mask and reference:\n\n![overlay](overlay.png)"
+            "The scan of median Dice: outlines of the mask (solid) and of the reference (dashed).\n\n![overlay](overlay.png)"
+            f"\n\nScan: {terms.source}; {terms.license_text.splitlines()[0]}."
         )
     return "\n\n".join(parts)
 
@@ -227,11 +267,45 @@ def _limits(facts: RunFacts) -> str:
         f"{_per_axis([case.spacing_mm for case in facts.fingerprint.cases])} mm). Other scanners, protocols, ages and "
         "diseases were not tested; check its masks before you rely on them.",
         "A mask carries no measure of its own uncertainty.",
-        f"Trained with {len(facts.fingerprint.labeled)} label maps: rare appearances were probably not among them.",
+        f"Trained with {len(facts.labeled)} label maps: rare appearances were probably not among them.",
     ]
     if plan.orientation == "RAS" and 0 in [plan.network_axes[axis] for axis in plan.mirror_axes]:
         items.append("Windows were mirrored in training, left to right too: the network does not tell the sides apart.")
     return "## Limits\n\n" + "\n".join(f"- {item}" for item in items)
+
+
+def _networks(facts: RunFacts) -> str:
+    return "U-Net" if len(facts.runs) == 1 else f"{len(facts.runs)} U-Nets whose probabilities are averaged"
+
+
+def _scans(facts: RunFacts) -> str:
+    labeled, unlabeled = len(facts.labeled), len(facts.fingerprint.unlabeled)
+    if facts.uses_unlabeled:
+        return f"{labeled} labelled, {unlabeled} unlabelled"
+    return (
+        f"{labeled} labelled ({unlabeled} more without labels, not learned from)"
+        if unlabeled
+        else f"{labeled} labelled"
+    )
+
+
+def _tags(metadata: Mapping[str, Any]) -> str:
+    modality = metadata["network_data_format"]["inputs"]["image"]["modality"]
+    return ", ".join(["segmentation", *([] if modality == "n/a" else [modality]), "U-Net", "MCSC"])
+
+
+def _noncommercial(terms: DataTerms) -> str:
+    if not NONCOMMERCIAL.search(terms.license_text):
+        return ""
+    return " Not for commercial use either: the licence of the data excludes it."
+
+
+def _licence(terms: DataTerms) -> str:
+    return (
+        "## Licence\n\nCode: Apache-2.0, see `LICENSE`. Weights: Apache-2.0 as far as the licence of the data they were "
+        f"trained on leaves that free. That licence is: {terms.license_text.splitlines()[0]}; see `docs/data_license.txt`."
+        f"{_noncommercial(terms)}"
+    )
 
 
 def _per_axis(values: Sequence[Sequence[float]]) -> str:

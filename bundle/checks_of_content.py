@@ -9,7 +9,7 @@ from typing import Any
 
 from bundle.checking import config_of, expect, metadata_of, plan_of, read_json
 from bundle.facts import PackError, load_weights
-from mcsc_bundle.networks import unet_from_plan
+from mcsc_bundle.ensemble import count_members, network_from_plan
 from mcsc_bundle.plan import to_plain
 from mcsc_bundle.shipped import code_digest
 
@@ -70,8 +70,8 @@ def check_truth(bundle: Path) -> str:
     for what, received, expected in (
         ("input channels", image["num_channels"], plan.in_channels),
         ("names of input channels", list(image["channel_def"].values()), list(plan.channel_names)),
-        ("output channels", pred["num_channels"], plan.num_classes),
-        ("classes", list(pred["channel_def"].values()), list(plan.class_names)),
+        ("output channels", pred["num_channels"], plan.out_channels),
+        ("classes", list(pred["channel_def"].values()), list(plan.channel_classes)),
         ("spatial dimensions", len(image["spatial_shape"]), plan.spatial_dims),
         ("output dimensions", len(pred["spatial_shape"]), plan.spatial_dims),
     ):
@@ -79,11 +79,17 @@ def check_truth(bundle: Path) -> str:
     content = config_of(bundle, "inference").get("shipped_plan", {}).get("content")
     planned = {name: value for name, value in to_plain(plan).items() if name != "why"}
     expect(content == planned, "the plan of plan.json in inference.json", "another one; pack again")
+    state = load_weights(bundle / "models" / "model.pt")
+    members = count_members(state)
+    averaged = str(config_of(bundle, "inference").get("network_def", {}).get("members", "1")).split()[-1]
+    expect(averaged == str(members), f"{averaged} network(s) in models/model.pt, as in inference.json", str(members))
     try:
-        unet_from_plan(plan).load_state_dict(load_weights(bundle / "models" / "model.pt"))
+        network_from_plan(plan, members).load_state_dict(state)
     except RuntimeError as error:
         raise PackError(f"models/model.pt does not fit plan.json: {str(error).splitlines()[-1].strip()}") from None
-    return f"{plan.in_channels} channel(s) to {plan.num_classes} classes, {plan.spatial_dims}-D"
+    kind = "regions" if plan.regions else "classes"
+    networks = f", {members} networks averaged" if members > 1 else ""
+    return f"{plan.in_channels} channel(s) to {plan.out_channels} {kind}, {plan.spatial_dims}-D{networks}"
 
 
 def check_code(bundle: Path) -> str:

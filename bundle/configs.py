@@ -19,11 +19,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXPRESSIONS = ("$", "@", "%", "+")  # what MONAI would evaluate or replace at the start of a text
 
 
-def packed_configs(plan: Plan, source: Path = REPOSITORY / "configs") -> dict[str, dict[str, Any]]:
+def packed_configs(plan: Plan, members: int = 1, source: Path = REPOSITORY / "configs") -> dict[str, dict[str, Any]]:
     """Config files by name, without the metadata.
 
     Args:
         plan: of the run.
+        members: how many networks are averaged.
         source: the repository's configs.
 
     Raises:
@@ -31,7 +32,7 @@ def packed_configs(plan: Plan, source: Path = REPOSITORY / "configs") -> dict[st
     """
     if not (source / "train.yaml").exists():
         raise PackError(f"expected the configs of the repository in {source}. Pack from a checkout of the project.")
-    inference = _inference(plan, ConfigParser.load_config_file(str(source / "inference.json")))
+    inference = _inference(plan, members, ConfigParser.load_config_file(str(source / "inference.json")))
     train = _train(plan, ConfigParser.load_config_file(str(source / "train.yaml")))
     evaluate = _evaluate(inference, ConfigParser.load_config_file(str(source / "evaluate.yaml")))
     multi_gpu = ConfigParser.load_config_file(str(source / "multi_gpu_train.yaml"))
@@ -43,7 +44,7 @@ def packed_configs(plan: Plan, source: Path = REPOSITORY / "configs") -> dict[st
     }
 
 
-def _inference(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
+def _inference(plan: Plan, members: int, config: dict[str, Any]) -> dict[str, Any]:
     changes = {
         "run_dir": None,
         "dataset_dir": _default_data(plan),
@@ -61,6 +62,13 @@ def _inference(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
             "code": code_digest(),
         },
     }
+    if members > 1:
+        changes["network_def"] = {
+            "_desc_": "the average of several networks, all in model.pt; with --run_dir what that training gave",
+            "_target_": "mcsc_bundle.ensemble.network_from_plan",
+            "plan": "@plan",
+            "members": f"$1 if @run_dir else {members}",
+        }
     return {**config, **changes}
 
 
@@ -116,7 +124,8 @@ def _replaced(value: Any, old: str, new: str) -> Any:
 
 def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Scores of the shipped weights on labelled cases; alone, or over ``train.json`` as the zoo does it."""
-    steps = [step for step in config["run"] if step != "$@report"]
+    config = {name: value for name, value in config.items() if name != "kept_out"}  # held_out itself sees to that
+    steps = [step for step in config["run"] if step not in ("$@report", "$@kept_out")]
     reported = [*steps[:-1], "$@plan.save(@output_dir + '/plan.json')", "$@report", steps[-1]]  # it names the classes
     shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "options", "shipped_plan", "trained", "plan")
     return {

@@ -21,7 +21,8 @@ from bundle.checks_of_files import check_checksums
 from bundle.facts import PackError, load_weights
 from bundle.pack import LARGE_FILES_URL, seal
 from bundle.torchscript import export_torchscript
-from mcsc_bundle.networks import unet_from_plan
+from mcsc_bundle.ensemble import count_members, network_from_plan
+from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.shipped import code_digest
 from mcsc_bundle.store import CaseStore
@@ -38,13 +39,18 @@ class Parity:
         form: which.
         deviation: largest absolute difference of a logit.
         same: smallest share of a window's voxels that get the same class.
-        milliseconds: median wall time of a window.
+        times: wall time of each window in milliseconds, in the order of the windows.
     """
 
     form: str
     deviation: float
     same: float
-    milliseconds: float
+    times: tuple[float, ...]
+
+    @property
+    def milliseconds(self) -> float:
+        """Median wall time of a window."""
+        return statistics.median(self.times)
 
 
 def export(
@@ -77,8 +83,9 @@ def export(
         raise PackError(f"{bundle}: expected a bundle of this version's code, received another. Pack the run again.")
     plan = Plan.load(bundle / "plan.json")
     batches = stored_windows(plan, Path(run_dir), windows)
-    network = unet_from_plan(plan).eval()
-    network.load_state_dict(load_weights(bundle / "models" / "model.pt"))
+    state = load_weights(bundle / "models" / "model.pt")
+    network = network_from_plan(plan, count_members(state)).eval()
+    network.load_state_dict(state)
     if not (bundle / "models" / "model.ts").exists():
         export_torchscript(bundle)
     forms: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,7 +94,7 @@ def export(
     if onnx:
         export_onnx(network, batches[0], bundle / "models" / "model.onnx")
         forms["ONNX Runtime"] = onnx_session(bundle / "models" / "model.onnx")
-    rows = compare(network, forms, batches)
+    rows = compare(network, forms, batches, outputs_of(plan))
     wrong = [row for row in rows if row.same < MIN_SAME_SHARE]
     if wrong:
         raise PackError(
@@ -175,9 +182,13 @@ def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def compare(
-    network: nn.Module, forms: dict[str, Callable[[Tensor], Tensor]], batches: Sequence[Tensor]
+    network: nn.Module,
+    forms: dict[str, Callable[[Tensor], Tensor]],
+    batches: Sequence[Tensor],
+    outputs: Classes | None = None,
 ) -> list[Parity]:
     """PyTorch first, then each form, window by window; forms take turns, so that a busy machine slows all alike."""
+    outputs = outputs or Classes()
     everything: dict[str, Callable[[Tensor], Tensor]] = {"PyTorch": network, **forms}
     deviations, shares = dict.fromkeys(everything, 0.0), dict.fromkeys(everything, 1.0)
     times: dict[str, list[float]] = {form: [] for form in everything}
@@ -189,11 +200,11 @@ def compare(
         for form, run in everything.items():
             began = time.perf_counter()
             received = run(batch)
-            times[form].append(time.perf_counter() - began)
+            times[form].append(1000 * (time.perf_counter() - began))
             deviations[form] = max(deviations[form], float((received - expected).abs().max()))
-            same = (received.argmax(1) == expected.argmax(1)).float().mean()
+            same = (outputs.hard(received) == outputs.hard(expected)).float().mean()
             shares[form] = min(shares[form], float(same))
-    return [Parity(form, deviations[form], shares[form], 1000 * statistics.median(times[form])) for form in everything]
+    return [Parity(form, deviations[form], shares[form], tuple(times[form])) for form in everything]
 
 
 def _write_card(card: Path, rows: Sequence[Parity], batches: Sequence[Tensor]) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.ensemble import EnsembleError, check_same_plan, run_folders
+from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import CaseMetric, read_metrics
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from mcsc_bundle.trained import check_trained
 
 
 class PackError(ValueError):
@@ -23,30 +26,47 @@ class PackError(ValueError):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A finished training.
+    """A finished training, or several of one plan whose networks are averaged.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or that of the folds.
+        runs: the folder of each network's training. Log and pictures are those of the first.
         plan, fingerprint: what was decided and measured.
         losses, validations: rows of ``log.csv`` and ``validation.csv``.
-        scores: rows of ``metrics.csv``; empty if the run was not evaluated.
-        cases: how many cases played which part in ``splits.json``.
+        scores: rows of ``metrics.csv`` of all runs; empty if none was evaluated.
+        parts: names of the cases that played each part in ``splits.json``.
         method: class name of the method; empty in runs that do not name it.
     """
 
     folder: Path
     plan: Plan
     fingerprint: Fingerprint
+    runs: tuple[Path, ...]
     losses: tuple[dict[str, str], ...] = ()
     validations: tuple[dict[str, str], ...] = ()
     scores: tuple[CaseMetric, ...] = ()
-    cases: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     method: str = ""
 
     @property
-    def weights(self) -> Path:
-        """The network that is shipped."""
-        return self.folder / "models" / "model.pt"
+    def weights(self) -> tuple[Path, ...]:
+        """The networks that are shipped."""
+        return tuple(run / "models" / "model.pt" for run in self.runs)
+
+    @property
+    def labeled(self) -> tuple[CaseFingerprint, ...]:
+        """Labelled cases that trained: a fold that was scored took no part, unless other folds trained on it."""
+        if len(self.runs) > 1:
+            return self.fingerprint.labeled
+        scored = {row.case for row in self.scores}
+        return tuple(case for case in self.fingerprint.labeled if case.case not in scored)
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether the method learns from scans without labels (an older run does not name it, but its losses)."""
+        if self.method:
+            return self.method != "Supervised"
+        return not self.losses or any(not name.startswith("supervised") for name in self.loss_terms)
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
@@ -57,27 +77,38 @@ class RunFacts:
 
 
 def read_run(folder: str | Path) -> RunFacts:
-    """Read a run folder and see that its weights fit its plan.
+    """Read a run folder, or a folder of folds, and see that the weights fit the plan.
 
     Raises:
         PackError: no plan, no fingerprint, no weights, or weights of another network.
     """
-    run = Path(folder)
     try:
-        plan, fingerprint = Plan.load(run / "plan.json"), Fingerprint.load(run / "fingerprint.json")
+        first, *others = runs = run_folders(folder)
+        plan, fingerprint = Plan.load(first / "plan.json"), Fingerprint.load(first / "fingerprint.json")
+        for other in others:
+            check_same_plan(plan, first, Plan.load(other / "plan.json"), other)
+    except (PlanError, EnsembleError) as error:
+        raise PackError(f"{folder}: expected the folder of a training. {error}") from None
+    try:
+        for run in runs:
+            check_trained(run / "models", plan, run / "plan.json")
     except PlanError as error:
-        raise PackError(f"{run}: expected the folder of a training. {error}") from None
+        raise PackError(str(error)) from None
     facts = RunFacts(
-        folder=run,
+        folder=Path(folder),
         plan=plan,
         fingerprint=fingerprint,
-        losses=_rows(run / "log.csv"),
-        validations=_rows(run / "validation.csv"),
-        scores=tuple(read_metrics(run / "metrics.csv")) if (run / "metrics.csv").exists() else (),
-        cases=_parts(run / "splits.json"),
-        method=_method(run / "models" / "checkpoint.pt"),
+        runs=tuple(runs),
+        losses=_rows(first / "log.csv"),
+        validations=_rows(first / "validation.csv"),
+        scores=tuple(
+            row for run in runs if (run / "metrics.csv").exists() for row in read_metrics(run / "metrics.csv")
+        ),
+        parts=_parts(first / "splits.json"),
+        method=_method(first / "models" / "checkpoint.pt"),
     )
-    _check_weights(facts)
+    for weights in facts.weights:
+        _check_weights(plan, weights)
     return facts
 
 
@@ -116,13 +147,13 @@ def _cause(error: Exception) -> str:
     return f"it would call {named[1]}" if named else type(error).__name__
 
 
-def _check_weights(facts: RunFacts) -> None:
-    network = unet_from_plan(facts.plan)
+def _check_weights(plan: Plan, weights: Path) -> None:
+    network = unet_from_plan(plan)
     try:
-        network.load_state_dict(load_weights(facts.weights))
+        network.load_state_dict(load_weights(weights))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise PackError(f"{facts.weights}: the weights do not fit plan.json, was it edited since? {reason}") from None
+        raise PackError(f"{weights}: the weights do not fit plan.json, was it edited since? {reason}") from None
 
 
 def _rows(path: Path) -> tuple[dict[str, str], ...]:
@@ -132,11 +163,11 @@ def _rows(path: Path) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def _parts(path: Path) -> dict[str, int]:
+def _parts(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {name: len(content[name]) for name in ("labeled", "unlabeled", "test")}
+    return {name: tuple(content[name]) for name in ("labeled", "unlabeled", "test")}
 
 
 def _method(checkpoint: Path) -> str:

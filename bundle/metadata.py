@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from mcsc_bundle.plan import ChannelNormalization, Plan
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 CORE = ("monai", "torch", "numpy")  # with entries of their own
 OURS = ("mcsc_bundle", "preprocessing")
-MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR", "t1": "MR", "t2": "MR", "flair": "MR", "pet": "PET", "us": "US"}
+MODALITIES = {
+    r"cta?|.*computed tomography.*": "CT",
+    r"mra?|.*mri|t[12]\w*|flair|dwi|adc|pd": "MR",  # cineMRI, T1w, T2-FLAIR
+    r"pet": "PET",
+    r"us|.*ultrasound": "US",
+}
+SHORT_WORDS = ("ct", "cta", "mr", "mri", "pet", "us", "oct")  # written in capitals
 REFERENCES = [
     "Liu, Q., Gu, X., Henderson, P., Deligianni, F.: Multi-Scale Cross Contrastive Learning for Semi-Supervised Medical "
     "Image Segmentation. BMVC 2023. https://arxiv.org/abs/2306.14293",
@@ -48,6 +55,9 @@ def make_metadata(
     """
     plan = facts.plan
     classes = ", ".join(f"{value} {label}" for label, value in plan.labels.items())
+    if plan.regions:
+        classes = "regions " + ", ".join(f"{name} (values {_list(own)})" for name, own in plan.regions.items())
+    classes += "" if plan.ignore_value is None else f"; {plan.ignore_value} where nobody annotated (no output channel)"
     return {
         "schema": SCHEMA,
         "version": bundle_version,
@@ -57,7 +67,7 @@ def make_metadata(
         "numpy_version": exact_version("numpy"),
         "required_packages_version": required_packages(packages),
         "supported_apps": {},
-        "name": name.replace("_", " "),
+        "name": display_name(name),
         "task": f"{plan.dataset_name}: segmentation of {', '.join(plan.class_names[1:])}",
         "description": describe(facts),
         "authors": "The MCSC bundle authors",
@@ -66,7 +76,7 @@ def make_metadata(
         "data_type": "nifti",
         "image_classes": f"{plan.in_channels} channel(s): {', '.join(plan.channel_names)}; {_schemes(plan)}",
         "label_classes": f"one channel of integers: {classes}",
-        "pred_classes": f"{plan.num_classes} channels of logits: {', '.join(plan.class_names)}",
+        "pred_classes": _pred_classes(plan, outputs(facts)),
         "eval_metrics": eval_metrics(facts.scores),
         "intended_use": INTENDED_USE,
         "references": REFERENCES,
@@ -74,15 +84,45 @@ def make_metadata(
     }
 
 
+def _pred_classes(plan: Plan, kind: str) -> str:
+    text = f"{plan.out_channels} channels of {kind}: {', '.join(plan.channel_classes)}"
+    if not plan.regions:
+        return text
+    painted = ", ".join(f"{plan.labels[name]} for {name}" for name in plan.regions)
+    return f"{text}; each through a sigmoid, they may overlap; masks hold the values {painted}, later ones over earlier ones"
+
+
+def _list(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))
+
+
+def display_name(name: str) -> str:
+    """The bundle's name as words: ``Hippocampus MRI segmentation``."""
+    words = [word.upper() if word.lower() in SHORT_WORDS else word for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
 def describe(facts: RunFacts) -> str:
-    """One sentence on what the network is and what it learned from."""
+    """What the network is for, and what it learned from."""
     plan = facts.plan
-    kind = "2-D slices of volumes" if plan.slice_axis is not None else f"{plan.spatial_dims}-D images"
-    labeled, unlabeled = len(facts.fingerprint.labeled), len(facts.fingerprint.unlabeled)
+    kind = "the slices of volumes" if plan.slice_axis is not None else f"{plan.spatial_dims}-D images"
+    classes = ", ".join(plan.class_names[1:])
+    networks = f"a {plan.spatial_dims}-D U-Net"
+    if len(facts.runs) > 1:
+        networks = f"the average of {len(facts.runs)} {plan.spatial_dims}-D U-Nets"
+    scans = f"{len(facts.labeled)} labelled"
+    if facts.uses_unlabeled:
+        scans += f" and {len(facts.fingerprint.unlabeled)} unlabelled"
     return (
-        f"A {plan.spatial_dims}-D U-Net for {kind}, planned for {plan.dataset_name} and trained beside a Transformer on "
-        f"{labeled} labelled and {unlabeled} unlabelled scans (semi-supervised)."
+        f"Segments {classes} in {', '.join(plan.channel_names)} scans: {networks} for {kind}, planned for "
+        f"the data set {plan.dataset_name} and trained on {scans} scans of it"
+        f"{' (semi-supervised)' if facts.uses_unlabeled else ''}."
     )
+
+
+def outputs(facts: RunFacts) -> str:
+    """What the network gives for each class."""
+    return "logits" if len(facts.runs) == 1 else f"log-probabilities, averaged over {len(facts.runs)} networks"
 
 
 def network_data_format(facts: RunFacts) -> dict[str, Any]:
@@ -108,12 +148,12 @@ def network_data_format(facts: RunFacts) -> dict[str, Any]:
     pred = {
         "type": "image",
         "format": "segmentation",
-        "num_channels": plan.num_classes,
+        "num_channels": plan.out_channels,
         "spatial_shape": shape,
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": True,
-        "channel_def": {str(index): name for index, name in enumerate(plan.class_names)},
+        "channel_def": {str(index): name for index, name in enumerate(plan.channel_classes)},
     }
     return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 
@@ -184,8 +224,9 @@ def _imports(tree: ast.AST) -> Iterable[str]:
 
 
 def _modality(channel: str) -> str:
-    words = channel.lower().replace("-", " ").replace("_", " ").split()
-    return next((MODALITIES[word] for word in words if word in MODALITIES), "n/a")
+    words = re.split(r"[^a-z0-9]+", channel.lower())
+    found = (modality for word in words for form, modality in MODALITIES.items() if re.fullmatch(form, word))
+    return next(found, "n/a")
 
 
 def _schemes(plan: Plan) -> str:

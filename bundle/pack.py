@@ -11,16 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from bundle.archive import files_of, pack_zip
 from bundle.card import DataTerms, write_card
 from bundle.configs import REPOSITORY, packed_configs
-from bundle.facts import PackError, RunFacts, read_run
+from bundle.facts import PackError, RunFacts, load_weights, read_run
 from bundle.metadata import OURS, make_metadata
 from bundle.torchscript import export_torchscript
+from bundle.zoo_test import write_zoo_test
+from mcsc_bundle.ensemble import joined_weights
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
+from mcsc_bundle.trained import save_trained
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ def pack(
     The folder is made beside its place and exchanged when it is whole. Packing a run twice gives the same bytes.
 
     Args:
-        run_dir: the run folder of a finished training.
+        run_dir: the run folder of a finished training; or that of a cross-validation, whose networks are then averaged.
         name: of the bundle, ``<organ>_<modality>_<task>`` by the zoo's custom; MONAI Label wants ``segmentation`` in it.
         terms: source and licence of the data.
         output_dir: where ``NAME/`` and ``NAME_vVERSION.zip`` go.
@@ -56,7 +60,7 @@ def pack(
         large_files_url: where files over 25 MB will lie, with ``{name}``, ``{version}`` and ``{path}``.
 
     Returns:
-        The folder and the zip.
+        The folder and the zip; beside them lies ``test_NAME.py``, the unit test that the model zoo wants.
 
     Raises:
         PackError: the run, the name or the version cannot be used.
@@ -68,7 +72,7 @@ def pack(
     if not VERSION.fullmatch(str(version)):
         raise PackError(f"version: expected three numbers such as 0.1.0, received {version!r}.")
     facts = read_run(run_dir)
-    configs = packed_configs(facts.plan)
+    configs = packed_configs(facts.plan, len(facts.runs))
     output = Path(output_dir).resolve()
     target, building = output / name, output / f".packing.{os.getpid()}" / name
     changelog = {version: changes, **{key: value for key, value in _changelog(target).items() if key != version}}
@@ -88,6 +92,7 @@ def pack(
         shutil.rmtree(building.parent, ignore_errors=True)
     archive = output / f"{name}_v{version}.zip"
     pack_zip(target, archive)
+    write_zoo_test(output, name)
     log.info("Packed %s and %s (%.1f MB).", target, archive, archive.stat().st_size / 2**20)
     return target, archive
 
@@ -157,9 +162,17 @@ def _copy(facts: RunFacts, building: Path) -> None:
     shutil.copyfile(REPOSITORY / "LICENSE", building / "LICENSE")
     shutil.copyfile(REPOSITORY / "configs" / "logging.conf", building / "configs" / "logging.conf")
     facts.plan.save(building / "plan.json")
-    shutil.copyfile(facts.weights, building / "models" / "model.pt")
+    _write_weights(facts, building / "models" / "model.pt")
+    save_trained(building / "models", facts.plan)
     if (facts.folder / POSTPROCESSING).exists():  # inference applies it where it lies beside the plan
         shutil.copyfile(facts.folder / POSTPROCESSING, building / POSTPROCESSING)
+
+
+def _write_weights(facts: RunFacts, path: Path) -> None:
+    if len(facts.weights) == 1:
+        shutil.copyfile(facts.weights[0], path)
+    else:
+        torch.save(joined_weights([load_weights(weights) for weights in facts.weights]), path)
 
 
 def _changelog(bundle: Path) -> dict[str, str]:

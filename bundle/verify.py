@@ -205,7 +205,10 @@ def _trains(bundle: Path, data: Path, work: Path) -> Point:
 def make_dataset(plan: Plan, folder: Path) -> Path:
     """Four labelled random scans in nnU-Net's layout."""
     make_images(plan, folder / "imagesTr", 4, folder / "labelsTr")
-    declared = {"channel_names": dict(enumerate(plan.channel_names)), "labels": plan.labels, "file_ending": ".nii.gz"}
+    labels = plan.scored_values if plan.ignore_value is None else {**plan.scored_values, "ignore": plan.ignore_value}
+    declared = {"channel_names": dict(enumerate(plan.channel_names)), "labels": labels, "file_ending": ".nii.gz"}
+    if plan.regions:
+        declared["regions_class_order"] = [plan.labels[name] for name in plan.regions]
     (folder / "dataset.json").write_text(json.dumps({**declared, "numTraining": 4}), encoding="utf-8")
     return folder
 
@@ -230,5 +233,6 @@ def make_images(plan: Plan, folder: Path, count: int, labels: Path | None = None
             nib.save(nib.Nifti1Image(scan, affine), folder / f"case_{index}{ending}.nii.gz")
         if labels is not None:
             labels.mkdir(parents=True, exist_ok=True)
-            classes = np.array(plan.label_values, np.int16)[rng.integers(0, plan.num_classes, shape)]
+            values = [*plan.label_values, *([] if plan.ignore_value is None else [plan.ignore_value])]
+            classes = np.array(values, np.int16)[rng.integers(0, len(values), shape)]
             nib.save(nib.Nifti1Image(classes, affine), labels / f"case_{index}.nii.gz")

@@ -8,11 +8,14 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from ignite.engine import Engine, Events
 
+from mcsc_bundle.ensemble import count_members
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.plan_files import save_json
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
+from mcsc_bundle.trained import FILE, read_trained
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,20 @@ class ReplaceWeights:
     Args:
         bundle_root: the packed bundle.
         models_dir: where the training saves.
+
+    Raises:
+        SystemExit: the bundle averages several networks, of which a training gives only one.
     """
 
     def __init__(self, bundle_root: str, models_dir: str) -> None:
         self.bundle, self.trained = Path(bundle_root), Path(models_dir) / "model.pt"
+        weights = self.bundle / "models" / "model.pt"
+        if weights.exists() and count_members(torch.load(weights, map_location="cpu", weights_only=True)) > 1:
+            raise SystemExit(
+                f"error: expected a bundle of one network to train on, received {self.bundle}, which averages several. Pack a "
+                "single run for this application, or train on a folder: python -m monai.bundle run --config_file "
+                "configs/train.json --dataset_dir DATA."
+            )
 
     def attach(self, engine: Engine) -> None:
         """Listen (attach after the ``CheckpointHandler``, which saves the last epoch)."""
@@ -45,6 +58,9 @@ class ReplaceWeights:
         temporary = weights.with_name(f".{weights.name}.{os.getpid()}.tmp")
         shutil.copyfile(self.trained, temporary)
         os.replace(temporary, weights)
+        if (self.trained.parent / FILE).exists():
+            plan = read_trained(self.trained.parent)["plan"]
+            save_json(weights.parent / FILE, {"plan": plan})  # without the names of cases
         for name in EXPORTS:
             (weights.parent / name).unlink(missing_ok=True)
         metadata = self.bundle / "configs" / "metadata.json"

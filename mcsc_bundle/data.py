@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcsc_bundle.augmentation import PatchAugmentation
+from mcsc_bundle.labels import with_ignored
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase
 
@@ -72,21 +73,32 @@ class TwoStreamDataset(Dataset):
         return len(self.data)
 
     def __getitem__(self, key: PatchKey) -> dict[str, Tensor]:
-        """``image`` ``(C, *patch)`` and, in the labelled stream, ``label`` ``(1, *patch)``."""
+        """``image`` ``(C, *patch)`` and, in the labelled stream, ``label`` ``(1, *patch)``.
+
+        Labels are uint8, and of a data set with an ignore label int16 with ``IGNORED``.
+        """
         rng = np.random.default_rng((self.seed, key.iteration, key.stream, key.slot))
         cases = self.streams[key.stream]
         case = self.store.open(cases[rng.integers(len(cases))])
         self.transform.set_random_state(seed=int(rng.integers(2**31)))
         region = self._on_image_axes(self.transform.draw())
         forced = key.stream == LABELED and rng.random() < FOREGROUND_SHARE
-        start = tuple(int(c) - size // 2 for c, size in zip(self._centre(case, rng, forced), region, strict=True))
+        start = tuple(
+            int(c) - size // 2 for c, size in zip(self._centre(case, rng, key.stream, forced), region, strict=True)
+        )
         item = {"image": torch.from_numpy(self._squeezed(case.read_image(start, region)))}
         if key.stream == LABELED:
-            item["label"] = torch.from_numpy(self._squeezed(case.read_label(start, region)[None]))
+            label = case.read_label(start, region)[None]
+            label = label if self.plan.ignore_value is None else with_ignored(label)
+            item["label"] = torch.from_numpy(self._squeezed(label))
         return self.transform(item)
 
-    def _centre(self, case: StoredCase, rng: np.random.Generator, forced: bool) -> np.ndarray:
-        """Centre voxel of the patch: on a random present class, or anywhere the patch stays inside the image."""
+    def _centre(self, case: StoredCase, rng: np.random.Generator, stream: int, forced: bool) -> np.ndarray:
+        """Centre voxel of the patch: on a random present class, or anywhere the patch stays inside the image.
+
+        In a case with ignored voxels, anywhere is on an annotated voxel, as in nnU-Net: else most patches of a scan with a
+        few annotated slices would teach nothing.
+        """
         patch = np.asarray(self.plan.image_patch_size)
         low, high = patch // 2, np.asarray(case.shape) - (patch - patch // 2)
         middle = np.asarray(case.shape) // 2
@@ -94,9 +106,12 @@ class TwoStreamDataset(Dataset):
             [rng.integers(a, b + 1) if b >= a else m for a, b, m in zip(low, high, middle, strict=True)]
         )
         classes = [index for index in sorted(case.foreground) if index > 0]
-        if not (forced and classes):
+        if forced and classes:
+            voxels = case.foreground[classes[rng.integers(len(classes))]]
+        elif stream == LABELED and case.annotated is not None and len(case.annotated):
+            voxels = case.annotated
+        else:
             return anywhere
-        voxels = case.foreground[classes[rng.integers(len(classes))]]
         chosen = voxels[rng.integers(len(voxels))]
         inside = np.clip(chosen, low, np.maximum(low, high))
         return np.where(high >= low, inside, middle)

@@ -8,17 +8,22 @@ is room for the weights of all networks beside one window's activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcsc_bundle.networks import unet_from_plan
+from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.trained import TOLD
+
+MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
 
 FOLDS = "fold_*"
-ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "device")  # of a plan; two runs may differ in them
+# Of a plan: what two runs may differ in, since networks see the same input all the same. Windows are those of the first run.
+ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device", *TOLD, "inference_overlap")
 
 
 class EnsembleError(ValueError):
@@ -26,24 +31,53 @@ class EnsembleError(ValueError):
 
 
 class Ensemble(nn.Module):
-    """Networks with one output: the log of the mean of their softmax.
+    """Networks with one output: logits of the mean of their probabilities.
 
     Args:
-        members: networks that give ``(B, classes, *spatial)`` logits for the same input.
+        members: networks that give ``(B, C, *spatial)`` logits for the same input.
+        outputs: what their channels mean; ``None`` for exclusive classes, whose logits are then log-probabilities.
     """
 
-    def __init__(self, members: Iterable[nn.Module]) -> None:
+    def __init__(self, members: Iterable[nn.Module], outputs: Classes | None = None) -> None:
         super().__init__()
+        self.outputs = outputs or Classes()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities ``(B, classes, *spatial)``."""
-        total: Tensor | None = None
-        for member in self.members:
-            share = F.log_softmax(member(x), dim=1)
-            total = share if total is None else torch.logaddexp(total, share)
-        assert total is not None, "expected one network or more"
-        return total - math.log(len(self.members))
+        """Logits ``(B, C, *spatial)``."""
+        total = x  # replaced by the first member's; TorchScript wants a value before the loop, and no slice of members
+        for index, member in enumerate(self.members):
+            share = self.outputs.log_probability(member(x))
+            total = share if index == 0 else torch.logaddexp(total, share)
+        return self.outputs.logits(total - math.log(len(self.members)))
+
+
+class PackedEnsemble(Ensemble):
+    """An ensemble whose weights lie in one file, as a packed bundle ships them.
+
+    So whatever loads ``network_def`` and ``model.pt`` (MONAI Label, Deploy, the exports) gets the average of all members.
+    """
+
+
+def network_from_plan(plan: Plan, members: int = 1) -> nn.Module:
+    """The CNN of ``plan``, or several of them averaged, for ``network_def`` in a packed bundle."""
+    if members == 1:
+        return unet_from_plan(plan)
+    return PackedEnsemble((unet_from_plan(plan) for _ in range(members)), outputs_of(plan))
+
+
+def joined_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of several CNNs as those of a ``PackedEnsemble``; of one, as they are."""
+    if len(states) == 1:
+        return dict(states[0])
+    return {
+        MEMBER.format(index=index) + name: value for index, state in enumerate(states) for name, value in state.items()
+    }
+
+
+def count_members(state: Mapping[str, Tensor]) -> int:
+    """How many networks a file of weights holds."""
+    return len({name.split(".")[1] for name in state if name.startswith("members.")}) or 1
 
 
 def run_folders(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -68,7 +102,7 @@ def check_same_plan(plan: Plan, folder: Path, other: Plan, other_folder: Path) -
     """Refuse to average networks that do not see the same input.
 
     Raises:
-        EnsembleError: the plans differ in more than words and budgets.
+        EnsembleError: the plans differ in more than words, budgets and what only training needs.
     """
     mine, theirs = to_plain(plan), to_plain(other)
     differing = [name for name in mine if name not in ONLY_TRAINING and mine[name] != theirs[name]]

@@ -35,6 +35,7 @@ class CaseFingerprint:
         kept_ratio: voxels after crop over voxels before.
         whole, nonzero: intensity statistics per channel over all / the non-zero voxels.
         class_voxels: voxels per class name (labelled cases).
+        ignored_voxels: voxels that nobody annotated (labelled cases of a data set with an ignore label).
         class_components: connected components per class name (labelled cases).
         content_hash: hash of the image's voxels, to find duplicates.
     """
@@ -52,6 +53,7 @@ class CaseFingerprint:
     class_voxels: dict[str, int] = field(default_factory=dict)
     class_components: dict[str, int] = field(default_factory=dict)
     content_hash: str = ""
+    ignored_voxels: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Fingerprint:
         dataset_name, channel_names, labels: as in ``Plan``.
         image_dims: 2 or 3.
         cases: one entry per accepted case.
-        foreground: per channel, over the foreground voxels of the labelled cases (empty without labels).
+        foreground: per channel, over the foreground voxels of the labelled cases (empty without labels); ignored voxels
+            are none.
+        ignore_value, regions: as in ``Plan``.
         warnings: where unlabelled scans differ from labelled ones beyond a stated bound, and other things to know.
     """
 
@@ -73,6 +77,8 @@ class Fingerprint:
     cases: tuple[CaseFingerprint, ...]
     foreground: tuple[IntensityStats, ...] = ()
     warnings: tuple[str, ...] = ()
+    ignore_value: int | None = None
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def labeled(self) -> tuple[CaseFingerprint, ...]:

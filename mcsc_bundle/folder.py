@@ -17,14 +17,16 @@ DATASET_FOLDERS = ("imagesTs", "imagesTr", "images")  # of a data set folder, th
 
 
 class FolderError(ValueError):
-    """A folder that holds no images, or two of one case; the message says what to do."""
+    """A folder that holds no images; the message says what to do."""
 
 
 def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any]]:
     """Items ``{"case": name, "image": [paths, one per channel]}`` in the order of the names.
 
     Files are channels of one case where they are named as in nnU-Net (``CASE_0000``, ``CASE_0001``, ...): for several
-    channels if any file is, for one channel if all are ``_0000``. Otherwise each file is a case.
+    channels if any file is, for one channel if all are ``_0000``. Otherwise each file is a case. A channel that is not
+    there is listed where it should be, so that reading the case names it; a case of several files that are no channels
+    has an ``error`` instead. So a wrong case is set aside by itself.
 
     Args:
         dataset_dir: folder of images, or of a data set; then its test images are taken if it has any, else its training
@@ -32,7 +34,7 @@ def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any
         channels: of the network.
 
     Raises:
-        FolderError: no such folder, no image in it, or two files for one case.
+        FolderError: no such folder, or no image in it.
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
@@ -50,15 +52,34 @@ def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any
         grouped = any(match and match["channel"] == "0000" for match in named)
     else:
         grouped = all(match and match["channel"] == "0000" for match in named)
-    cases: dict[str, list[Path]] = defaultdict(list)
+    cases: dict[str, list[tuple[int | None, Path]]] = defaultdict(list)
     for path, match in zip(files, named, strict=True):
-        cases[match["case"] if grouped and match else case_name(path)].append(path)
-    for case, paths in cases.items():
-        if not grouped and len(paths) > 1:
-            raise FolderError(
-                f"{folder}: expected one file for case {case}, found {[path.name for path in paths]}. Keep one."
-            )
-    return [{"case": case, "image": [str(path) for path in sorted(cases[case])]} for case in sorted(cases)]
+        if grouped and match:
+            cases[match["case"]].append((int(match["channel"]), path))
+        else:
+            cases[case_name(path)].append((None, path))
+    return [_item(case, cases[case], channels) for case in sorted(cases)]
+
+
+def _item(case: str, found: list[tuple[int | None, Path]], channels: int) -> dict[str, Any]:
+    """The case of one file, or of the channels that are there."""
+    names = sorted(path.name for _, path in found)
+    numbers = [number for number, _ in found]
+    if len(found) > 1 and (None in numbers or len(set(numbers)) < len(numbers)):
+        paths = [str(path) for _, path in found[:1]]
+        return {"case": case, "image": paths, "error": f"expected one file for case {case}, found {names}. Keep one."}
+    if numbers in ([None], [0]):  # one file may hold all channels
+        return {"case": case, "image": [str(found[0][1])]}
+    there = {number: path for number, path in found if number is not None}
+    count = max(channels, 1 + max(there))
+    return {
+        "case": case,
+        "image": [str(there.get(index) or _beside(found[0][1], case, index)) for index in range(count)],
+    }
+
+
+def _beside(path: Path, case: str, index: int) -> Path:
+    return path.with_name(f"{case}_{index:04d}{path.name[len(case_name(path)) :]}")
 
 
 def find_cases_or_exit(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any]]:
@@ -73,4 +94,9 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in visible if image_suffix(path) is not None and path.is_file())
+    # A link to a file that is gone is listed: reading it says so, while leaving it out would say nothing.
+    return sorted(path for path in visible if image_suffix(path) and (path.is_file() or _dangling(path)))
+
+
+def _dangling(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 FLAT_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".mha", ".mhd", ".nrrd", *FLAT_SUFFIXES)
+META_SUFFIXES = (".mha", ".mhd")
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *META_SUFFIXES, ".nrrd", *FLAT_SUFFIXES)
 
 
 class ImageError(ValueError):
@@ -54,6 +55,10 @@ def read_file(path: Path, dtype: type | None) -> ImageFile:
     suffix = image_suffix(path)
     if path.is_dir():
         raise ImageError(f"{path}: expected an image file, received a folder. Convert a DICOM series first (dcm2niix).")
+    if path.is_symlink() and not path.exists():
+        raise ImageError(
+            f"{path}: expected an image file, found a link to {path.readlink()}, which is not there. Mend the link."
+        )
     if not path.is_file():
         raise ImageError(f"{path}: expected an image file, found none. Check the path.")
     if suffix is None:
@@ -86,8 +91,28 @@ def _check_geometry(path: Path, file: ImageFile) -> None:
         )
 
 
+def open_nifti(path: str | Path) -> Any:
+    """The image, its voxels unread. ``nibabel.load`` would look for ``a.Nii.gz`` under the name ``a.nii.gz``."""
+    suffix = Path(path).name[-len(image_suffix(path) or "") :]
+    if suffix in (suffix.lower(), suffix.upper()):
+        return nib.load(path)
+    with nib.openers.ImageOpener(str(path)) as file:
+        size = file.read(4)
+    kind = nib.Nifti2Image if 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big")) else nib.Nifti1Image
+    return kind.from_file_map({"image": nib.FileHolder(str(path))})
+
+
+def itk_reader(path: str | Path) -> sitk.ImageFileReader:
+    """SimpleITK's reader of a file. By itself it does not know ``a.MHA``."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    if image_suffix(path) in META_SUFFIXES:
+        reader.SetImageIO("MetaImageIO")
+    return reader
+
+
 def _read_nifti(path: Path, dtype: type | None) -> ImageFile:
-    image: Any = nib.load(path)
+    image = open_nifti(path)
     shape = image.shape
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
@@ -110,22 +135,29 @@ def _read_nifti(path: Path, dtype: type | None) -> ImageFile:
 
 
 def _check_nifti_spacing(path: Path, image: Any, dims: int) -> None:
-    """nibabel mends impossible spacings in silence, so they are read from the raw header."""
+    """nibabel mends impossible spacings in silence, so they are read from the raw header.
+
+    A negative one is taken without its sign, as nibabel and ITK do: a length has none. One of 0 could be anything.
+    """
     with nib.openers.ImageOpener(str(path)) as file:
         raw = type(image.header).from_fileobj(file, check=False)
     spacing = raw["pixdim"][1 : dims + 1].astype(float)
     counts = np.array(image.shape[:dims]) > 1  # the third spacing of a single slice is often left at 0
-    if not np.all(np.isfinite(spacing)) or np.any(spacing[counts] <= 0):
+    if not np.all(np.isfinite(spacing)) or np.any(spacing[counts] == 0):
         raise ImageError(
-            f"{path}: expected positive spacings, received {spacing.tolist()} mm. Correct pixdim in the header."
+            f"{path}: expected positive spacings, received {spacing.tolist()} mm. Write the true ones, in mm, into pixdim "
+            "of the header (nibabel: image.header.set_zooms), or leave the case out."
         )
+    if np.any(spacing < 0):
+        log.warning("%s: spacings %s mm are negative in the header; taken without the sign.", path, spacing.tolist())
+        spacing = np.abs(spacing)
     if dims == 3 and not np.allclose(spacing[counts], np.array(spacing_of(image.affine))[counts], rtol=0.01):
         used = spacing_of(image.affine)
         log.warning("%s: pixdim %s mm differs from the affine's %s mm; the affine is used.", path, spacing, used)
 
 
 def _read_itk(path: Path, dtype: type | None) -> ImageFile:
-    image = sitk.ReadImage(str(path))
+    image = itk_reader(path).Execute()
     spatial, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     array = sitk.GetArrayViewFromImage(image)  # (z, y, x) or (z, y, x, component)
     if components > 1:

@@ -15,6 +15,8 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 from torch import nn
 
+from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.trained import plan_record, refuse_edits, save_trained, tell_edits
 from mcsc_bundle.trainer import CheckpointError, MCSCTrainer
 from mcsc_bundle.words import counted, first_line
 
@@ -42,7 +44,7 @@ class CheckpointHandler:
 
     ``checkpoint.pt`` holds everything needed to go on; ``model.pt`` the network that is shipped, as it is now (the last
     one is used: with a handful of validation cases the best one is mostly luck); ``model_best.pt`` the same at the best
-    validation; ``pair.pt`` all branches that inference can choose from.
+    validation; ``pair.pt`` all branches that inference can choose from; ``trained.json`` the plan that trains them.
 
     MONAI's ``CheckpointSaver`` and ``CheckpointLoader`` do not serve here: they forget the best metric on a resume, save the
     training state under a name that changes, and do not hold the scaler (ECOSYSTEM 0, facts 6 and 7).
@@ -54,6 +56,8 @@ class CheckpointHandler:
         training_key: names the cases that train; a checkpoint of other cases is not gone on from, since what was kept out
             of one training may have trained the other.
         resumes: whether to go on from ``checkpoint.pt``; an application that asks for a training wants a new one.
+        plan: kept with the weights, so that a later edit of it is noticed (see ``mcsc_bundle.trained``).
+        labeled: names of the cases whose labels train, kept as well.
     """
 
     def __init__(
@@ -63,8 +67,11 @@ class CheckpointHandler:
         interval: int = 1,
         training_key: str = "",
         resumes: bool = True,
+        plan: Plan | None = None,
+        labeled: Sequence[str] = (),
     ) -> None:
         self.folder, self.evaluator, self.interval = Path(models_dir), evaluator, interval
+        self.plan, self.labeled = plan, labeled
         self.training_key, self.resumes = training_key, resumes
 
     def attach(self, engine: MCSCTrainer) -> None:
@@ -88,6 +95,12 @@ class CheckpointHandler:
                 f"{path} was trained on other cases or labels (another fold?). Train with the same ones, or choose "
                 "another output_dir."
             )
+        if self.plan is not None:
+            try:
+                refuse_edits(state.get("plan", {}), self.plan, str(path))
+            except PlanError as error:
+                raise CheckpointError(str(error)) from None
+            tell_edits(state.get("plan", {}), self.plan)
         engine.load_training_state(state)
         if self.evaluator is not None and state["best_metric"] is not None:
             self.evaluator.state.best_metric = state["best_metric"]
@@ -108,6 +121,8 @@ class CheckpointHandler:
         if not is_main_process() or (epoch % self.interval and epoch != engine.state.max_epochs):
             return
         best = best_epoch = None
+        if self.plan is not None:
+            save_trained(self.folder, self.plan, self.labeled)
         shipped = _plain_weights(engine.method.shipped)
         if self.evaluator is not None and self.evaluator.state.best_metric_epoch > 0:
             best, best_epoch = float(self.evaluator.state.best_metric), int(self.evaluator.state.best_metric_epoch)
@@ -119,6 +134,8 @@ class CheckpointHandler:
         )
         state = engine.training_state()
         state |= {"best_metric": best, "best_metric_epoch": best_epoch, "training_key": self.training_key}
+        if self.plan is not None:
+            state["plan"] = plan_record(self.plan)
         save_atomically(state, self.folder / "checkpoint.pt")
         engine.checkpoint = (str(self.folder / "checkpoint.pt"), epoch)
 

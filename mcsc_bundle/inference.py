@@ -18,15 +18,25 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, MapTransform
 from torch import nn
 
-from mcsc_bundle.ensemble import Ensemble, EnsembleError, check_same_plan, run_folders
+from mcsc_bundle.ensemble import (
+    Ensemble,
+    EnsembleError,
+    PackedEnsemble,
+    check_same_plan,
+    count_members,
+    network_from_plan,
+    run_folders,
+)
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
-from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet, unet_from_plan
+from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
+from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.shipped import BundleError, check_code, check_weights
+from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.words import counted, first_line
 from mcsc_bundle.writer import SaveMaskd
@@ -70,7 +80,7 @@ class TrainedRun:
         try:
             if code is not None:
                 check_code(code)
-            self.plan = Plan.load(self.folder / "plan.json") if plan is None else plan
+            self.plan = self._plan(plan)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:
@@ -80,6 +90,18 @@ class TrainedRun:
             _same_plan_or_exit(self, run)
         if others:
             log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+
+    def _plan(self, plan: Plan | None) -> Plan:
+        path = self.folder / "plan.json"
+        if plan is None and not path.exists():
+            raise PlanError(
+                f"expected the file {path}, which does not exist. Give the folder of a training as --run_dir."
+            )
+        plan, source = (
+            (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
+        )
+        check_trained(self.folder / "models", plan, source)
+        return plan
 
     @property
     def all_weights(self) -> list[Path]:
@@ -94,7 +116,7 @@ class TrainedRun:
                 of such a file (a list of runs has no folder of its own).
         """
         folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
-        return groups_or_exit(folder, choice, self.plan.labels)
+        return groups_or_exit(folder, choice, self.plan.scored_values)
 
     @cached_property
     def weights(self) -> Path:
@@ -130,26 +152,29 @@ def _read_weights(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def predictor(network_def: UNet, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
+def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
     """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer.
 
     Args:
-        network_def: the CNN.
+        network_def: the CNN, or the CNNs of a packed ensemble.
         plan: the plan.
         branch: ``cnn``, ``transformer`` or ``both``.
         others: runs to average with; their weights are loaded here, those of the first by the handler.
     """
-    network: nn.Module = network_def
+    network = network_def
     if branch != "cnn":
-        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan)), branch)
+        if not isinstance(network_def, UNet):
+            raise SystemExit(f"error: expected branch cnn of a bundle of several networks, received {branch!r}.")
+        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan), outputs_of(plan)), branch)
     if not others:
         return network
-    return Ensemble([network, *(_trained_network(run) for run in others)])
+    return Ensemble([network, *(_trained_network(run) for run in others)], outputs_of(plan))
 
 
 def _trained_network(run: TrainedRun) -> nn.Module:
-    network = predictor(unet_from_plan(run.plan), run.plan, run.branch)
     state = _read_weights(run.weights)
+    members = count_members(state) if run.branch == "cnn" else 1
+    network = predictor(network_from_plan(run.plan, members), run.plan, run.branch)
     try:
         for name, part in loadable(network).items():
             part.load_state_dict(state if run.branch == "cnn" else state[name])
@@ -161,8 +186,8 @@ def _trained_network(run: TrainedRun) -> nn.Module:
 
 
 def loadable(network: nn.Module) -> dict[str, nn.Module]:
-    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch; of several, the first."""
-    if isinstance(network, Ensemble):
+    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch; of several runs, the first."""
+    if isinstance(network, Ensemble) and not isinstance(network, PackedEnsemble):
         return loadable(network.members[0])
     if isinstance(network, BranchPredictor):
         return {"cnn": network.pair.cnn, "transformer": network.pair.transformer}
@@ -182,13 +207,13 @@ def postprocessing(
         plan: the plan.
         transform: the preprocessing that made the image.
         output_dir: where masks go.
-        save_probabilities: write the softmax as well, float32, one channel per class; it stays as the network gave it.
+        save_probabilities: write them as well, float32, one channel per class or region; it stays as the network gave it.
         largest: classes whose largest component is kept, together, step by step (``mcsc_bundle.postprocessing``).
     """
     probabilities = "probabilities" if save_probabilities else None
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if largest:
-        steps.append(KeepLargestd("pred", largest, plan.labels))
+        steps.append(KeepLargestd("pred", largest, plan.scored_values))
     return Compose([*steps, SaveMaskd("pred", output_dir)])
 
 
@@ -210,7 +235,7 @@ class CaseDataset(Dataset):
     """Preprocessed cases; one that cannot be read gives its ``error`` in place of an image.
 
     Args:
-        data: items with ``case`` and ``image`` (paths).
+        data: items with ``case`` and ``image`` (paths), or with the ``error`` that sets them aside.
         transform: ``preprocessing(plan, "image")``.
     """
 
@@ -219,6 +244,8 @@ class CaseDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         item, began = self.data[index], time.perf_counter()
+        if "error" in item:
+            return {"case": item["case"], "error": item["error"]}
         try:
             image = self.transform({"image": item["image"]})["image"]
         except Exception as error:  # whatever is wrong with one case, the others go on

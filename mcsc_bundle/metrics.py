@@ -8,6 +8,9 @@ beside it. (The paper's code counts a missed structure as 0 mm.)
 Surfaces are the voxels that an erosion by one voxel removes, as MONAI defines them; distances between their centres are in
 mm. HD95 is the larger of the two directed 95th percentiles.
 
+Voxels that the reference ignores are background in both masks, so nothing that is predicted there is right or wrong, and a
+structure that reaches into them ends at their border in both.
+
     python -m mcsc_bundle.metrics --prediction_dir MASKS --reference_dir LABELS --plan RUN/plan.json --output metrics.csv
 """
 
@@ -22,7 +25,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fire
 import numpy as np
@@ -31,6 +33,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from tqdm import tqdm
 
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
+from mcsc_bundle.labels import Values, as_tuple, inside
 from mcsc_bundle.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -66,35 +69,48 @@ class CaseMetric:
 def case_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     spacing_mm: Sequence[float],
     case: str = "",
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    ignore_value: int | None = None,
 ) -> list[CaseMetric]:
     """Scores of every class but the background.
 
     Args:
         prediction, reference: label values ``(*spatial)`` on one grid.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
         spacing_mm: per axis.
         case: name for the rows.
         tolerance_mm: of the surface Dice. 2 mm is about one voxel of cine MR in plane.
+        ignore_value: value in the reference of voxels that are not scored (``plan.ignore_value``).
 
     Raises:
         ValueError: the shapes differ, or a mask holds a value that ``labels`` does not declare.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"case {case}: expected a mask of shape {reference.shape}, received {prediction.shape}.")
+    prediction, reference = without_ignored(prediction, reference, ignore_value)
     for role, mask in (("mask", prediction), ("reference", reference)):
-        undeclared = np.setdiff1d(mask, list(labels.values())).tolist()
+        undeclared = np.setdiff1d(mask, [value for own in labels.values() for value in as_tuple(own)]).tolist()
         if undeclared:
             raise ValueError(
                 f"case {case}: expected the label values {dict(labels)}, received {undeclared} in the {role}."
             )
     return [
-        _class_metric(prediction == value, reference == value, spacing_mm, case, name, tolerance_mm)
-        for name, value in list(labels.items())[1:]
+        _class_metric(inside(prediction, own), inside(reference, own), spacing_mm, case, name, tolerance_mm)
+        for name, own in list(labels.items())[1:]
     ]
+
+
+def without_ignored(
+    prediction: np.ndarray, reference: np.ndarray, ignore_value: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks with background (0) where the reference has ``ignore_value``; as they are if that is ``None``."""
+    if ignore_value is None:
+        return prediction, reference
+    ignored = reference == ignore_value
+    return np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
 
 
 def _class_metric(
@@ -134,46 +150,37 @@ def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
 def evaluate(
     prediction_dir: str | os.PathLike,
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     output: str | os.PathLike | None = None,
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    ignore_value: int | None = None,
 ) -> list[CaseMetric]:
     """Score a folder of masks; a case that cannot be scored is named and the rest goes on.
 
     Args:
         prediction_dir: masks, named as the cases.
         references: label file of each case.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
         output: ``metrics.csv`` to write.
         tolerance_mm: of the surface Dice.
+        ignore_value: as in ``case_metrics``.
 
     Returns:
         One entry per case and class.
     """
-    rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
+    rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm, ignore_value)
     if output is not None:
         write_metrics(rows, output)
     log.log(logging.WARNING if failed else logging.INFO, "%s", summary_table(rows, failed))
     return rows
 
 
-def check_held_out_or_exit(cases: Sequence[Mapping[str, Any]]) -> None:
-    """For configs: an evaluation without cases ends the program with a message.
-
-    A step of its own, as who only looks into a workflow (``check_properties``) may do so without any.
-    """
-    if not cases:
-        raise SystemExit(
-            "error: expected labelled cases that did not train, received none: every label trained. Train in another "
-            "output_dir with --num_test N or --fold 0; or score masks of other scans: python -m mcsc_bundle.metrics."
-        )
-
-
 def score_cases(
     prediction_dir: str | os.PathLike,
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    ignore_value: int | None = None,
 ) -> tuple[list[CaseMetric], dict[str, str]]:
     """Scores of the cases that can be scored, and the reason for each of the others. Arguments as ``evaluate``."""
     masks = masks_in(prediction_dir)
@@ -181,14 +188,19 @@ def score_cases(
     failed: dict[str, str] = {}
     for case, path in tqdm(sorted(references.items()), desc="scoring", unit="case", delay=5, disable=None):
         try:
-            rows += _score_files(case, masks, Path(path), labels, tolerance_mm)
+            rows += _score_files(case, masks, Path(path), labels, tolerance_mm, ignore_value)
         except ValueError as error:  # ImageError is one
             failed[case] = str(error)
     return rows, failed
 
 
 def _score_files(
-    case: str, masks: Mapping[str, Path], reference_file: Path, labels: Mapping[str, int], tolerance_mm: float
+    case: str,
+    masks: Mapping[str, Path],
+    reference_file: Path,
+    labels: Mapping[str, Values],
+    tolerance_mm: float,
+    ignore_value: int | None,
 ) -> list[CaseMetric]:
     if case not in masks:
         raise ValueError("expected a mask of this name, found none.")
@@ -198,7 +210,7 @@ def _score_files(
             f"{masks[case]} and {reference_file} lie on different grids: expected a mask on the grid of its reference."
         )
     mask, truth = (np.asarray(x.as_tensor()[0]) for x in (prediction, reference))
-    return case_metrics(mask, truth, labels, spacing_mm(reference), case, tolerance_mm)
+    return case_metrics(mask, truth, labels, spacing_mm(reference), case, tolerance_mm, ignore_value)
 
 
 def masks_in(folder: str | os.PathLike) -> dict[str, Path]:
@@ -239,17 +251,22 @@ def summary_table(rows: Sequence[CaseMetric], failed: Mapping[str, str] | None =
         rows: scores of all cases and classes.
         failed: cases that are not in ``rows``, and why.
     """
-    tolerances = "/".join(f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}))
-    lines = [["class", "Dice", f"surface Dice {tolerances} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
-    for name in dict.fromkeys(row.class_name for row in rows):
-        lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
-    by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
-    lines.append(_table_line("mean", by_case))
+    lines = summary_rows(rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.append("mean +- sd over cases; empty in both: not counted; missed (empty in one): Dice 0, distance inf")
     text += [f"not scored: {case}: {reason}" for case, reason in (failed or {}).items()]
     return "\n".join(text)
+
+
+def summary_rows(rows: Sequence[CaseMetric]) -> list[list[str]]:
+    """Head, a line per class, and the line of the mean, as cells."""
+    tolerances = "/".join(f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}))
+    lines = [["class", "Dice", f"surface Dice {tolerances} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
+    for name in dict.fromkeys(row.class_name for row in rows):
+        lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
+    by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
+    return [*lines, _table_line("mean", by_case)]
 
 
 def _table_line(name: str, cases: Sequence[Sequence[CaseMetric]]) -> list[str]:
@@ -285,8 +302,12 @@ def score_folder(
         SystemExit: with code 1 if a case could not be scored, or with a message if nothing can be.
     """
     try:
-        labels, references = Plan.load(plan).labels, masks_in(reference_dir)
-        rows, failed = score_cases(prediction_dir, references, labels, tolerance_mm)
+        planned, references = Plan.load(plan), masks_in(reference_dir)
+        if not references:
+            raise ValueError(f"expected label files in {reference_dir}, found none. Check --reference_dir.")
+        rows, failed = score_cases(
+            prediction_dir, references, planned.scored_values, tolerance_mm, planned.ignore_value
+        )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     write_metrics(rows, output)

@@ -88,7 +88,11 @@ RULES = {
     "seed": Rule("a whole number of 0 or more", _whole(0)),
     "fold": Rule("the number of a fold, all or auto", lambda value: value in ("all", "auto") or str(value).isdecimal()),
     "preset": Rule("plan or paper", _one_of("plan", "paper")),
-    "dimensions": Rule("2, 3 or auto", _one_of(2, 3, "auto")),
+    "configuration": Rule(
+        "2d, 3d_fullres, 3d_lowres or auto",
+        _one_of("2d", "3d_fullres", "3d_lowres", "auto"),
+        "It took over from dimensions.",
+    ),
     "memory_gb": Rule(
         "a number of GB above 0, or None", _or_none(_number(lambda value: value > 0)), "Give 8 for 8 GB."
     ),

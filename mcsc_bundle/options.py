@@ -30,7 +30,11 @@ IDS = {"run_id": "run", "init_id": "initialize", "final_id": "finalize"}  # what
 FLAG = re.compile(r"--|-(?=[A-Za-z])")
 REFERENCE = re.compile(r"[@%](?:::|#)*(\w+)")
 COMPONENT_KEYS = ("_target_", "_desc_", "_disabled_", "_mode_", "_requires_")
-OTHER_NAMES = {"run_dir": "output_dir", "plan_file": "plan_from"}  # of one workflow, or of an earlier version
+OTHER_NAMES = {
+    "run_dir": "output_dir",
+    "plan_file": "plan_from",
+    "dimensions": "configuration",
+}  # of one workflow, or of an earlier version
 
 
 @dataclass(frozen=True)

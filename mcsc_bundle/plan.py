@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcsc_bundle.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
+from mcsc_bundle.labels import Values, file_values, scored_values
 from mcsc_bundle.plan_checks import NORMALIZATION_SCHEMES, PLAN_FORMAT, check_plan
 from mcsc_bundle.plan_files import PlanError, from_plain, load_json, save_json, to_plain
 
@@ -143,6 +144,12 @@ class Plan:
         dataset_name: name from ``dataset.json`` or the folder.
         channel_names: one name per input channel, in order.
         labels: class name to value in the label files, background (0) first. The network's class index is the position.
+            Of regions: name to the value that it is painted with, in the order of painting.
+        ignore_value: value in the label files of voxels that nobody annotated (``mcsc_bundle.labels``); ``None`` if there
+            are none. It is no class: networks do not predict it.
+        regions: name to the values in the label files that belong to it, for each label but the background; empty where
+            labels are exclusive classes. With regions the networks have one channel for each, with a sigmoid, and none for
+            the background (``mcsc_bundle.outputs``).
         image_dims: 2 or 3, dimensions of the stored images.
         spatial_dims: 2 or 3, dimensions of the networks. 2 with ``image_dims`` 3 works slice by slice.
         slice_axis: image axis that a slice-wise plan walks along, else ``None``.
@@ -161,7 +168,9 @@ class Plan:
         mirror_axes: network axes that augmentation and test-time augmentation may flip.
         inference_overlap: overlap of neighbouring windows, as a fraction of the patch.
         memory_gb: memory budget the plan was made for; ``estimated_memory_gb`` what it is expected to take.
+        measured_memory_gb: what a step took when it was tried on the device, ``None`` if it was not.
         device: ``cpu`` or ``cuda``: what the plan was made for.
+        configuration: nnU-Net's name for this kind of plan: ``2d``, ``3d_fullres``, ``3d_lowres``; empty if it is none.
         why: the reason for each choice, by field name, in words.
         format: version of this file's layout.
     """
@@ -189,7 +198,11 @@ class Plan:
     separate_z_ratio: float = 3.0
     memory_gb: float = 8.0
     estimated_memory_gb: float = 0.0
+    measured_memory_gb: float | None = None
     device: str = "cpu"
+    configuration: str = ""
+    ignore_value: int | None = None
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
     format: int = PLAN_FORMAT
 
@@ -203,18 +216,33 @@ class Plan:
 
     @property
     def num_classes(self) -> int:
-        """Output channels of the networks, background included."""
+        """Classes or regions, background included."""
         return len(self.labels)
 
     @property
+    def out_channels(self) -> int:
+        """Output channels of the networks: one per class, background included, or one per region."""
+        return len(self.regions) or len(self.labels)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names in the order of the output channels."""
+        """Names of classes or regions, background first."""
         return tuple(self.labels)
 
     @property
+    def channel_classes(self) -> tuple[str, ...]:
+        """Name of each output channel."""
+        return tuple(self.regions) or tuple(self.labels)
+
+    @property
     def label_values(self) -> tuple[int, ...]:
-        """Value in the label files of each output channel."""
-        return tuple(self.labels.values())
+        """Values in the label files, background first, without the ignore label; stored class indices are positions."""
+        return file_values(self.labels, self.regions)
+
+    @property
+    def scored_values(self) -> dict[str, Values]:
+        """Name to the value, or of a region the values, that are scored as one; background first."""
+        return scored_values(self.labels, self.regions)
 
     @property
     def network_axes(self) -> tuple[int, ...]:
@@ -240,6 +268,10 @@ class Plan:
             "normalization",
         )
         content = {name: to_plain(getattr(self, name)) for name in fields}
+        if self.ignore_value is not None:  # keys of plans without one stay what they were
+            content["ignore_value"] = self.ignore_value
+        if self.regions:
+            content["regions"] = to_plain(self.regions)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def replace(self, **changes: Any) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,13 +13,23 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.utils import scale_affine
+from monai.utils import MetaKeys
 from torch import Tensor
 
 from mcsc_bundle.formats import ImageError, spacing_of
 from mcsc_bundle.io import same_grid, spacing_mm
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.normalization import normalize
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
+
+UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
+
+
+def _says_no_channel(image: MetaTensor) -> bool:
+    """Whether an application that hands over images, such as MONAI Deploy, says so in MONAI's words."""
+    stated = image.meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)
+    return stated == "no_channel" or (isinstance(stated, float) and math.isnan(stated))
 
 
 class PlanCheckd(MapTransform):
@@ -55,7 +66,10 @@ class PlanCheckd(MapTransform):
         return item
 
     def _with_plan_dims(self, image: MetaTensor) -> MetaTensor:
-        """A volume of one slice, where the plan is for 2-D images, loses that axis."""
+        """An image in memory without an axis of channels gets one; a volume of one slice, for a 2-D plan, loses that axis."""
+        if image.ndim == self.plan.image_dims and _says_no_channel(image):
+            meta = {**image.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+            image = MetaTensor(image.as_tensor()[None].float(), meta=meta)
         single = [axis for axis, size in enumerate(image.shape[1:]) if size == 1]
         if self.plan.image_dims == 2 and image.ndim == 4 and single:
             axis = single[-1]
@@ -87,12 +101,19 @@ class PlanCheckd(MapTransform):
             there = values == value
             classes[there] = index
             known |= there
+        ignored = None if self.plan.ignore_value is None else values == self.plan.ignore_value
+        if ignored is not None:
+            classes[ignored] = STORED_IGNORED
+            known |= ignored
         if not known.all():
             unknown = np.unique(values[~known])[:10].tolist()
+            also = "" if ignored is None else f" or {self.plan.ignore_value} (ignore)"
             raise ImageError(
-                f"{_file(label)}: expected the label values {dict(self.plan.labels)}, received {unknown}. "
+                f"{_file(label)}: expected the label values {dict(self.plan.labels)}{also}, received {unknown}. "
                 "Declare them in dataset.json, or correct the file."
             )
+        if ignored is not None and bool(ignored.all()):
+            raise ImageError(f"{_file(label)}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
         return MetaTensor(torch.from_numpy(classes), meta=label.meta, applied_operations=label.applied_operations)
 
 

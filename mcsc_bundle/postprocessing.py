@@ -24,6 +24,8 @@ from monai.transforms import KeepLargestConnectedComponent, MapTransform
 from torch import Tensor
 
 from mcsc_bundle.io import load_label
+from mcsc_bundle.labels import Values, as_tuple, inside
+from mcsc_bundle.metrics import without_ignored
 from mcsc_bundle.plan_files import PlanError, load_json, save_json
 
 log = logging.getLogger(__name__)
@@ -110,13 +112,13 @@ class KeepLargestd(MapTransform):
     Args:
         keys: of the masks ``(1, *spatial)``.
         groups: classes of each step (``Postprocessing.adopted``).
-        labels: class name to label value.
+        labels: class name to label value, or region to its values.
 
     Raises:
         ValueError: a class that ``labels`` does not have.
     """
 
-    def __init__(self, keys: KeysCollection, groups: Sequence[Sequence[str]], labels: Mapping[str, int]) -> None:
+    def __init__(self, keys: KeysCollection, groups: Sequence[Sequence[str]], labels: Mapping[str, Values]) -> None:
         super().__init__(keys)
         self.groups = _values(groups, labels)
 
@@ -132,14 +134,18 @@ class KeepLargestd(MapTransform):
 
 
 def decide(
-    masks: Mapping[str, str | os.PathLike], references: Mapping[str, str | os.PathLike], labels: Mapping[str, int]
+    masks: Mapping[str, str | os.PathLike],
+    references: Mapping[str, str | os.PathLike],
+    labels: Mapping[str, Values],
+    ignore_value: int | None = None,
 ) -> Postprocessing:
     """Try the steps on cross-validated masks; one case is in memory at a time.
 
     Args:
         masks: file of each case, as the networks made them.
         references: label file of each case.
-        labels: class name to label value, background first.
+        labels: class name to label value, or region to its values, background first.
+        ignore_value: value in the references of voxels that are not scored; components are those of the whole mask.
 
     Raises:
         ValueError: a case without a reference, or a file that cannot be read.
@@ -147,10 +153,10 @@ def decide(
     names = tuple(labels)[1:]
     candidates = [names] + [(name,) for name in names if len(names) > 1]
     adopted: list[tuple[str, ...]] = []
-    before = _mean_dice(masks, references, labels, adopted)
+    before = _mean_dice(masks, references, labels, adopted, ignore_value)
     steps = []
     for classes in candidates:
-        after = _mean_dice(masks, references, labels, [*adopted, classes])
+        after = _mean_dice(masks, references, labels, [*adopted, classes], ignore_value)
         step = _judge(classes, before, after)
         steps.append(step)
         if step.adopted:
@@ -160,7 +166,7 @@ def decide(
 
 
 def groups_or_exit(
-    folder: str | os.PathLike | None, choice: bool | str, labels: Mapping[str, int]
+    folder: str | os.PathLike | None, choice: bool | str, labels: Mapping[str, Values]
 ) -> list[tuple[str, ...]]:
     """Classes of each step to apply, for configs; a user's mistake ends the program with its message.
 
@@ -168,7 +174,7 @@ def groups_or_exit(
         folder: of the run; ``None`` if several unrelated ones are averaged.
         choice: ``True`` applies the folder's ``postprocessing.json`` if it has one, ``False`` nothing; or a path to such a
             file, or to a folder that has one.
-        labels: class name to label value.
+        labels: class name to label value, or region to its values.
     """
     if isinstance(choice, bool):
         path = Path(folder) / FILE if choice and folder is not None else None
@@ -190,11 +196,14 @@ def groups_or_exit(
     return groups
 
 
-def dice_of(mask: np.ndarray, reference: np.ndarray, labels: Mapping[str, int]) -> dict[str, float]:
-    """Dice of every class but the background; NaN where it is empty in both."""
+def dice_of(
+    mask: np.ndarray, reference: np.ndarray, labels: Mapping[str, Values], ignore_value: int | None = None
+) -> dict[str, float]:
+    """Dice of every class but the background, without ignored voxels; NaN where it is empty in both."""
+    mask, reference = without_ignored(mask, reference, ignore_value)
     scores = {}
-    for name, value in list(labels.items())[1:]:
-        mine, truth = mask == value, reference == value
+    for name, own in list(labels.items())[1:]:
+        mine, truth = inside(mask, own), inside(reference, own)
         total = int(mine.sum()) + int(truth.sum())
         scores[name] = 2 * int((mine & truth).sum()) / total if total else math.nan
     return scores
@@ -210,13 +219,14 @@ def mean_dice(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _mean_dice(
     masks: Mapping[str, str | os.PathLike],
     references: Mapping[str, str | os.PathLike],
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     groups: Sequence[Sequence[str]],
+    ignore_value: int | None,
 ) -> dict[str, float]:
     values = _values(groups, labels)
     return mean_dice(
         [
-            dice_of(keep_largest(mask, values).numpy(), reference.numpy(), labels)
+            dice_of(keep_largest(mask, values).numpy(), reference.numpy(), labels, ignore_value)
             for mask, reference in _pairs(masks, references)
         ]
     )
@@ -245,11 +255,11 @@ def _judge(classes: tuple[str, ...], before: dict[str, float], after: dict[str, 
     return Step(classes, adopted, mean_before, mean_after, before, after, why)
 
 
-def _values(groups: Sequence[Sequence[str]], labels: Mapping[str, int]) -> list[list[int]]:
+def _values(groups: Sequence[Sequence[str]], labels: Mapping[str, Values]) -> list[list[int]]:
     unknown = sorted({name for classes in groups for name in classes} - set(list(labels)[1:]))
     if unknown:
         raise ValueError(f"expected classes out of {', '.join(list(labels)[1:])}, received {', '.join(unknown)}.")
-    return [[labels[name] for name in classes] for classes in groups]
+    return [[value for name in classes for value in as_tuple(labels[name])] for classes in groups]
 
 
 def _largest(inside: Tensor) -> Tensor:

@@ -15,19 +15,21 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
 from mcsc_bundle.words import counted
 from mcsc_bundle.writer import mask_file
 
 log = logging.getLogger(__name__)
 
-NOT_SHOWN = ("case", "error", "settings")  # columns of summary.csv that the table leaves out or places itself
+NOT_SHOWN = ("case", "error", "settings", "inputs")  # columns of summary.csv that the table leaves out or places itself
 
 
 class Predictions:
     """Masks of the cases, with ``summary.csv`` beside them, written anew after each case.
 
-    A case is done if its mask is there, is newer than the image, and was made with these settings; others are pending.
+    A case is done if its mask is there, was made with these settings (plan, weights, options), and of files that have kept
+    place, size and time since; others are pending. Times alone would miss an image that was replaced by an older one.
     Under ``torch.distributed`` the pending cases are dealt out by rank; each rank keeps its own account, which
     ``gather`` joins.
 
@@ -44,6 +46,7 @@ class Predictions:
         self.folder, self.plan, self.cases = Path(output_dir), plan, list(cases)
         self.settings = _hash({"plan": to_plain(plan), **settings})
         self._refuse_to_overwrite()
+        self.inputs = {item["case"]: _files_key(item["image"]) for item in self.cases}  # before they are read
         self.rank, self.world = _rank_and_world()
         known = {case: row for path in self._accounts() for case, row in _read_rows(path).items()}
         self.rows = {item["case"]: known[item["case"]] for item in self.cases if self._is_done(item, known)}
@@ -68,8 +71,8 @@ class Predictions:
         """
         values, unit = mask.as_tensor().numpy(), self._unit(mask)
         row: dict[str, Any] = {"seconds": f"{seconds:.1f}"}
-        for name, value in list(self.plan.labels.items())[1:]:
-            voxels = int(np.count_nonzero(values == value))
+        for name, own in list(self.plan.scored_values.items())[1:]:
+            voxels = int(np.count_nonzero(inside(values, own)))
             row |= {f"{name}_voxels": voxels, f"{name}_{unit[0]}": f"{voxels * unit[1]:.3f}"}
         self._record(case, row)
         sizes = ", ".join(f"{name} {row[f'{name}_{unit[0]}']} {unit[0]}" for name in self.plan.class_names[1:])
@@ -101,7 +104,8 @@ class Predictions:
         return "\n".join(text)
 
     def _record(self, case: str, row: Mapping[str, Any]) -> None:
-        self.rows[case] = {"case": case, "error": "", **row, "settings": self.settings}
+        key = {"settings": self.settings, "inputs": self.inputs.get(case, "")}
+        self.rows[case] = {"case": case, "error": "", **row, **key}
         self._save(self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv"))
 
     def _refuse_to_overwrite(self) -> None:
@@ -142,7 +146,7 @@ class Predictions:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}{path.name}.tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings")))
+            writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
             writer.writeheader()
             writer.writerows(rows)
         os.replace(temporary, path)
@@ -151,7 +155,7 @@ class Predictions:
         row, mask = known.get(item["case"]), mask_file(self.folder, item["case"], item["image"][0])
         if row is None or row.get("error") or row.get("settings") != self.settings or not mask.exists():
             return False
-        return mask.stat().st_mtime >= max(os.path.getmtime(path) for path in item["image"])
+        return bool(self.inputs[item["case"]]) and row.get("inputs") == self.inputs[item["case"]]
 
     def _unit(self, mask: MetaTensor) -> tuple[str, float]:
         size = abs(float(np.linalg.det(np.asarray(mask.affine)[:-1, :-1])))
@@ -177,6 +181,15 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
             row["case"]: {key: value for key, value in row.items() if value or key == "error"}
             for row in csv.DictReader(file)
         }
+
+
+def _files_key(paths: Sequence[str]) -> str:
+    """Place, size and time of files; empty if one is not there."""
+    try:
+        stats = [(os.path.abspath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+    except OSError:  # whoever reads the case will say what is wrong
+        return ""
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 
 def _hash(settings: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from mcsc_bundle.figures import dice_figure, loss_figure, overlay_figure, read_rows, validation_figure
 from mcsc_bundle.io import load_image, load_label, same_grid, spacing_mm
+from mcsc_bundle.labels import painted
 from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics, summary_table
 from mcsc_bundle.plan import Plan, to_plain
 
@@ -152,6 +153,8 @@ def _case_overlay(
     values = np.asarray(mask[0])
     classes = dict(list(plan.labels.items())[1:]) if plan else {f"{v}": int(v) for v in np.unique(values) if v}
     truth = None if reference is None else np.asarray(reference[0])
+    if plan and truth is not None:
+        truth = painted(truth, plan.labels, plan.regions)
     return overlay_figure(np.asarray(image[0]), values, classes, spacing_mm(image), truth, title)
 
 

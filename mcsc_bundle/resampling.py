@@ -124,6 +124,20 @@ def largest_resized(logits: Tensor, shape: Sequence[int], coarse: int | None = N
     return winner
 
 
+def last_above_zero(maps: Tensor, shape: Sequence[int], coarse: int | None = None) -> Tensor:
+    """1 + index (uint8) of the last of the linearly resampled maps ``(C, *spatial)`` that is above 0; 0 if none is.
+
+    What painting regions one over the other leaves, from their logits. A slab at a time, as ``largest_resized``.
+    """
+    taps = _all_taps(maps.shape[1:], shape, coarse)
+    last = torch.zeros(tuple(shape), dtype=torch.uint8, device=maps.device)
+    for rows in _slabs(shape):
+        source, first = taps[0].needed(rows)
+        for index, each in enumerate(maps, start=1):
+            last[rows][_interpolate(each[source], [first, *taps[1:]]) > 0] = index
+    return last
+
+
 def _largest_share(classes: Tensor, taps: Sequence[Taps]) -> Tensor:
     shares = {
         index: _interpolate((classes == index).float(), taps)

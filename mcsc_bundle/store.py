@@ -19,12 +19,14 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import save_json
 
 FORMAT = 1
 BLOCK_BYTES = 128 * 1024  # what is decompressed at once; fits a core's cache (nnU-Net: nnunet_dataset.py, blosc2)
 CHUNK_BYTES = 6 * 1024 * 1024  # what lies together on disk
 FOREGROUND_VOXELS = 10_000  # positions kept per class, as nnU-Net
+ANNOTATED = "annotated"  # name of the positions of all annotated voxels, in cases that have others
 OPEN_CASES = 128  # per process; each holds two files open
 
 COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
@@ -49,10 +51,12 @@ class StoredCase:
     @cached_property
     def foreground(self) -> dict[int, np.ndarray]:
         """Voxel positions ``(n, image_dims)`` int32 of each class that is present; at most ``FOREGROUND_VOXELS``."""
-        if not self.labeled:
-            return {}
-        with np.load(self._folder / f"{self.case}.foreground.npz", allow_pickle=False) as positions:
-            return {int(index): positions[index] for index in positions}
+        return {int(index): voxels for index, voxels in self._positions.items() if index != ANNOTATED}
+
+    @cached_property
+    def annotated(self) -> np.ndarray | None:
+        """Voxel positions ``(n, image_dims)`` int32 of any class, background too; ``None`` if none is ignored."""
+        return self._positions.get(ANNOTATED)
 
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """Patch ``(C, *size)`` float32 whose first voxel is ``start``; what lies outside the image is 0."""
@@ -60,6 +64,8 @@ class StoredCase:
 
     def read_label(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """Class indices ``(*size)`` uint8 whose first voxel is ``start``; what lies outside the image is 0.
+
+        Ignored voxels are ``STORED_IGNORED`` (``mcsc_bundle.labels``).
 
         Raises:
             ValueError: the case is not labelled.
@@ -69,6 +75,13 @@ class StoredCase:
                 f"case {self.case}: expected a labelled case, received one that was stored without a label."
             )
         return _read(self._label, start, size)[0]
+
+    @cached_property
+    def _positions(self) -> dict[str, np.ndarray]:
+        if not self.labeled:
+            return {}
+        with np.load(self._folder / f"{self.case}.foreground.npz", allow_pickle=False) as positions:
+            return dict(positions)
 
     @cached_property
     def _image(self) -> blosc2.NDArray:
@@ -169,14 +182,16 @@ class CaseStore:
         rng = np.random.default_rng(0)
         flat = np.flatnonzero(label)
         classes = label.ravel()[flat]
+        wanted = {str(index): flat[classes == index] for index in np.unique(classes) if index != STORED_IGNORED}
+        if (classes == STORED_IGNORED).any():
+            wanted[ANNOTATED] = np.flatnonzero(label != STORED_IGNORED)
         positions = {}
-        for index in np.unique(classes):
-            voxels = flat[classes == index]
+        for name, voxels in wanted.items():
             if len(voxels) > FOREGROUND_VOXELS:
                 voxels = np.sort(rng.choice(voxels, FOREGROUND_VOXELS, replace=False))
-            positions[str(index)] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
+            positions[name] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
         temporary = self.folder / f".{os.getpid()}.{case}.foreground.npz"
-        np.savez(temporary, allow_pickle=False, **positions)
+        np.savez(temporary, **positions)  # type: ignore[arg-type]  # numbers alone; NumPy before 2.1 would store allow_pickle
         os.replace(temporary, self.folder / f"{case}.foreground.npz")
 
 

@@ -19,9 +19,10 @@ from monai.transforms.utils import allow_missing_keys_mode
 from torch import Tensor
 
 from mcsc_bundle.io import ImageError, LabelReader, ScanReader
+from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.plan_transforms import PlanCheckd, PlanNormalized, PlanResampled, grid_before
-from mcsc_bundle.resampling import largest_resized, resize_logits
+from mcsc_bundle.resampling import largest_resized, last_above_zero, resize_logits
 
 
 def preprocessing(
@@ -61,7 +62,8 @@ def preprocessing(
 def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:
     """The mask that a network saw in a preprocessed image, on the grid of the image's file.
 
-    Logits are resampled linearly a slab at a time, so that no class needs a volume on the original grid.
+    Logits are resampled linearly a slab at a time, so that no class needs a volume on the original grid. Regions are painted
+    where their probability is above a half, each over those before it (nnU-Net's ``regions_class_order``).
 
     Args:
         logits: ``(C, *spatial)`` on the plan's grid.
@@ -73,23 +75,24 @@ def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Pl
         Label values as in the label files, ``(1, *spatial)``, uint8 where they fit, else int32.
     """
     shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
-    classes = largest_resized(_plain(logits), shape, coarse)
+    classes = (last_above_zero if plan.regions else largest_resized)(_plain(logits), shape, coarse)
     restored = _undo_geometry(classes[None].cpu(), affine, image, transform)
-    values = np.array(plan.label_values)
+    values = np.array(list(plan.labels.values()))
     values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
     mask = torch.from_numpy(values[restored.as_tensor().numpy()])
     return MetaTensor(mask, meta=restored.meta, applied_operations=[])
 
 
 def restore_probabilities(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:
-    """Softmax of the resampled logits, ``(C, *spatial)`` float32 on the grid of the image's file.
+    """Softmax of the resampled logits (of regions, sigmoid), ``(C, *spatial)`` float32 on the grid of the image's file.
 
-    Outside the crop all is background. Arguments as in ``restore_mask``. Holds all classes at once.
+    Outside the crop all is background: regions are 0. Arguments as in ``restore_mask``. Holds all classes at once.
     """
     shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
     resized = torch.stack([resize_logits(channel, shape, coarse).cpu() for channel in _plain(logits)])
-    restored = _undo_geometry(torch.softmax(resized, dim=0), affine, image, transform)
-    restored[0] = 1 - restored[1:].sum(0)
+    restored = _undo_geometry(outputs_of(plan).probability(resized[None])[0], affine, image, transform)
+    if not plan.regions:
+        restored[0] = 1 - restored[1:].sum(0)
     return restored
 
 

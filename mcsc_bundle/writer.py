@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
-from mcsc_bundle.formats import FLAT_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+from mcsc_bundle.formats import FLAT_SUFFIXES, NIFTI_SUFFIXES, image_suffix, itk_reader, open_nifti
 from mcsc_bundle.io import case_name
 
 
@@ -37,7 +37,7 @@ def write_like(array: np.ndarray, image: str | Path, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     if image_suffix(image) in NIFTI_SUFFIXES and image_suffix(path) in NIFTI_SUFFIXES:
-        _write_nifti(array, nib.load(image), temporary)
+        _write_nifti(array, open_nifti(image), temporary)
     else:
         _write_itk(array, Path(image), temporary)
     os.replace(temporary, path)
@@ -60,8 +60,7 @@ def _write_nifti(array: np.ndarray, image: Any, path: Path) -> None:
 
 
 def _write_itk(array: np.ndarray, image: Path, path: Path) -> None:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(image))
+    reader = itk_reader(image)
     reader.ReadImageInformation()
     dims = min(3, reader.GetDimension())
     voxels = _on_grid(array, reader.GetSize()[:dims], image)

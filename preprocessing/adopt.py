@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 
-OWN = ("dataset_name", "labels", "why")
+OWN = ("dataset_name", "labels", "ignore_value", "regions", "why")
 """What stays this data set's; everything else decides what the weights have learnt to see."""
 
 
@@ -51,13 +51,17 @@ def adopt_plan(source: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
     unknown = set(fingerprint.labels.values()) - set(theirs.label_values)
     remedy = " To keep this data set's labels, give the run or bundle by its folder."
     _check_fit(path, "labels", not unknown, theirs.labels, fingerprint.labels, remedy)
+    _check_fit(path, "regions", theirs.regions == fingerprint.regions, theirs.regions, fingerprint.regions, remedy)
+    ignored = fingerprint.ignore_value
+    _check_fit(path, "the ignore label", ignored in (None, theirs.ignore_value), theirs.ignore_value, ignored, remedy)
     return theirs
 
 
 def _with_own_names(theirs: Plan, own: Plan) -> Plan:
     reason = f"as in the plan of {theirs.dataset_name} (plan_from)"
     why = {name: reason if name not in OWN else text for name, text in own.why.items()}
-    adopted = theirs.replace(dataset_name=own.dataset_name, labels=own.labels, device=own.device, why=why)
+    mine = {name: getattr(own, name) for name in OWN if name != "why"}
+    adopted = theirs.replace(**mine, device=own.device, why=why)
     if own.batch_unlabeled == 0:  # nothing here is unlabelled: the whole batch is for labels
         batch = theirs.batch_labeled + theirs.batch_unlabeled
         return adopted.replace(batch_labeled=batch, batch_unlabeled=0)

@@ -14,7 +14,9 @@ from nibabel.orientations import aff2axcodes, io_orientation
 from scipy import ndimage
 
 from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacing_mm
+from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, inside, scored_values
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
+from mcsc_bundle.plan_transforms import UNLABELLED
 from preprocessing.dataset import Case
 
 SAMPLE_SEED = 1234
@@ -35,7 +37,13 @@ class CaseMeasurement:
 
 
 def measure_case(
-    case: Case, labeled: bool, channel_names: Sequence[str], labels: Mapping[str, int], max_foreground: int
+    case: Case,
+    labeled: bool,
+    channel_names: Sequence[str],
+    labels: Mapping[str, int],
+    max_foreground: int,
+    ignore_value: int | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> CaseMeasurement:
     """Read a case, check it, and measure it.
 
@@ -45,10 +53,12 @@ def measure_case(
         channel_names: declared channels, in order.
         labels: declared class name to value.
         max_foreground: at most so many foreground voxels are sampled, without replacement and always the same ones.
+        ignore_value: declared; ignored voxels are of no class.
+        regions: declared, name to values; ``None`` if labels are classes.
 
     Raises:
         ImageError: the case cannot be used: a file does not open, has non-finite values, other channels or labels than
-            declared, a constant channel, or image and label lie on different grids.
+            declared, a constant channel, a label without an annotated voxel, or image and label lie on different grids.
     """
     image = load_image(case.images)
     check_channels(image, case, channel_names)
@@ -56,7 +66,9 @@ def measure_case(
     if labeled and case.label is not None:
         label = load_label(case.label)
         check_grid(image, label, case)
-        classes = class_indices(_as_stored(label)[0], labels, case.label)
+        classes = class_indices(_as_stored(label)[0], labels, case.label, ignore_value, regions)
+    members = class_members(labels, regions)
+    ignored = 0 if classes is None or ignore_value is None else _ignored_voxels(classes, case)
     voxels = _as_stored(image)
     shape, cropped = voxels.shape[:0:-1], tuple(part.stop - part.start for part in reversed(bounding_box(voxels)))
     order, orientation = _axes(image)
@@ -75,9 +87,10 @@ def measure_case(
         kept_ratio=math.prod(cropped) / math.prod(shape),
         whole=whole,
         nonzero=nonzero,
-        class_voxels={} if classes is None else _class_voxels(classes, labels),
-        class_components={} if classes is None else _class_components(classes, labels),
+        class_voxels={} if classes is None else _class_voxels(classes, members),
+        class_components={} if classes is None else _class_components(classes, members),
         content_hash=digest,
+        ignored_voxels=ignored,
     )
     return CaseMeasurement(fingerprint, foreground)
 
@@ -91,25 +104,34 @@ def label_values(path: Path) -> set[int]:
     return {int(value) for value in np.unique(np.asarray(load_label(path)))}
 
 
-def class_indices(label: np.ndarray, labels: Mapping[str, int], path: Path) -> np.ndarray:
-    """Label values as positions in ``labels``, uint8.
+def class_indices(
+    label: np.ndarray,
+    labels: Mapping[str, int],
+    path: Path,
+    ignore_value: int | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Label values as positions in ``labels`` (of regions, in their values), uint8; ``STORED_IGNORED`` for ``ignore_value``.
 
     Raises:
         ImageError: values that are not declared.
     """
-    values = np.array(list(labels.values()))
+    declared = file_values(labels, regions or {})
+    values = np.array([*declared, *([] if ignore_value is None else [ignore_value])])
+    indices = np.array([*range(len(declared)), STORED_IGNORED][: len(values)], dtype=np.uint8)
     order = np.argsort(values)
-    ascending = values[order]
+    ascending, indices = values[order], indices[order]
     classes = np.empty(label.shape, dtype=np.uint8)
     for plane, target in zip(label, classes, strict=True):  # plane by plane: no second volume of 64-bit positions
         position = np.searchsorted(ascending, plane).clip(max=len(values) - 1)
         if not np.array_equal(ascending[position], plane):
-            unknown = sorted({int(value) for value in np.unique(label)} - set(labels.values()))
+            unknown = sorted({int(value) for value in np.unique(label)} - set(values.tolist()))
+            also = "" if ignore_value is None else f" or {ignore_value} (ignore)"
             raise ImageError(
-                f"{path}: expected the declared label values {dict(labels)}, received {unknown[:10]}. "
+                f"{path}: expected the declared label values {dict(regions or labels)}{also}, received {unknown[:10]}. "
                 f"Declare them in dataset.json, or correct the file."
             )
-        target[...] = order[position]
+        target[...] = indices[position]
     return classes
 
 
@@ -221,27 +243,55 @@ def _mean(values: np.ndarray, around: float | None = None) -> float:
     return total / values.size
 
 
-def _class_voxels(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
-    counts = np.zeros(len(labels), dtype=np.int64)
-    for plane in classes:  # bincount makes 64-bit copies
-        counts += np.bincount(plane.ravel(), minlength=len(labels))
-    return {name: int(count) for name, count in zip(labels, counts, strict=True)}
-
-
-def _class_components(classes: np.ndarray, labels: Mapping[str, int]) -> dict[str, int]:
-    """Connected components of each foreground class; voxels that share a corner are connected."""
-    touching = np.ones((3,) * classes.ndim, dtype=bool)
-    boxes = ndimage.find_objects(classes, max_label=len(labels) - 1)
+def class_members(
+    labels: Mapping[str, int], regions: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, list[int]]:
+    """Name to the class indices that belong to it, background first. Arguments as ``measure_case``."""
+    values = file_values(labels, regions or {})
     return {
-        name: 0 if box is None else int(ndimage.label(classes[box] == index, touching)[1])
-        for index, (name, box) in enumerate(zip(list(labels)[1:], boxes, strict=True), start=1)
+        name: [values.index(v) for v in as_tuple(own)] for name, own in scored_values(labels, regions or {}).items()
     }
+
+
+def _class_voxels(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    counts = np.zeros(STORED_IGNORED + 1, dtype=np.int64)
+    for plane in classes:  # bincount makes 64-bit copies
+        counts += np.bincount(plane.ravel(), minlength=len(counts))
+    return {name: int(sum(counts[index] for index in indices)) for name, indices in members.items()}
+
+
+def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
+    ignored = int(np.count_nonzero(classes == STORED_IGNORED))
+    if ignored == classes.size:
+        raise ImageError(f"{case.label}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
+    return ignored
+
+
+def _class_components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Connected components of each foreground class or region; voxels that share a corner are connected."""
+    touching = np.ones((3,) * classes.ndim, dtype=bool)
+    boxes = ndimage.find_objects(classes, max_label=STORED_IGNORED - 1)
+    counts = {}
+    for name, indices in list(members.items())[1:]:
+        found = [boxes[index - 1] for index in indices if index <= len(boxes) and boxes[index - 1] is not None]
+        part = classes[_around(found)] if found else None
+        counts[name] = 0 if part is None else int(ndimage.label(inside(part, _one_or_all(indices)), touching)[1])
+    return counts
+
+
+def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    return tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*boxes, strict=True))
+
+
+def _one_or_all(indices: Sequence[int]) -> int | Sequence[int]:
+    """A comparison is faster than a search."""
+    return indices[0] if len(indices) == 1 else indices
 
 
 def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:
     if classes is None:
         return np.empty((voxels.shape[0], 0), dtype=np.float32)
-    inside = np.flatnonzero(classes)
+    inside = np.flatnonzero((classes != 0) & (classes != STORED_IGNORED))
     if inside.size > limit:
         inside = np.sort(np.random.default_rng(SAMPLE_SEED).choice(inside, limit, replace=False))
     return voxels.reshape(voxels.shape[0], -1)[:, inside]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import CaseFingerprint, Plan, PlanError
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.words import counted
@@ -108,6 +110,8 @@ def _describe(case: CaseFingerprint) -> str:
 
 def _remarks(case: CaseFingerprint) -> tuple[str, ...]:
     remarks = []
+    if case.ignored_voxels:
+        remarks.append(f"{1 - case.ignored_voxels / math.prod(case.shape):.0%} annotated")
     if case.labeled and not any(count for name, count in list(case.class_voxels.items())[1:]):
         remarks.append("only background")
     if case.oblique_degrees > OBLIQUE_DEGREES:
@@ -128,12 +132,17 @@ def _stored(store: CaseStore, name: str, plan: Plan) -> Finding:
             )
         if not np.isfinite(image).all():
             return Finding(name, what, f"expected finite intensities, received NaN or infinity; {_again(store)}")
-        if case.labeled and int(case.read_label(start, case.shape).max()) >= plan.num_classes:
-            return Finding(name, what, f"expected {plan.num_classes} classes, received more; {_again(store)}")
+        if case.labeled and not _known_classes(case.read_label(start, case.shape), plan):
+            return Finding(name, what, f"expected {len(plan.label_values)} classes, received more; {_again(store)}")
         empty = case.labeled and not case.foreground
         return Finding(name, what, remarks=("only background",) if empty else ())
     except Exception as error:  # of blosc2, numpy, json: whatever a damaged file raises
         return Finding(name, "", f"cannot be read ({type(error).__name__}: {error}); {_again(store)}")
+
+
+def _known_classes(label: np.ndarray, plan: Plan) -> bool:
+    known = label < len(plan.label_values)
+    return bool((known if plan.ignore_value is None else known | (label == STORED_IGNORED)).all())
 
 
 def _again(store: CaseStore) -> str:

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from mcsc_bundle.io import ImageError, load_image
 from mcsc_bundle.words import counted
-from preprocessing.declared import declared_channels, declared_labels, patient_groups, read_declaration
+from preprocessing.declared import (
+    declared_channels,
+    declared_ignore,
+    declared_labels,
+    declared_regions,
+    patient_groups,
+    read_declaration,
+)
 from preprocessing.folders import DatasetError, find_child
 from preprocessing.layouts import LAYOUTS, Case, find_cases
 
@@ -37,6 +44,9 @@ class Dataset:
         labels: class name to value in the label files, background (0) first. Empty if nothing declares them: the
             fingerprint then names the values in the labelled cases, since hidden labels must not be opened.
         cases: sorted by name, each name once.
+        regions: region to its values in the label files, where labels are regions; ``labels`` then has the value that each is
+            painted with (see ``preprocessing.declared``).
+        ignore_value: value in the label files of voxels that nobody annotated; ``None`` if none is declared.
     """
 
     name: str
@@ -44,6 +54,8 @@ class Dataset:
     channel_names: tuple[str, ...]
     labels: dict[str, int]
     cases: tuple[Case, ...]
+    regions: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    ignore_value: int | None = None
 
 
 def read_dataset(folder: str | os.PathLike) -> Dataset:
@@ -54,7 +66,7 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
 
     Raises:
         DatasetError: no such folder, no case or no labelled case in it, no labels declared in ``dataset.json``, a
-            case name twice, a label without an image, labels of a kind that is not supported.
+            case name twice or one that is no file name, a label without an image, labels of a kind that is not supported.
     """
     root = Path(folder)
     root = root.parent if root.name.lower() == "dataset.json" else root
@@ -73,6 +85,8 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
         channel_names=channels or _unnamed_channels(root, cases),
         labels=labels,
         cases=tuple(dataclasses.replace(case, group=groups[case.name]) for case in cases),
+        regions=declared_regions(content, file) if file else {},
+        ignore_value=declared_ignore(content, file) if file else None,
     )
     _report(dataset)
     return dataset
@@ -97,6 +111,12 @@ def _check(cases: Sequence[Case], root: Path) -> None:
     if twice:
         files = " and ".join(str(case.images[0]) for case in cases if case.name == twice[0])
         raise DatasetError(f"{root}: expected each case name once, received {twice[0]!r} for {files}; rename one.")
+    odd = [case.name for case in cases if not case.name.strip() or set(case.name) & set("/\\\0") or case.name[0] == "."]
+    if odd:  # they become names of files
+        raise DatasetError(
+            f"{root}: expected case names without a slash, a backslash or a dot at the start, received {odd[0]!r} "
+            f"({len(odd)} such cases); rename them in dataset.json."
+        )
     tests = [case.images[0] for case in cases if any(p.name.lower() == "imagests" for p in case.images[0].parents)]
     if tests:
         raise DatasetError(

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.labels import paints_apart
 from preprocessing.folders import DatasetError
 
-MAX_CLASSES = 255  # class indices are stored as uint8
+MAX_CLASSES = 255  # class indices are stored as uint8, and 255 is the ignored voxels' (mcsc_bundle.labels)
+IGNORE = "ignore"  # nnU-Net's name for the value of voxels that nobody annotated
 
 SAME_PATIENT = re.compile(
     r"(?<=.)[_-](?:(?:frame|time|tp|t|phase|visit|session|ses|slice)[_-]?\d+|ed|es|left|right)$", re.IGNORECASE
@@ -44,22 +46,35 @@ def read_declaration(file: Path) -> dict[str, Any]:
 def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
     """Class name to value, background (0) first and then by value, from either direction of the mapping.
 
+    nnU-Net's ignore label is no class, see ``declared_ignore``. Where labels are regions, see ``declared_regions``, a name has
+    the value of ``regions_class_order`` that it is painted with, in that order.
+
     Raises:
-        DatasetError: no foreground label, a name or value twice, nnU-Net's regions or ignore label.
+        DatasetError: no foreground label, a name or value twice, another value than 0 for ``background``, regions without an
+            order.
     """
     entries = content.get("labels")
     if not isinstance(entries, Mapping) or not entries:
         raise DatasetError(
             f'{file}: expected "labels" such as {{"background": 0, "tumour": 1}}, received {entries!r}; declare them.'
         )
+    if regions := declared_regions(content, file):
+        order: list[int] = content["regions_class_order"]
+        return {"background": 0, **dict(zip(regions, order, strict=True))}
     labels: dict[str, int] = {}
-    for key, entry in entries.items():
-        name, value = _label(str(key), entry, file)
+    for name, value in _labels(entries, file):
+        if name.lower() == IGNORE:
+            continue
         if name in labels or value in labels.values():
             raise DatasetError(
                 f"{file}: expected each label name and value once, received {name!r} = {value} beside {labels}."
             )
         labels[name] = value
+        if name.lower() == "background" and value != 0:
+            raise DatasetError(
+                f"{file}: expected the value 0 for background, received {value}. Relabel the label files so that 0 is the "
+                'background, or rename the class if it is another one, and declare "background": 0.'
+            )
     if 0 not in labels.values():
         labels["background"] = 0
     if not 2 <= len(labels) <= MAX_CLASSES:
@@ -69,12 +84,71 @@ def declared_labels(content: Mapping[str, Any], file: Path) -> dict[str, int]:
     return dict(sorted(labels.items(), key=lambda item: (item[1] != 0, item[1])))
 
 
-def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
-    if isinstance(entry, (list, tuple)):
+def declared_ignore(content: Mapping[str, Any], file: Path) -> int | None:
+    """Value of the ignore label (``"ignore": 3``), ``None`` if none is declared.
+
+    Raises:
+        DatasetError: it is declared twice, or is not the highest value, as nnU-Net asks for.
+    """
+    regions = declared_regions(content, file)
+    entries = _labels(content["labels"], file)
+    values = [value for name, value in entries if name.lower() == IGNORE]
+    others = [value for name, value in entries if name.lower() != IGNORE]
+    others += [value for region in regions.values() for value in region]
+    if values and (len(values) > 1 or values[0] <= max(others)):
         raise DatasetError(
-            f"{file}: label {key!r} is a region (values {list(entry)}), and regions are not supported yet. "
-            f"Declare one value per label."
+            f"{file}: expected the ignore label once and as the highest value, received {values} beside {sorted(set(others))}. "
+            f"Give it {max(others) + 1}, in dataset.json and in the label files."
         )
+    return values[0] if values else None
+
+
+def declared_regions(content: Mapping[str, Any], file: Path) -> dict[str, tuple[int, ...]]:
+    """Region to its label values (``"whole": [1, 2, 3]``), in the order of ``dataset.json``; empty without a list of values.
+
+    Where one label is a region all are, those with a single value too, but for background and ignore label.
+
+    Raises:
+        DatasetError: values that are no positive integers, or a ``regions_class_order`` that does not fit.
+    """
+    entries = content["labels"]
+    if not any(isinstance(entry, (list, tuple)) for entry in entries.values()):
+        return {}
+    regions = {}
+    for name, entry in entries.items():
+        values = tuple(entry) if isinstance(entry, (list, tuple)) else (entry,)
+        if values == (0,) or (str(name).lower() == IGNORE and not isinstance(entry, (list, tuple))):
+            continue
+        if (
+            str(name).lower() == IGNORE
+            or not values
+            or not all(isinstance(value, int) and value > 0 for value in values)
+        ):
+            raise DatasetError(
+                f"{file}: expected region {name!r} as a list of positive integers (and ignore as one), received {entry!r}. "
+                "Correct it."
+            )
+        regions[str(name)] = values
+    order = content.get("regions_class_order")
+    if not paints_apart(order, list(regions.values())):
+        raise DatasetError(
+            f'{file}: expected "regions_class_order" with one value of each region {regions} that is in none of the later '
+            f"ones, received {order!r}. Regions are painted in this order, the largest first: else a mask would read as other "
+            "regions than were predicted."
+        )
+    if len(values_of := {value for region in regions.values() for value in region}) >= MAX_CLASSES:
+        raise DatasetError(
+            f"{file}: expected regions of at most {MAX_CLASSES - 1} label values, received {len(values_of)}. Merge some."
+        )
+    return regions
+
+
+def _labels(entries: Mapping[str, Any], file: Path) -> list[tuple[str, int]]:
+    """Name and value of each label that is no region."""
+    return [_label(str(key), entry, file) for key, entry in entries.items() if not isinstance(entry, (list, tuple))]
+
+
+def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
     if isinstance(entry, str) and _is_integer(key):
         name, value = entry, int(key)
     elif isinstance(entry, (int, str)) and not isinstance(entry, bool) and _is_integer(str(entry)):
@@ -82,11 +156,6 @@ def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
     else:
         raise DatasetError(
             f'{file}: expected labels as {{"name": integer}} or {{"integer": "name"}}, received {{{key!r}: {entry!r}}}.'
-        )
-    if name.lower() == "ignore":
-        raise DatasetError(
-            f"{file}: the ignore label ({value}) is not supported yet. Relabel its voxels, or leave the label of such "
-            f"cases away: then they train as unlabelled."
         )
     return name, value
 

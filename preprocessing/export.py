@@ -23,9 +23,11 @@ import nibabel as nib
 import numpy as np
 
 from mcsc_bundle.io import load_image, load_label
+from mcsc_bundle.labels import STORED_IGNORED, file_values
 from mcsc_bundle.writer import write_like
-from preprocessing.case_fingerprint import check_channels, check_grid, class_indices
+from preprocessing.case_fingerprint import check_channels, check_grid, class_indices, class_members
 from preprocessing.dataset import Case, Dataset, read_dataset
+from preprocessing.declared import IGNORE
 from preprocessing.fingerprint import labels_in
 from preprocessing.folders import DatasetError
 from preprocessing.parallel import choose_workers, map_cases
@@ -48,7 +50,7 @@ def export(
     """Write ``output_dir/DatasetXXX_Name``, whole or not at all.
 
     Images that nnU-Net reads as they are get copied byte by byte; others (4-D, .mha, pictures, ...) are written as one
-    NIfTI file per channel. Labels are renumbered 0, 1, 2, ... in the order of ``dataset.json``.
+    NIfTI file per channel. Labels are renumbered 0, 1, 2, ... in the order of ``dataset.json``, the ignore label last.
 
     Args:
         dataset_dir: Decathlon, nnU-Net or bare folder.
@@ -71,7 +73,7 @@ def export(
     labels = dataset.labels or labels_in(dataset, [cases[name] for name in split.labeled], workers)
     work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     arguments = {
-        name: (cases[name], part, dataset.channel_names, labels, work)
+        name: (cases[name], part, dataset.channel_names, labels, work, dataset.ignore_value, dataset.regions)
         for part in PARTS
         for name in getattr(split, part)
     }
@@ -91,7 +93,15 @@ def export(
     return folder, rejected
 
 
-def export_case(case: Case, part: str, channel_names: Sequence[str], labels: Mapping[str, int], folder: Path) -> None:
+def export_case(
+    case: Case,
+    part: str,
+    channel_names: Sequence[str],
+    labels: Mapping[str, int],
+    folder: Path,
+    ignore_value: int | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+) -> None:
     """Check and write one case.
 
     Args:
@@ -99,6 +109,8 @@ def export_case(case: Case, part: str, channel_names: Sequence[str], labels: Map
         part: a key of ``PARTS``.
         channel_names, labels: declared.
         folder: of the data set.
+        ignore_value: declared; it becomes the highest value, as nnU-Net asks for.
+        regions: declared, name to values; ``None`` if labels are classes.
 
     Raises:
         ImageError: the case cannot be used.
@@ -109,7 +121,8 @@ def export_case(case: Case, part: str, channel_names: Sequence[str], labels: Map
     if part != "unlabeled" and case.label is not None:
         label = load_label(case.label)
         check_grid(image, label, case)
-        classes = class_indices(np.asarray(label)[0], labels, case.label)
+        classes = class_indices(np.asarray(label)[0], labels, case.label, ignore_value, regions)
+        classes[classes == STORED_IGNORED] = len(file_values(labels, regions or {}))
     as_they_are = _readable_by_nnunet(case.images)
     for index, channel in enumerate(np.asarray(image)):
         path = folder / f"images{PARTS[part]}" / f"{case.name}_{index:04d}{ENDING}"
@@ -152,14 +165,21 @@ def _write_declarations(
         raise DatasetError(f"{dataset.root}: no labelled case can be exported. The first, {name}: {reason}")
     exported = {*split.labeled, *split.unlabeled, *split.test} - set(rejected)
     groups = {case.name: case.group for case in dataset.cases if case.name in exported}
+    values = file_values(labels, dataset.regions)
+    renumbered: dict[str, Any] = {
+        name if index else "background": members if dataset.regions and index else members[0]  # nnU-Net's own name
+        for index, (name, members) in enumerate(class_members(labels, dataset.regions).items())
+    }
     declared = {
         "name": dataset.name,
         "channel_names": {str(index): name for index, name in enumerate(dataset.channel_names)},
-        "labels": {name if index else "background": index for index, name in enumerate(labels)},  # nnU-Net's own name
+        "labels": renumbered if dataset.ignore_value is None else {**renumbered, IGNORE: len(values)},
         "numTraining": len(labeled),
         "file_ending": ENDING,
         "groups": groups,
     }
+    if dataset.regions:
+        declared["regions_class_order"] = [values.index(labels[name]) for name in dataset.regions]
     _write(folder / "dataset.json", declared)
     if len(split.folds) > 1:
         folds = [{part: [name for name in getattr(fold, part) if name not in rejected] for part in ("train", "val")}

@@ -69,7 +69,15 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
     labels = dataset.labels or labels_in(dataset, [cases[name] for name in split.labeled], workers)
     limit = MAX_FOREGROUND // max(1, len(split.labeled))
     arguments = {
-        name: (cases[name], roles[name], dataset.channel_names, labels, 0 if name in set(split.test) else limit)
+        name: (
+            cases[name],
+            roles[name],
+            dataset.channel_names,
+            labels,
+            0 if name in set(split.test) else limit,
+            dataset.ignore_value,
+            dataset.regions,
+        )
         for name in sorted(roles)
     }
     measured, rejected = _run(arguments, workers)
@@ -83,6 +91,8 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
         image_dims=image_dims,
         cases=tuple(case.fingerprint for case in training),
         foreground=_foreground([case.foreground for case in training]),
+        ignore_value=dataset.ignore_value,
+        regions=dataset.regions,
     )
     comparable, _ = keep_slices_together(fingerprint)
     warnings = (*_label_warnings(fingerprint), *differences(comparable))
@@ -181,6 +191,10 @@ def _label_warnings(fingerprint: Fingerprint) -> list[str]:
                 "it cannot "
                 f"be learned."
             )
+    if fingerprint.ignore_value is not None and labeled and not any(case.ignored_voxels for case in labeled):
+        warnings.append(
+            f"The ignore label ({fingerprint.ignore_value}) is in none of the {len(labeled)} labelled cases."
+        )
     empty = [case.case for case in labeled if not any(count for key, count in list(case.class_voxels.items())[1:])]
     if empty:
         warnings.append(

@@ -44,7 +44,9 @@ def image_files(folder: Path | None, ending: str = "") -> list[Path]:
     if folder is None or not folder.is_dir():
         return []
     suffixes = tuple(IMAGE_SUFFIXES)
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    # A link to a file that is gone counts as one, so that its case is set aside with the reason.
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    files = (path for path in visible if path.is_file() or (path.is_symlink() and not path.exists()))
     return sorted(
         path for path in files if path.name.lower().endswith(suffixes) and path.name.lower().endswith(ending.lower())
     )

@@ -15,7 +15,14 @@ from typing import Any
 
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats, Plan, PlanError
 from preprocessing.geometry import Geometry, measure_geometry
-from preprocessing.nnunet_files import class_values, declared_channels, number, read_object
+from preprocessing.nnunet_files import (
+    class_values,
+    declared_channels,
+    ignore_value,
+    number,
+    read_object,
+    region_values,
+)
 from preprocessing.planner import make_plan
 
 FLAT_SPACING_RATIO = 900
@@ -34,7 +41,7 @@ def plan_from_nnunet(
     networks: str = "pair",
     memory_gb: float = 8.0,
     device: str = "cuda",
-    dimensions: int | str = "auto",
+    configuration: str = "auto",
 ) -> Plan:
     """Plan from nnU-Net's files, as nnU-Net would.
 
@@ -47,7 +54,8 @@ def plan_from_nnunet(
             ``pair`` shares the memory with the Transformer.
         memory_gb: of the GPU (nnU-Net's ``-gpu_memory_target``).
         device: ``cuda``, for which nnU-Net plans; ``cpu`` narrows the networks.
-        dimensions: 2, 3, or ``auto`` for nnU-Net's ``3d_fullres``, and its ``2d`` where it has no 3-D configuration.
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres``, or ``auto`` for nnU-Net's ``3d_fullres``, and its ``2d`` where it
+            has no 3-D configuration.
 
     Raises:
         PlanError: a file is missing, is not nnU-Net's, or asks for an impossible plan.
@@ -55,15 +63,13 @@ def plan_from_nnunet(
     fingerprint = read_nnunet_fingerprint(fingerprint_file, dataset_json)
     cases = number(read_object(dataset_json).get("numTraining", len(fingerprint.cases)), dataset_json, "numTraining")
     geometry = measure_geometry(fingerprint, int(cases))
-    as_theirs = 3 if _has_3d(fingerprint, geometry) else 2
+    as_theirs = "3d_fullres" if _has_3d(fingerprint, geometry) else "2d"
     order = geometry.order
-    asked = as_theirs if dimensions == "auto" else dimensions
+    asked = as_theirs if configuration == "auto" else configuration
     plan = make_plan(_transposed(fingerprint, order), memory_gb, device, networks, asked, int(cases))
-    if dimensions == "auto":
-        choice = (
-            "nnU-Net's 3d_fullres." if as_theirs == 3 else "nnU-Net's 2d: it has no 3-D configuration for one slice."
-        )
-        plan = plan.replace(why={**plan.why, "spatial_dims": choice})
+    if configuration == "auto":
+        why = "nnU-Net's 3d_fullres." if asked != "2d" else "nnU-Net's 2d: it has no 3-D configuration for one slice."
+        plan = plan.replace(why={**plan.why, "configuration": why, "spatial_dims": why})
     if plan.image_dims == 2:
         return plan
     axes = "".join(FILE_AXES[axis] for axis in order)
@@ -123,6 +129,8 @@ def read_nnunet_fingerprint(fingerprint_file: str | os.PathLike, dataset_json: s
         image_dims=2 if flat else 3,
         cases=cases,
         foreground=_foreground(measured, fingerprint_file),
+        ignore_value=ignore_value(declared, dataset_json),
+        regions=region_values(declared, dataset_json),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.plan import PlanError
+from preprocessing.declared import IGNORE
 
 REMEDY = "Give nnU-Net's dataset.json, from the data set's folder in nnUNet_raw or nnUNet_preprocessed."
 
@@ -53,7 +54,9 @@ def declared_channels(declared: Mapping[str, Any], path: str | os.PathLike) -> t
 
 
 def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[str, int]:
-    """Class values, background first; regions by ``regions_class_order``; also the Decathlon's ``{"1": "liver"}``.
+    """Class values, background first; regions by ``regions_class_order``, in its order; also the Decathlon's ``{"1": "liver"}``.
+
+    The ignore label is no class, see ``ignore_value``.
 
     Raises:
         PlanError: no labels, or regions without a value for each.
@@ -63,18 +66,54 @@ def class_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[s
         raise PlanError(
             f'{path}: expected \'labels\' such as {{"background": 0, "tumour": 1}}, received {labels!r}. {REMEDY}'
         )
-    order, values = declared.get("regions_class_order"), {}
-    regions = iter(order if isinstance(order, list) else ())
+    regions, order = region_values(declared, path), declared.get("regions_class_order")
+    if regions:
+        if not isinstance(order, list) or len(order) != len(regions) or not all(isinstance(v, int) for v in order):
+            raise PlanError(
+                f"{path}: expected one value in 'regions_class_order' per region, received {order!r}. Write the list, in "
+                f"the order in which the regions are painted, as nnU-Net's region_based_training.md shows."
+            )
+        return {"background": 0, **dict(zip(regions, order, strict=True))}
+    values = {}
     for name, value in labels.items():
         if isinstance(value, str) and str(name).isdigit():
             name, value = value, int(name)
         if str(name) == "background":
             values[str(name)] = 0
-        elif name != "ignore" and (order is not None or isinstance(value, list)):
-            values[str(name)] = _region_value(next(regions, None), order, path)
+        elif name == IGNORE:
+            continue
         else:
             values[str(name)] = int(number(value, path, f"label '{name}'"))
     return dict(sorted(values.items(), key=lambda item: item[1]))
+
+
+def region_values(declared: Mapping[str, Any], path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Region to its label values, in the order of the file; empty if no label is a list of values, as nnU-Net has it.
+
+    Raises:
+        PlanError: a value that is no number.
+    """
+    labels = declared["labels"]
+    if not any(isinstance(value, list) for value in labels.values()):
+        return {}
+    lists = {str(name): value if isinstance(value, list) else [value] for name, value in labels.items()}
+    return {
+        name: tuple(int(number(value, path, f"label '{name}'")) for value in values)
+        for name, values in lists.items()
+        if name not in ("background", IGNORE)
+    }
+
+
+def ignore_value(declared: Mapping[str, Any], path: str | os.PathLike) -> int | None:
+    """Value of the ignore label, if there is one; ``class_values`` checks the other labels.
+
+    Raises:
+        PlanError: it is no number.
+    """
+    labels = {str(name): value for name, value in declared["labels"].items()}
+    named = {value: name for name, value in labels.items() if isinstance(value, str)}  # the Decathlon's direction
+    value = labels.get(IGNORE, named.get(IGNORE))
+    return None if value is None else int(number(value, path, f"label '{IGNORE}'"))
 
 
 def number(value: Any, path: str | os.PathLike, name: str) -> float:
@@ -87,15 +126,6 @@ def number(value: Any, path: str | os.PathLike, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise PlanError(f"{path}: expected a number as {name}, received {value!r}. Correct the file.") from None
-
-
-def _region_value(value: Any, order: Any, path: str | os.PathLike) -> int:
-    if not isinstance(value, int):
-        raise PlanError(
-            f"{path}: expected one value in 'regions_class_order' per region, received {order!r}. Write the list, in "
-            f"the order in which the regions are painted, as nnU-Net's region_based_training.md shows."
-        )
-    return value
 
 
 def _channel_number(key: Any) -> tuple[bool, int, str]:

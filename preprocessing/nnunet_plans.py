@@ -14,10 +14,11 @@ from typing import Any
 
 from mcsc_bundle.plan import ChannelNormalization, CNNPlan, Plan, PlanError
 from preprocessing.compute import FORWARD_AND_BACKWARD, cnn_flops
+from preprocessing.configuration import CONFIGURATIONS
 from preprocessing.contrast import plan_contrast
 from preprocessing.memory import cnn_count, cnn_parameters
 from preprocessing.nnunet import FILE_AXES, FLAT_SPACING_RATIO
-from preprocessing.nnunet_files import class_values, declared_channels, read_object
+from preprocessing.nnunet_files import class_values, declared_channels, ignore_value, read_object, region_values
 from preprocessing.planner import split_batch
 from preprocessing.sizing import Networks, Task, build_networks, memory_of_step
 from preprocessing.topology import Topology
@@ -61,6 +62,7 @@ def import_nnunet_plans(
     """
     plans, declared = read_object(plans_file), read_object(dataset_json)
     channels, labels = declared_channels(declared, dataset_json), class_values(declared, dataset_json)
+    regions = region_values(declared, dataset_json)
     name, chosen = _configuration(plans, configuration, plans_file)
     try:
         cnn, spacing = _cnn(chosen, plans_file), tuple(float(value) for value in chosen["spacing"])
@@ -74,7 +76,7 @@ def import_nnunet_plans(
         ) from None
     sliced = image_dims > len(spacing)
     median = tuple(round(float(value)) for value in chosen["median_image_size_in_voxels"])
-    task = Task(spacing, median, 0.0, len(channels), len(labels), memory_gb, "cuda", networks == "pair")
+    task = Task(spacing, median, 0.0, len(channels), len(regions) or len(labels), memory_gb, "cuda", networks == "pair")
     nets = _networks(task, Topology(patch, cnn.strides, cnn.kernel_sizes), cnn)
     flops = FORWARD_AND_BACKWARD * batch * (nets.cnn_flops + nets.transformer_flops)
     labeled, rest = split_batch(batch, unlabeled)
@@ -82,6 +84,8 @@ def import_nnunet_plans(
         dataset_name=str(declared.get("name") or plans.get("dataset_name")),
         channel_names=channels,
         labels=labels,
+        ignore_value=ignore_value(declared, dataset_json),
+        regions=regions,
         image_dims=image_dims,
         spatial_dims=len(spacing),
         slice_axis=0 if sliced else None,
@@ -100,6 +104,7 @@ def import_nnunet_plans(
         memory_gb=memory_gb,
         estimated_memory_gb=round(memory_of_step(nets, batch, "cuda"), 2),
         device="cuda",
+        configuration=name if name in CONFIGURATIONS else "",
         why=_why(f"As nnU-Net planned it: configuration {name} of {plans.get('plans_name', 'nnUNetPlans')}."),
     )
 
@@ -210,7 +215,16 @@ def _networks(task: Task, topology: Topology, cnn: CNNPlan) -> Networks:
 
 def _why(imported: str) -> dict[str, str]:
     own = "Planned around nnU-Net's patch and network, which has no such part."
-    names = ("spatial_dims", "spacing_mm", "median_shape", "normalization", "patch_size", "batch_labeled", "batch_dice")
+    names = (
+        "configuration",
+        "spatial_dims",
+        "spacing_mm",
+        "median_shape",
+        "normalization",
+        "patch_size",
+        "batch_labeled",
+        "batch_dice",
+    )
     axes = (
         f"{imported} Its axes are the file's (z, y, x) in the order of transpose_forward, named as in files stored slice "
         f"by slice from feet to head; for sagittal or coronal stacks, write what they are."

@@ -33,7 +33,9 @@ def paper_plan(plan: Plan) -> Plan:
         DatasetError: the plan is not 2-D or slice by slice.
     """
     if plan.spatial_dims != 2:
-        raise DatasetError(f"preset paper: expected a 2-D plan, received {plan.spatial_dims}-D; add --dimensions 2.")
+        raise DatasetError(
+            f"preset paper: expected a 2-D plan, received {plan.spatial_dims}-D; add --configuration 2d."
+        )
     reason = "as in the paper (Liu et al., BMVC 2023) and its script for ACDC"
     changed = (
         "patch_size",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,17 @@ import torch
 from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
 from preprocessing.axes import keep_slices_together
 from preprocessing.compute import FORWARD_AND_BACKWARD
+from preprocessing.configuration import (
+    check_configuration,
+    choose_dimensions,
+    choose_resolution,
+    in_image_order,
+    slices_only,
+)
 from preprocessing.contrast import plan_contrast
-from preprocessing.geometry import ANISOTROPY_RATIO, Geometry, measure_geometry
+from preprocessing.geometry import Geometry, measure_geometry
 from preprocessing.reasons import Decisions, reasons
-from preprocessing.sizing import Task, build_networks, fit_networks, lowres_spacing, memory_of_step
+from preprocessing.sizing import Task, build_networks, fit_networks, memory_of_step, plan_lowres
 
 SCHEMES = {
     "ct": "ct",
@@ -37,7 +45,7 @@ def make_plan(
     memory_gb: float | None = None,
     device: str = "auto",
     networks: str = "pair",
-    dimensions: int | str = "auto",
+    configuration: str = "auto",
     num_cases: int | None = None,
 ) -> Plan:
     """Plan preprocessing, networks and training of a data set.
@@ -49,7 +57,8 @@ def make_plan(
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is a GPU). On a CPU the plan narrows the networks, see
             ``sizing``.
         networks: ``pair`` counts CNN and Transformer; ``cnn`` counts the CNN alone, which gives nnU-Net's plan.
-        dimensions: 2, 3 or ``auto``: 2-D for images, and slice by slice for volumes with thick slices; 3-D otherwise.
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto``: 2-D for images, and slice by slice for volumes with
+            thick slices; 3-D otherwise, see ``configuration.choose_resolution``.
         num_cases: training cases, if the fingerprint lists fewer.
 
     Returns:
@@ -58,29 +67,42 @@ def make_plan(
     Raises:
         PlanError: an impossible request; the message says what would be possible.
     """
-    _check_request(fingerprint, memory_gb, device, networks, dimensions)
+    _check_request(fingerprint, memory_gb, device, networks)
+    check_configuration(fingerprint, configuration)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     budget = default_memory_gb(device) if memory_gb is None else float(memory_gb)
     fingerprint, as_stored = keep_slices_together(fingerprint)
     geometry = measure_geometry(fingerprint, num_cases)
     if as_stored:
         geometry = replace(geometry, orientation=None)
-    spatial_dims, slice_axis, why_dims = choose_dimensions(fingerprint, geometry, dimensions)
+    spatial_dims, slice_axis, why_dims = choose_dimensions(fingerprint, geometry, configuration)
     axes = tuple(axis for axis in geometry.order if axis != slice_axis)
     task = Task(
         spacing_mm=tuple(geometry.spacing_mm[axis] for axis in axes),
         median_shape=tuple(geometry.median_shape[axis] for axis in axes),
         dataset_voxels=geometry.voxels,
         in_channels=len(fingerprint.channel_names),
-        num_classes=len(fingerprint.labels),
+        num_classes=len(fingerprint.regions) or len(fingerprint.labels),
         memory_gb=budget,
         device=device,
         pair=networks == "pair",
     )
     sizing = fit_networks(task)
-    width = sizing.networks.cnn.features[0]
-    lowres = lowres_spacing(task, sizing.networks.topology.patch, width) if spatial_dims == 3 else None
-    decisions = Decisions(geometry, task, sizing, axes, slice_axis, why_dims, lowres, memory_gb is None)
+    chosen, why, lowres = "2d", slices_only(fingerprint, configuration == "2d"), None
+    if spatial_dims == 3:
+        patch = sizing.networks.topology.patch
+        lowres = plan_lowres(task, patch)
+        share = math.prod(patch) / math.prod(task.median_shape)
+        chosen, why = choose_resolution(fingerprint, configuration, share, lowres)
+    if chosen == "3d_lowres" and lowres is not None:
+        task, sizing = lowres.task, lowres.sizing
+        geometry = replace(
+            geometry,
+            spacing_mm=in_image_order(axes, task.spacing_mm),
+            median_shape=in_image_order(axes, task.median_shape),
+        )
+    lowres_mm = None if lowres is None else lowres.task.spacing_mm
+    decisions = Decisions(geometry, task, sizing, axes, slice_axis, chosen, why, why_dims, lowres_mm, memory_gb is None)
     return _assemble(fingerprint, decisions)
 
 
@@ -99,6 +121,8 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         dataset_name=fingerprint.dataset_name,
         channel_names=fingerprint.channel_names,
         labels=fingerprint.labels,
+        ignore_value=fingerprint.ignore_value,
+        regions=fingerprint.regions,
         image_dims=image_dims,
         spatial_dims=dims,
         slice_axis=slice_axis,
@@ -109,7 +133,7 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         patch_size=patch,
         batch_labeled=labeled,
         batch_unlabeled=unlabeled,
-        batch_dice=dims == 2 or made.lowres_mm is not None,
+        batch_dice=dims == 2 or (made.lowres_mm is not None and made.configuration == "3d_fullres"),
         cnn=nets.cnn,
         transformer=nets.transformer,
         contrast=plan_contrast(patch, nets.cnn, nets.transformer, batch, flops),
@@ -117,6 +141,7 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         memory_gb=task.memory_gb,
         estimated_memory_gb=round(memory_of_step(nets, batch, task.device), 2),
         device=task.device,
+        configuration=made.configuration,
     )
     return plan.replace(why=reasons(plan, fingerprint, made))
 
@@ -138,54 +163,6 @@ def _median_shape(fingerprint: Fingerprint, geometry: Geometry, slice_axis: int 
     if slice_axis is not None:
         shape[slice_axis] = round(median(case.shape_after_crop[slice_axis] for case in fingerprint.cases))
     return tuple(shape)
-
-
-def choose_dimensions(
-    fingerprint: Fingerprint, geometry: Geometry, dimensions: int | str
-) -> tuple[int, int | None, str]:
-    """Dimensions of the networks, the axis sliced along if any, and why.
-
-    Raises:
-        PlanError: 3-D networks were asked for images without a third dimension.
-    """
-    if fingerprint.image_dims == 2:
-        if dimensions == 3:
-            raise PlanError(
-                f"Planning {fingerprint.dataset_name}: expected dimensions=2 or 'auto' for 2-D images, received 3. "
-                "Stack the images to volumes if they are slices of one scan."
-            )
-        return 2, None, "The images are 2-D."
-    flat = [axis for axis in geometry.order if geometry.median_shape[axis] <= 1]
-    slice_axis = flat[0] if flat else geometry.coarse_axis
-    if dimensions == 3 and geometry.median_shape[geometry.coarse_axis] <= 1:
-        raise PlanError(
-            f"Planning {fingerprint.dataset_name}: expected dimensions=2 or 'auto' for volumes of a single slice "
-            f"(median shape {geometry.median_shape}), received 3."
-        )
-    ratio, limit = geometry.anisotropy, ANISOTROPY_RATIO
-    measured = (
-        f"target spacing on axis {geometry.coarse_axis} is {ratio:.3g} times that of the finest axis"
-        if ratio > 1
-        else "target spacing is the same on all axes"
-    )
-    if dimensions in (2, 3):
-        return int(dimensions), slice_axis if dimensions == 2 else None, f"Asked for; the {measured}."
-    if flat:
-        return 2, slice_axis, f"The volumes are a single slice along axis {slice_axis}."
-    if ratio > limit:
-        return (
-            2,
-            slice_axis,
-            (
-                f"The {measured}, above nnU-Net's anisotropy threshold of {limit:g}: neighbouring slices show too "
-                f"different anatomy for 3-D convolutions to join, so the networks work slice by slice."
-            ),
-        )
-    return (
-        3,
-        None,
-        f"The {measured}, within nnU-Net's anisotropy threshold of {limit:g}: 3-D context is worth its cost.",
-    )
 
 
 def plan_normalization(fingerprint: Fingerprint) -> tuple[ChannelNormalization, ...]:
@@ -241,16 +218,12 @@ def available_gb() -> float:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
-def _check_request(
-    fingerprint: Fingerprint, memory_gb: float | None, device: str, networks: str, dimensions: int | str
-) -> None:
+def _check_request(fingerprint: Fingerprint, memory_gb: float | None, device: str, networks: str) -> None:
     def refuse(argument: str, expected: str, received: object) -> None:
         raise PlanError(
             f"Planning {fingerprint.dataset_name}: expected {argument} to be {expected}, received {received!r}."
         )
 
-    if dimensions not in ("auto", 2, 3):
-        refuse("dimensions", "2, 3 or 'auto'", dimensions)
     if networks not in ("pair", "cnn"):
         refuse("networks", "'pair' or 'cnn'", networks)
     if device not in ("auto", "cpu", "cuda"):

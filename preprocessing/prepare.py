@@ -21,10 +21,12 @@ from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.trained import check_trained
 from mcsc_bundle.words import counted
 from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
+from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
 from preprocessing.planner import make_plan
 from preprocessing.preprocess import preprocess
@@ -32,8 +34,9 @@ from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = "preset, plan_from, dimensions, memory_gb, networks or device"
+_OPTIONS = "preset, plan_from, configuration, memory_gb, networks or device"
 
+PLANNED = "planned.json"  # plan.json before anybody edited it
 STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
 USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
@@ -72,7 +75,7 @@ def prepare(
     fold: int | str = "auto",
     preset: str = "plan",
     plan_from: str | None = None,
-    dimensions: int | str = "auto",
+    configuration: str = "auto",
     memory_gb: float | None = None,
     device: str = "auto",
     networks: str = "pair",
@@ -80,6 +83,7 @@ def prepare(
     workers: int | None = None,
     demo_dir: str | None = None,
     data_optional: bool = False,
+    check_memory: bool = False,
 ) -> Prepared:
     """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
 
@@ -97,7 +101,7 @@ def prepare(
         preset: ``plan``, or ``paper`` for the paper's networks and patch (2-D only).
         plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
             ``preprocessing.adopt``).
-        dimensions: 2, 3 or ``auto``.
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto`` (see ``preprocessing.configuration``).
         memory_gb: memory budget; ``None`` takes what the device has.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
         networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
@@ -106,15 +110,17 @@ def prepare(
         demo_dir: a folder that is filled with the phantom set first, if it is ``dataset_dir`` and not there yet.
         data_optional: whether there may be no ``dataset_dir``, because an application (MONAI Label) hands over its cases;
             then only plan and store are prepared.
+        check_memory: take two steps of a new plan on its device before anything is preprocessed, and plan again with less
+            where they do not fit (see ``preprocessing.measured``). Once for a plan; none for one that was trained with.
 
     Raises:
         DatasetError, ImageError, OptionError, PlanError: an option, the data or the plan cannot be used; the
             message says what to do.
     """
-    choices = {"dimensions": dimensions, "memory_gb": memory_gb, "device": device, "networks": networks}
+    choices = {"configuration": configuration, "memory_gb": memory_gb, "device": device, "networks": networks}
     check_values(
         {
-            **{name: choices[name] for name in ("dimensions", "memory_gb")},
+            **{name: choices[name] for name in ("configuration", "memory_gb")},
             **{"num_labeled": num_labeled, "num_test": num_test, "split_seed": split_seed, "fold": fold},
             **{"preset": preset, "workers": workers, "output_dir": output_dir, "cache_dir": cache_dir},
         }
@@ -134,7 +140,7 @@ def prepare(
     split = make_split(dataset, kept, num_test, split_seed, split_file)
     parts = training_cases(split, fold)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    plan = _plan(run, fingerprint, measured, preset, plan_from, choices)
+    plan = _plan(run, fingerprint, measured, preset, plan_from, choices, check_memory)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -204,6 +210,7 @@ def _plan(
     preset: str,
     plan_from: str | None,
     options: dict[str, Any],
+    check_memory: bool,
 ) -> Plan:
     """Read back the plan, edited or not, or make it.
 
@@ -222,16 +229,49 @@ def _plan(
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
             log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
-        if edited or trained or (same and not measured):
-            return Plan.load(path)
+        if trained:
+            plan = Plan.load(path)
+            check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
+            return plan
+        if edited:
+            plan = Plan.load(path)
+            return fit_measured(plan, options["networks"], replan=None) if check_memory else plan
+        if same and not measured:
+            plan = Plan.load(path)
+            return _save(_tried(plan, fingerprint, preset, plan_from, options), run, asked) if check_memory else plan
     plan = make_plan(fingerprint, **options)
     if preset == "paper":
         plan = paper_plan(plan)
     if plan_from is not None:
-        plan = adopt_plan(plan_from, plan, fingerprint)
-    plan.save(path)
-    made.write_text(f"{_hash(path.read_text())} {asked}")
+        plan = adopt_plan(plan_from, plan, fingerprint).replace(measured_memory_gb=None)
+    if (run / "models" / "checkpoint.pt").exists():
+        check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
+    if check_memory:
+        plan = _tried(plan, fingerprint, preset, plan_from, options)
+    _save(plan, run, asked)
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
+    return plan
+
+
+def _tried(plan: Plan, fingerprint: Fingerprint, preset: str, plan_from: str | None, options: dict[str, Any]) -> Plan:
+    """The plan with its measured memory, or a smaller one; the same if it has been measured."""
+    if plan.measured_memory_gb is not None:
+        return plan
+    as_it_stands = preset == "paper" or plan_from is not None
+    log.info("Trying a training step for its memory.")
+
+    def replan(memory_gb: float) -> Plan:
+        return make_plan(fingerprint, **{**options, "memory_gb": memory_gb})
+
+    return fit_measured(plan, options["networks"], None if as_it_stands else replan)
+
+
+def _save(plan: Plan, run: Path, asked: str) -> Plan:
+    """Write the plan, and a key that tells later whether somebody edited it."""
+    path = run / "plan.json"
+    plan.save(path)
+    plan.save(run / PLANNED)
+    (run / "plan.key").write_text(f"{_hash(path.read_text())} {asked}")
     return plan
 
 
@@ -286,7 +326,9 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
         for path in (*case.images, *([case.label] if case.name in {*split.labeled, *split.test} and case.label else []))
         if path.exists()
     ]
-    declared = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
+    declared += [] if dataset.ignore_value is None else [dataset.ignore_value]
+    declared += [dataset.regions] if dataset.regions else []  # keys of other data stay what they were
     return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
 
 

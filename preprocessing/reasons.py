@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcsc_bundle.plan import Fingerprint, Plan
+from preprocessing.configuration import in_image_order
 from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
 from preprocessing.geometry import COARSE_AXIS_PERCENTILE, Geometry
 from preprocessing.memory import FEATURE_CAP, REFERENCE_GB
@@ -31,9 +32,9 @@ class Decisions:
         geometry, task, sizing: results of the steps.
         axes: image axes of the network in the order of ``task``.
         slice_axis: image axis sliced along, if any.
+        configuration, why_configuration: nnU-Net's name of what is planned, and its reason.
         why_dims: reason for 2-D or 3-D.
-        lowres_mm: spacing of the low-resolution stage nnU-Net would add, in the order of ``task``; ``None`` if it
-            would not.
+        lowres_mm: spacing of 3d_lowres in the order of ``task``; ``None`` if the data do not call for it.
         default_memory: the budget was not given.
     """
 
@@ -42,14 +43,25 @@ class Decisions:
     sizing: Sizing
     axes: tuple[int, ...]
     slice_axis: int | None
+    configuration: str
+    why_configuration: str
     why_dims: str
     lowres_mm: tuple[float, ...] | None
     default_memory: bool
 
 
+REGIONS = (
+    "Declared as lists of label values. Each has a channel with a sigmoid, so that they may lie in one another; masks are "
+    "painted region by region in the order of 'labels', as with nnU-Net's regions_class_order."
+)
+
+
 def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, str]:
     """Reason of each choice by field name."""
     return {
+        "configuration": made.why_configuration,
+        **({} if not plan.regions else {"regions": REGIONS}),
+        **({} if plan.ignore_value is None else {"ignore_value": _ignore(fingerprint)}),
         "spatial_dims": made.why_dims,
         "slice_axis": _slice_axis(plan),
         "orientation": _orientation(plan),
@@ -82,6 +94,16 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
 def per_axis(values: Sequence[float | None]) -> str:
     """``(1.5, 1.5, None)`` as ``1.5 x 1.5 x own``."""
     return " x ".join("own" if value is None else f"{value:.4g}" for value in values)
+
+
+def _ignore(fingerprint: Fingerprint) -> str:
+    cases = [case for case in fingerprint.labeled if case.ignored_voxels]
+    voxels = sum(math.prod(case.shape) for case in fingerprint.labeled)
+    share = sum(case.ignored_voxels for case in cases) / max(1, voxels)
+    return (
+        f"Declared as the ignore label; {len(cases)} of {len(fingerprint.labeled)} labelled cases have it, on {share:.0%} "
+        f"of their voxels. These teach nothing and are not scored, and labelled patches are drawn on the others."
+    )
 
 
 def _slice_axis(plan: Plan) -> str:
@@ -118,6 +140,11 @@ def _orientation(plan: Plan) -> str:
 def _spacing(plan: Plan, geometry: Geometry) -> str:
     text = f"Median of the cases' spacings is {per_axis(geometry.median_spacing_mm)} mm."
     axis = geometry.coarse_axis
+    if plan.configuration == "3d_lowres":
+        return (
+            f"{text} Coarsened from full resolution until a patch covers {LOWRES_BELOW:.0%} of the median image: axes that are "
+            f"more than twice finer than the coarsest first, then all (nnU-Net's 3d_lowres)."
+        )
     if geometry.spacing_mm != geometry.median_spacing_mm and axis != plan.slice_axis:
         text += (
             f" Axis {axis} is more than three times coarser and shorter than the others, so it takes the "
@@ -206,11 +233,11 @@ def _split(plan: Plan, fingerprint: Fingerprint) -> str:
 def _batch_dice(plan: Plan, made: Decisions) -> str:
     if plan.spatial_dims == 2:
         return "Many slices hold no foreground, so Dice is summed over the batch (nnU-Net's 2-D rule)."
-    if made.lowres_mm is not None:
+    if made.lowres_mm is not None and plan.configuration == "3d_fullres":
         return (
             f"The patch covers less than {LOWRES_BELOW:.0%} of the median image, so it often holds no foreground: "
-            f"Dice is summed over the batch. nnU-Net would add a low-resolution stage at "
-            f"{per_axis(_image_order(made, made.lowres_mm))} mm here."
+            f"Dice is summed over the batch. (3d_lowres would see the image at "
+            f"{per_axis(_image_order(made, made.lowres_mm))} mm.)"
         )
     return f"The patch covers at least {LOWRES_BELOW:.0%} of the median image: Dice is taken per sample."
 
@@ -284,6 +311,5 @@ def _device(plan: Plan, made: Decisions) -> str:
     )
 
 
-def _image_order(made: Decisions, values: Sequence[float]) -> list[float]:
-    """Values in the order of ``task`` brought to the image's axes."""
-    return [values[index] for index in sorted(range(len(made.axes)), key=lambda index: made.axes[index])]
+def _image_order(made: Decisions, values: Sequence[float]) -> tuple[float, ...]:
+    return in_image_order(made.axes, values)

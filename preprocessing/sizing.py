@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -178,23 +178,42 @@ def fit_networks(task: Task) -> Sizing:
     return _fit_time(task, sizing)
 
 
-def lowres_spacing(task: Task, patch: Sequence[int], width: int) -> tuple[float, ...] | None:
-    """Spacing of the low-resolution stage that nnU-Net would add to a 3-D plan, or ``None`` if the patch sees enough.
+@dataclass(frozen=True)
+class LowRes:
+    """A 3-D plan at a coarser spacing.
 
-    Its existence decides ``batch_dice``: small patches of large images often hold no foreground, so Dice is summed
-        over the batch.
+    Args:
+        task: with that spacing and the shapes on its grid.
+        sizing: what fits there.
+    """
+
+    task: Task
+    sizing: Sizing
+
+
+def plan_lowres(task: Task, patch: Sequence[int]) -> LowRes | None:
+    """nnU-Net's 3d_lowres: coarsened until a patch covers a quarter of the image; ``None`` if ``patch`` does already.
+
+    Its existence also decides ``batch_dice`` at full resolution: small patches of large images often hold no foreground, so
+    Dice is summed over the batch.
     """
     spacing, median = np.array(task.spacing_mm), np.array(task.median_shape)
     coarse, voxels, covered = spacing.copy(), float(np.prod(median)), float(math.prod(patch))
+    found: LowRes | None = None
     while covered / voxels < LOWRES_BELOW:
         finer = coarse.max() / coarse > 2
         coarse[finer if finer.any() else slice(None)] *= LOWRES_GROWTH
         shape = spacing / coarse * median
         voxels = float(np.prod(shape))
-        lengths = [round(length) for length in shape.tolist()]
-        topology, _ = fit_patch(coarse.tolist(), lengths, lambda t: _fits_memory(task, t, width))
-        covered = float(math.prod(topology.patch))
-    return tuple(float(s) for s in coarse) if np.prod(median) / voxels >= LOWRES_GAIN else None
+        lowered = replace(
+            task,
+            spacing_mm=tuple(coarse.tolist()),
+            median_shape=tuple(round(length) for length in shape.tolist()),
+            dataset_voxels=task.dataset_voxels * voxels / float(np.prod(median)),
+        )
+        found = LowRes(lowered, fit_networks(lowered))
+        covered = float(math.prod(found.sizing.networks.topology.patch))
+    return found if np.prod(median) / voxels >= LOWRES_GAIN else None
 
 
 def _fits_memory(task: Task, topology: Topology, width: int) -> bool:

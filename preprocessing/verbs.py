@@ -15,7 +15,7 @@ from preprocessing.clean import find_unused, listing, remove
 from preprocessing.explain import explain
 from preprocessing.export import export as export_dataset
 from preprocessing.plan_from_files import plan_from_files
-from preprocessing.prepare import prepare
+from preprocessing.prepare import PLANNED, prepare
 from preprocessing.split import make_split
 
 
@@ -33,11 +33,12 @@ def run(dataset_dir: str, output_dir: str, **options: object) -> None:
 
 
 def show(run_dir: str) -> None:
-    """Print the plan of a run folder with the reason for each choice."""
+    """Print the plan of a run folder with the reason for each choice; what was edited by hand is marked."""
     folder = Path(str(run_dir))
-    measured = folder / "fingerprint.json"
+    measured, planned = folder / "fingerprint.json", folder / PLANNED
     fingerprint = Fingerprint.load(measured) if measured.exists() else None
-    print(explain(Plan.load(folder / "plan.json"), fingerprint))
+    before = Plan.load(planned) if planned.exists() else None
+    print(explain(Plan.load(folder / "plan.json"), fingerprint, before))
 
 
 def plan(

@@ -1,4 +1,8 @@
-"""Losses on unlabelled patches: what one prediction asks of another. Pseudo-labels never carry a gradient."""
+"""Losses on unlabelled patches: what one prediction asks of another. Pseudo-labels never carry a gradient.
+
+``outputs`` says in each of them what the channels of the logits mean, exclusive classes by default; what a target is stands in
+``mcsc_bundle.outputs``.
+"""
 
 from __future__ import annotations
 
@@ -9,65 +13,70 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -1
+from mcsc_bundle.labels import IGNORED
+from mcsc_bundle.outputs import Classes
+
+CLASSES = Classes()
 
 
-def pseudo_labels(logits: Tensor) -> Tensor:
-    """Most probable class of each voxel, ``(B, 1, *spatial)``, of logits ``(B, C, *spatial)``."""
-    return logits.detach().argmax(1, keepdim=True)
+def pseudo_labels(logits: Tensor, outputs: Classes = CLASSES) -> Tensor:
+    """The target of logits ``(B, C, *spatial)``: the most probable class of each voxel, or each region's label."""
+    return outputs.hard(logits)
 
 
-def hard_dice(logits: Tensor, labels: Tensor) -> Tensor:
+def hard_dice(logits: Tensor, labels: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """Dice against hard labels: the cross pseudo supervision of MCSC and of cross teaching (Luo et al., MIDL 2022).
 
-    Mean over all classes, background included, of ``1 - (2 sum p y + 1e-5) / (sum p^2 + sum y^2 + 1e-5)`` with sums
+    Mean over all channels, background included, of ``1 - (2 sum p y + 1e-5) / (sum p^2 + sum y^2 + 1e-5)`` with sums
     over the whole batch, as in ``paper_loss``.
 
     Args:
         logits: ``(B, C, *spatial)``.
-        labels: class indices ``(B, 1, *spatial)``; voxels with -1 take no part, and if all have it the loss is 0.
+        labels: a target; voxels with -1 take no part, and if all have it the loss is 0.
+        outputs: see above.
     """
-    known = labels != IGNORED
-    probability = logits.float().softmax(1) * known
-    truth = _one_hot(labels[:, 0].clamp(min=0), logits.shape[1]) * known
+    probability = outputs.probability(logits) * (labels != IGNORED)
+    truth = outputs.truth(labels, logits.shape[1])
     axes = [0, *range(2, logits.ndim)]
     overlap = (probability * truth).sum(axes)
     total = probability.square().sum(axes) + truth.sum(axes)
     return (1 - (2 * overlap + 1e-5) / (total + 1e-5)).mean()
 
 
-def hard_ce(logits: Tensor, labels: Tensor) -> Tensor:
+def hard_ce(logits: Tensor, labels: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """Cross-entropy against hard labels (cross pseudo supervision, Chen et al., CVPR 2021).
 
     Args:
         logits: ``(B, C, *spatial)``.
-        labels: class indices ``(B, 1, *spatial)``. Voxels with -1 add 0 but count in the mean, as voxels below the
-            threshold do in FixMatch (Sohn et al., 2020), so that little confidence means little weight.
+        labels: a target. Voxels with -1 add 0 but count in the mean, as voxels below the threshold do in FixMatch (Sohn
+            et al., 2020), so that little confidence means little weight.
+        outputs: see above.
     """
-    return F.cross_entropy(logits.float(), labels[:, 0].long(), ignore_index=IGNORED, reduction="none").mean()
+    return outputs.cross_entropy(logits, labels).mean()
 
 
-def confident_loss(logits: Tensor, target: Tensor) -> Tensor:
+def confident_loss(logits: Tensor, target: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """``hard_ce + hard_dice`` against a target that holds -1 where its teacher was not sure.
 
     Args:
         logits: ``(B, C, *spatial)``.
-        target: class indices ``(B, *spatial)`` or -1. The loss is 0 where all of it is -1.
+        target: a target. The loss is 0 where all of it is -1.
+        outputs: see above.
     """
-    labels = target.unsqueeze(1)
-    return hard_ce(logits, labels) + hard_dice(logits, labels)
+    return hard_ce(logits, target, outputs) + hard_dice(logits, target, outputs)
 
 
-def softmax_mse(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def probability_mse(logits: Tensor, teacher_logits: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """Mean squared difference of probabilities (Mean Teacher, Tarvainen and Valpola, NeurIPS 2017).
 
     Args:
         logits, teacher_logits: ``(B, C, *spatial)``; the teacher's get no gradient.
+        outputs: see above.
     """
-    return F.mse_loss(logits.float().softmax(1), teacher_logits.detach().float().softmax(1))
+    return F.mse_loss(outputs.probability(logits), outputs.probability(teacher_logits.detach()))
 
 
-def certain_mse(logits: Tensor, teacher_logits: Tensor, certain: Tensor) -> Tensor:
+def certain_mse(logits: Tensor, teacher_logits: Tensor, certain: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """``sum m (p - q)^2 / (2 sum m)``: squared difference of probabilities where the teacher is certain (UA-MT, Yu et al., 2019).
 
     The sum runs over voxels and classes; the 2 is the reference code's number of classes and stays for any number.
@@ -75,22 +84,24 @@ def certain_mse(logits: Tensor, teacher_logits: Tensor, certain: Tensor) -> Tens
     Args:
         logits, teacher_logits: ``(B, C, *spatial)``; the teacher's get no gradient.
         certain: boolean mask ``m``, ``(B, 1, *spatial)``. The loss is 0 where none of it is set.
+        outputs: see above.
     """
-    squared = (logits.float().softmax(1) - teacher_logits.detach().float().softmax(1)).square()
+    squared = (outputs.probability(logits) - outputs.probability(teacher_logits.detach())).square()
     return (squared * certain).sum() / (2 * certain.sum()).clamp(min=1)
 
 
-def pyramid_consistency(logits: Sequence[Tensor]) -> Tensor:
+def pyramid_consistency(logits: Sequence[Tensor], outputs: Classes = CLASSES) -> Tensor:
     """Each prediction of a pyramid against the mean of all, weighed by how far it is from it (URPC, Luo et al., 2021).
 
-    With ``p_s`` the softmax of prediction ``s``, ``pbar`` their mean and ``D_s = sum_c KL(pbar || p_s)`` of each voxel,
+    With ``p_s`` the probabilities of prediction ``s``, ``pbar`` their mean and ``D_s = sum_c KL(pbar || p_s)`` of each voxel,
     the mean over ``s`` of ``mean((pbar - p_s)^2 e^{-D_s}) / (mean e^{-D_s} + 1e-8) + mean D_s``. The gradient flows into
-    ``pbar`` too, as in the reference code.
+    ``pbar`` too, as in the reference code. A region is two classes, inside and outside, and ``D_s`` sums over the regions.
 
     Args:
         logits: of each scale, ``(B, C, *spatial)``, all of one size.
+        outputs: see above.
     """
-    logs = torch.stack([each.float().log_softmax(1) for each in logits])
+    logs = torch.stack([outputs.log_probability(each) for each in logits])
     # a log-sum-exp, so that a class that every scale has given up (softmax 0) leaves finite gradients
     mean_log = logs.logsumexp(0) - math.log(len(logits))
     mean = mean_log.exp()
@@ -103,18 +114,19 @@ def pyramid_consistency(logits: Sequence[Tensor]) -> Tensor:
     return total / len(logits)
 
 
-def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
-    """``0.5 (cross-entropy + Dice)`` over one region alone, each a mean over that region (BCP, Bai et al., CVPR 2023).
+def part_loss(logits: Tensor, target: Tensor, part: Tensor, outputs: Classes = CLASSES) -> Tensor:
+    """``0.5 (cross-entropy + Dice)`` over a part of the patches, each a mean over that part (BCP, Bai et al., CVPR 2023).
 
     Args:
         logits: ``(B, C, *spatial)``.
-        target: class indices ``(B, *spatial)``.
-        region: boolean mask that broadcasts to ``(B, 1, *spatial)``; where it is empty the loss is 0.
+        target: a target; voxels with -1 are of no part.
+        part: boolean mask that broadcasts to ``(B, 1, *spatial)``; where it is empty the loss is 0.
+        outputs: see above.
     """
-    labels = torch.where(region, target.unsqueeze(1), IGNORED)
-    # hard_ce takes its mean over all voxels; the authors take it over the region
+    labels = torch.where(part, target, IGNORED)
+    # hard_ce takes its mean over all voxels; the authors take it over the part
     share = (labels != IGNORED).float().mean().clamp(min=1 / labels.numel())
-    return 0.5 * (hard_ce(logits, labels) / share + hard_dice(logits, labels))
+    return 0.5 * (hard_ce(logits, labels, outputs) / share + hard_dice(logits, labels, outputs))
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -129,9 +141,3 @@ def entropy(logits: Tensor) -> Tensor:
 def sigmoid_rampup(progress: float) -> float:
     """``exp(-5 (1 - t)^2)`` with ``t`` clipped to [0, 1] (Laine and Aila, ICLR 2017): 0.0067 at 0, 1 from 1 on."""
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
-
-
-def _one_hot(labels: Tensor, classes: int) -> Tensor:
-    """``(B, *spatial)`` to float ``(B, C, *spatial)``, without the read-back of ``F.one_hot``."""
-    shape = (1, classes) + (1,) * (labels.ndim - 1)
-    return (labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(shape)).float()

@@ -25,13 +25,15 @@ class Method(nn.Module):
     def __init__(self, networks: NetworkPair) -> None:
         super().__init__()
         self.cnn = networks.cnn
+        self.outputs = networks.outputs
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted scalar loss terms of one batch; the trainer minimises their sum.
 
         Args:
             batch: ``image`` ``(L + U, C, *spatial)``, labelled patches first, and ``label`` ``(L, 1, *spatial)``, class
-                indices. There is no label for the unlabelled patches: a method cannot read what is not there.
+                indices, or ``IGNORED`` (-1) where nobody annotated: no term depends on the logits there. There is no label
+                for the unlabelled patches: a method cannot read what is not there.
             progress: fraction of the training done, in [0, 1]. Ramps hang on it, so a resumed run needs no counters.
         """
         raise NotImplementedError

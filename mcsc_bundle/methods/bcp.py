@@ -8,7 +8,7 @@ import torch
 from monai.transforms.utils import get_largest_connected_component_mask
 from torch import Tensor
 
-from mcsc_bundle.losses.consistency import pseudo_labels, region_loss
+from mcsc_bundle.losses.consistency import part_loss
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.methods.views import one_box
@@ -58,7 +58,7 @@ class BCP(Method):
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Terms ``labeled_inside`` and ``labeled_outside`` (of the box); after pretraining ``unlabeled_*`` too."""
-        image, target = batch[IMAGE], batch[LABEL][:, 0].long()
+        image, target = batch[IMAGE], self.outputs.target(batch[LABEL])
         labeled, unlabeled = split_streams(image, len(target))
         box = one_box(tuple(image.shape[2:]), self.box_share, image.device)
         if progress < self.pretraining or len(unlabeled) == 0:
@@ -70,23 +70,23 @@ class BCP(Method):
         mixed = torch.cat((torch.where(box, labeled, unlabeled), torch.where(box, unlabeled, labeled)))
         inward, outward = self.cnn(mixed).chunk(2)
         return {
-            "labeled_inside": region_loss(inward, target, box),
-            "labeled_outside": region_loss(outward, target, ~box),
-            "unlabeled_inside": self.unlabeled_weight * region_loss(outward, pseudo, box),
-            "unlabeled_outside": self.unlabeled_weight * region_loss(inward, pseudo, ~box),
+            "labeled_inside": part_loss(inward, target, box, self.outputs),
+            "labeled_outside": part_loss(outward, target, ~box, self.outputs),
+            "unlabeled_inside": self.unlabeled_weight * part_loss(outward, pseudo, box, self.outputs),
+            "unlabeled_outside": self.unlabeled_weight * part_loss(inward, pseudo, ~box, self.outputs),
         }
 
     def pretraining_terms(self, labeled: Tensor, target: Tensor, box: Tensor) -> dict[str, Tensor]:
         """Each labelled patch with the box of the one before it (of itself, where it is the only one)."""
         logits = self.cnn(torch.where(box, labeled.roll(1, 0), labeled))
         return {
-            "labeled_inside": region_loss(logits, target.roll(1, 0), box),
-            "labeled_outside": region_loss(logits, target, ~box),
+            "labeled_inside": part_loss(logits, target.roll(1, 0), box, self.outputs),
+            "labeled_outside": part_loss(logits, target, ~box, self.outputs),
         }
 
     def teacher_labels(self, image: Tensor) -> Tensor:
-        """The teacher's class indices ``(U, *spatial)``, cleaned."""
-        labels = pseudo_labels(self.teacher(image))[:, 0]
+        """The teacher's target ``(U, K, *spatial)``, cleaned."""
+        labels = self.outputs.hard(self.teacher(image))
         return largest_components(labels) if self.largest_component else labels
 
     def after_step(self, progress: float) -> None:
@@ -95,13 +95,13 @@ class BCP(Method):
 
 
 def largest_components(labels: Tensor) -> Tensor:
-    """Class indices ``(B, *spatial)`` with all but the largest component of each foreground class set to 0.
+    """A target ``(B, K, *spatial)`` with all but the largest component of each foreground class, or region, set to 0.
 
     Voxels that touch at a corner belong together, as in the authors' code. Works on the host: one read-back, and one pass of
     scikit-image for each class that a patch holds.
     """
-    cleaned = labels.cpu().clone()
-    for patch in cleaned:
+    cleaned = labels.cpu().clone(memory_format=torch.contiguous_format)  # so that flatten is a view
+    for patch in cleaned.flatten(0, 1):
         for index in patch.unique():
             if index > 0:
                 mask = patch == index

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mcsc_bundle.losses.consistency import hard_ce, pseudo_labels, sigmoid_rampup
+from mcsc_bundle.losses.consistency import hard_ce, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.networks.unet import UNet
@@ -52,8 +52,8 @@ class CPS(Method):
         terms = {"supervised_cnn": self.loss(cnn, label), "supervised_second": self.loss(second, label)}
         if len(cnn_unlabeled):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
-            terms["cross_cnn"] = weight * hard_ce(cnn_unlabeled, pseudo_labels(second_unlabeled))
-            terms["cross_second"] = weight * hard_ce(second_unlabeled, pseudo_labels(cnn_unlabeled))
+            terms["cross_cnn"] = weight * hard_ce(cnn_unlabeled, self.outputs.hard(second_unlabeled), self.outputs)
+            terms["cross_second"] = weight * hard_ce(second_unlabeled, self.outputs.hard(cnn_unlabeled), self.outputs)
         return terms
 
     def trained_networks(self) -> Iterable[nn.Module]:

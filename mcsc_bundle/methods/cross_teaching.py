@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mcsc_bundle.losses.consistency import hard_dice, pseudo_labels, sigmoid_rampup
+from mcsc_bundle.losses.consistency import hard_dice, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.networks.pair import NetworkPair
 
@@ -51,6 +51,6 @@ class CrossTeaching(Method):
             return {}
         weight = self.weight * sigmoid_rampup(progress / self.rampup)
         return {
-            "cross_cnn": weight * hard_dice(cnn, pseudo_labels(transformer)),
-            "cross_transformer": weight * hard_dice(transformer, pseudo_labels(cnn)),
+            "cross_cnn": weight * hard_dice(cnn, self.outputs.hard(transformer), self.outputs),
+            "cross_transformer": weight * hard_dice(transformer, self.outputs.hard(cnn), self.outputs),
         }

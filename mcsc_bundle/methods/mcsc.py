@@ -28,7 +28,6 @@ from mcsc_bundle.methods.mcsc_paper import PaperMCSC
 from mcsc_bundle.methods.views import random_boxes, strong_intensity
 from mcsc_bundle.networks.pair import NetworkPair
 
-IGNORED = -1
 MEMORY = 0.95  # of the running supervised losses, per step
 
 
@@ -73,7 +72,7 @@ class MCSC(PaperMCSC):
         """Terms ``supervised_*``, ``strong_*`` for both networks and ``contrast_1``, ``contrast_2``, ..."""
         image, label = batch[IMAGE], batch[LABEL]
         labeled, weak = split_streams(image, len(label))
-        target = label[:, 0].long()
+        target = self.outputs.target(label)
         if len(weak):
             image, strong_target = self.strong_view(labeled, target, weak)
             target = torch.cat((target, strong_target))
@@ -84,8 +83,9 @@ class MCSC(PaperMCSC):
         if len(weak):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
             for name, both in zip(("cnn", "transformer"), logits, strict=True):
-                terms[f"strong_{name}"] = weight * confident_loss(both[len(label) :], strong_target)
-        return terms | self.contrast_terms(features, (target, target))
+                terms[f"strong_{name}"] = weight * confident_loss(both[len(label) :], strong_target, self.outputs)
+        classes = self.outputs.exclusive(target)
+        return terms | self.contrast_terms(features, (classes, classes))
 
     @torch.no_grad()
     def strong_view(self, labeled: Tensor, target: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,22 +93,21 @@ class MCSC(PaperMCSC):
 
         Args:
             labeled: labelled patches ``(L, C, *spatial)``, passed through.
-            target: their class indices ``(L, *spatial)``.
+            target: theirs, ``(L, K, *spatial)``.
             weak: unlabelled patches ``(U, C, *spatial)`` as augmented by the loader.
 
         Returns:
-            Images and class indices ``(U, *spatial)``, -1 where the teacher is not confident.
+            Images and their target ``(U, K, *spatial)``, -1 where the teacher is not confident.
         """
-        share, pseudo = self.teacher()(weak).float().softmax(1).max(1)
-        pseudo = pseudo.masked_fill(share < self.confidence, IGNORED)
+        pseudo = self.outputs.confident(self.teacher()(weak), self.confidence)
         donors = torch.arange(len(weak), device=weak.device) % len(labeled)
         from_labeled = torch.rand(len(weak), device=weak.device) < self.copy_paste
         choice = from_labeled.view(-1, *[1] * (weak.ndim - 1))
         partner = torch.where(choice, labeled[donors], weak.roll(1, 0))
-        partner_target = torch.where(choice[:, 0], target[donors], pseudo.roll(1, 0))
+        partner_target = torch.where(choice, target[donors], pseudo.roll(1, 0))
         box = random_boxes(len(weak), tuple(weak.shape[2:]), *self.box_share, device=weak.device)
         mixed = strong_intensity(torch.where(box, partner, weak))
-        return torch.cat((labeled, mixed)), torch.where(box[:, 0], partner_target, pseudo)
+        return torch.cat((labeled, mixed)), torch.where(box, partner_target, pseudo)
 
     def teacher(self) -> EMATeacher:
         """The teacher of this step, drawn with a chance in proportion to ``1 / supervised loss^2`` of its network."""

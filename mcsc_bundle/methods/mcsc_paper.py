@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mcsc_bundle.losses.consistency import pseudo_labels
 from mcsc_bundle.methods.base import IMAGE, LABEL
 from mcsc_bundle.methods.contrast import MultiScaleContrast
 from mcsc_bundle.methods.cross_teaching import CrossTeaching
 from mcsc_bundle.networks.pair import NetworkPair
+from mcsc_bundle.outputs import Classes
 
 
 class PaperMCSC(CrossTeaching):
@@ -57,7 +57,7 @@ class PaperMCSC(CrossTeaching):
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = {**self.supervised_terms(logits, label), **self.cross_terms(logits, len(label), progress)}
         used = len(image) if progress >= self.contrast_unlabeled_from else len(label)
-        for_cnn, for_transformer = crossed_labels(logits, label)
+        for_cnn, for_transformer = crossed_labels(logits, label, self.outputs)
         kept = ([level[:used] for level in features[0]], [level[:used] for level in features[1]])
         return terms | self.contrast_terms(kept, (for_cnn[:used], for_transformer[:used]))
 
@@ -69,13 +69,14 @@ class PaperMCSC(CrossTeaching):
         return {f"contrast_{scale}": self.contrast_weight * value for scale, value in enumerate(losses, start=1)}
 
 
-def crossed_labels(logits: tuple[Tensor, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+def crossed_labels(logits: tuple[Tensor, Tensor], label: Tensor, outputs: Classes) -> tuple[Tensor, Tensor]:
     """Class indices ``(L + U, *spatial)`` for the features of the CNN and of the Transformer.
 
     Args:
         logits: of CNN and Transformer, ``(L + U, C, *spatial)``.
         label: ground truth of the labelled part, ``(L, 1, *spatial)``.
+        outputs: what the channels mean; of regions, a voxel's class is the one that is painted last.
     """
-    truth = label[:, 0].long()
-    cnn, transformer = (pseudo_labels(both[len(label) :])[:, 0] for both in logits)
+    truth = outputs.exclusive(outputs.target(label))
+    cnn, transformer = (outputs.exclusive(outputs.hard(both[len(label) :])) for both in logits)
     return torch.cat((truth, transformer)), torch.cat((truth, cnn))

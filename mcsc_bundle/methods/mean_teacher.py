@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcsc_bundle.losses.consistency import sigmoid_rampup, softmax_mse
+from mcsc_bundle.losses.consistency import probability_mse, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.networks.pair import NetworkPair
@@ -56,7 +56,7 @@ class MeanTeacher(Method):
 
     def consistency(self, logits: Tensor, image: Tensor, progress: float) -> Tensor:
         """Distance of the student's logits ``(U, C, *spatial)`` from the teacher's on the same patches ``image``."""
-        return softmax_mse(logits, self.teacher(noisy(image)))
+        return probability_mse(logits, self.teacher(noisy(image)), self.outputs)
 
     def after_step(self, progress: float) -> None:
         """The teacher follows."""

@@ -52,7 +52,7 @@ class URPC(Method):
         terms = {"supervised": torch.stack([self.loss(logits, label) for logits in labeled]).mean()}
         if len(unlabeled[0]):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
-            terms["consistency"] = weight * pyramid_consistency(unlabeled)
+            terms["consistency"] = weight * pyramid_consistency(unlabeled, self.outputs)
         return terms
 
     def pyramid(self, image: Tensor) -> list[Tensor]:

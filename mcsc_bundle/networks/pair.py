@@ -6,13 +6,13 @@ import math
 import os
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcsc_bundle.networks.swin_unet import SwinUNet
 from mcsc_bundle.networks.swin_weights import load_imagenet_weights
 from mcsc_bundle.networks.transfer import init_from as start_from
 from mcsc_bundle.networks.unet import UNet
+from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan
 
 BRANCHES = ("cnn", "transformer", "both")
@@ -24,12 +24,14 @@ class NetworkPair(nn.Module):
     Args:
         cnn, transformer: networks with the interface of ``UNet`` and ``SwinUNet`` (``features``, ``head``,
             ``feature_channels``, ``feature_strides``).
+        outputs: what their channels mean; ``None`` for exclusive classes.
     """
 
-    def __init__(self, cnn: UNet, transformer: SwinUNet) -> None:
+    def __init__(self, cnn: UNet, transformer: SwinUNet, outputs: Classes | None = None) -> None:
         super().__init__()
         self.cnn = cnn
         self.transformer = transformer
+        self.outputs = outputs or Classes()
 
     @classmethod
     def from_plan(
@@ -43,7 +45,7 @@ class NetworkPair(nn.Module):
                 it from scratch.
             init_from: run folder or packed bundle to take over every fitting layer of (``transfer.init_from``).
         """
-        pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan))
+        pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan), outputs_of(plan))
         if pretrained is not None:
             load_imagenet_weights(pair.transformer, pretrained)
         if init_from is not None:
@@ -68,7 +70,7 @@ class BranchPredictor(nn.Module):
 
     Args:
         pair: the trained networks.
-        branch: ``cnn`` or ``transformer``: the logits of that network. ``both``: log of the mean of their softmax.
+        branch: ``cnn`` or ``transformer``: the logits of that network. ``both``: of the mean of their probabilities.
 
     Raises:
         ValueError: unknown branch.
@@ -87,5 +89,6 @@ class BranchPredictor(nn.Module):
             return self.pair.cnn(x)
         if self.branch == "transformer":
             return self.pair.transformer(x)
-        cnn, transformer = self.pair(x)
-        return torch.logaddexp(F.log_softmax(cnn, dim=1), F.log_softmax(transformer, dim=1)) - math.log(2.0)
+        outputs = self.pair.outputs
+        cnn, transformer = (outputs.log_probability(logits) for logits in self.pair(x))
+        return outputs.logits(torch.logaddexp(cnn, transformer) - math.log(2.0))

@@ -111,7 +111,7 @@ class SwinUNet(nn.Module):
         return cls(
             plan.spatial_dims,
             plan.in_channels,
-            plan.num_classes,
+            plan.out_channels,
             swin.patch,
             swin.merges,
             swin.embed_dim,

@@ -79,7 +79,14 @@ def _weights(folder: Path) -> dict[str, dict[str, Tensor]]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises many kinds on a damaged file
                 raise TransferError(f"init_from: expected a file of tensors, received {path}: {error}") from None
-            return content if name == "pair.pt" else {"cnn": content}
+            return content if name == "pair.pt" else {"cnn": _first_member(content)}
     raise TransferError(
         f"init_from: expected pair.pt or model.pt in {models}, found neither. Give a run folder or a packed bundle."
     )
+
+
+def _first_member(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first network of a packed ensemble; of a single network, itself."""
+    prefix = "members.0."
+    member = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return member or state

@@ -85,7 +85,7 @@ class UNet(nn.Module):
         return cls(
             plan.spatial_dims,
             plan.in_channels,
-            plan.num_classes,
+            plan.out_channels,
             cnn.features,
             cnn.kernel_sizes,
             cnn.strides,

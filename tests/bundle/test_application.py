@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import monai.bundle
@@ -105,4 +104,6 @@ def test_a_training_on_a_folder_leaves_the_bundle_s_weights_alone(tmp_path, bund
     )  # fmt: skip
     assert (tmp_path / "out" / "models" / "model.pt").exists()
     assert (bundle / "models" / "model.pt").read_bytes() == before
-    assert json.loads((tmp_path / "out" / "plan.json").read_text()) == json.loads((bundle / "plan.json").read_text())
+    plan = Plan.load(tmp_path / "out" / "plan.json")
+    assert plan.measured_memory_gb is not None  # on this machine
+    assert plan.replace(measured_memory_gb=None, why={}) == Plan.load(bundle / "plan.json").replace(why={})

@@ -16,22 +16,25 @@ from bundle.verify import make_images, verify
 from mcsc_bundle.plan import Plan
 from tests.bundle.runs import TERMS, make_run
 from tests.end_to_end.road import command
+from tests.mcsc_bundle.methods.cases import REGIONS
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Two runs of different dimensions, classes and channels, packed."""
+    """Runs of different dimensions, labels and channels, packed."""
     folder = tmp_path_factory.mktemp("home")
     volumes = make_run(folder / "volumes", "3d", labels={"background": 0, "lesion": 7})
     slices = make_run(folder / "slices", "slicewise", seed=1, channel_names=("T1", "T2"))
+    regions = make_run(folder / "regions", "3d", seed=2, ignore_value=3, **REGIONS)
+    pack(regions, "region_mri_segmentation", TERMS, folder)
     pack(volumes, "volume_mri_segmentation", TERMS, folder)
     pack(slices, "slice_mri_segmentation", TERMS, folder)
     return folder
 
 
-@pytest.mark.parametrize("name", ["volume_mri_segmentation", "slice_mri_segmentation"])
+@pytest.mark.parametrize("name", ["volume_mri_segmentation", "slice_mri_segmentation", "region_mri_segmentation"])
 def test_every_point_of_the_checklist(home, name):
     points = verify(home / f"{name}_v0.1.0.zip", train=True).points
     assert all(point.passed for point in points), "\n".join(map(str, points))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, SaveImaged
 
 from bundle.pack import pack
@@ -19,14 +20,18 @@ from bundle.verify import make_images
 from mcsc_bundle.io import load_image
 from mcsc_bundle.plan import Plan
 from tests.bundle.runs import TERMS, make_run
+from tests.mcsc_bundle.methods.cases import REGIONS
 from tests.mcsc_bundle.test_inference import infer
 
 
-@pytest.fixture(scope="module", params=["3d", "slicewise"])
+@pytest.fixture(
+    scope="module", params=[("3d", {}), ("slicewise", {}), ("3d", REGIONS)], ids=["3d", "slicewise", "regions"]
+)
 def home(request, tmp_path_factory):
     """A bundle, a scan, and the mask that the repository makes of it."""
     folder = tmp_path_factory.mktemp("home")
-    run = make_run(folder / "run", request.param)
+    kind, changes = request.param
+    run = make_run(folder / "run", kind, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bundle.pack.export_torchscript", lambda bundle: None)
         pack(run, "tiny_mri_segmentation", TERMS, folder)
@@ -65,18 +70,21 @@ def test_monai_label_gets_the_same_mask(home):
     assert tuple(item["pred"].shape[1:]) == tuple(item["image"].meta["spatial_shape"])  # what Restored resizes to
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     assert next(iter(metadata["inputs"])) == "image" and next(iter(metadata["outputs"])) == "pred"
-    assert metadata["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "left", "2": "right"}
+    names = Plan.load(bundle / "plan.json").channel_classes
+    assert metadata["outputs"]["pred"]["channel_def"] == {str(index): name for index, name in enumerate(names)}
 
 
 def test_deploy_gets_the_same_mask_from_an_image_in_memory_anywhere(home, tmp_path, monkeypatch):
-    """Deploy gives images, not files, and neither knows nor sets ``bundle_root``."""
+    """Deploy gives images without channels, not files, and neither knows nor sets ``bundle_root``."""
     monkeypatch.chdir(tmp_path)
     bundle = home / "tiny_mri_segmentation"
     parser = parser_of(bundle)
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     chain = without(parser.get_parsed_content("preprocessing"), LoadImaged)
-    item = chain({"image": load_image(home / "scans" / "case_0.nii.gz")})
+    loaded = load_image(home / "scans" / "case_0.nii.gz")
+    meta = {"affine": loaded.affine.numpy(), "spatial_shape": loaded.shape[1:], "original_channel_dim": "no_channel"}
+    item = chain({"image": MetaTensor.ensure_torch_and_prune_meta(loaded.as_tensor()[0].double(), meta)})
     with torch.no_grad():
         item["pred"] = parser.get_parsed_content("inferer")(item["image"][None], torch.jit.script(network.eval()))[0]
     item = without(parser.get_parsed_content("postprocessing"), SaveImaged)(item)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -7,13 +8,18 @@ import pickle
 import pytest
 import torch
 
+from bundle.card import DataTerms
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
+from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
+from bundle.verify import verify
 from mcsc_bundle.inference import TrainedRun
-from mcsc_bundle.plan import ChannelNormalization
+from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
+from mcsc_bundle.trained import plan_record, save_trained
 from tests.bundle.runs import TERMS, make_run
+from tests.mcsc_bundle.methods.cases import REGIONS
 from tests.plans import make_plan
 
 
@@ -37,7 +43,8 @@ def test_a_run_packs_to_the_same_bytes_in_any_folder(tmp_path):
     folder, archive = pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "one")
     _, other = pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "other")
     assert archive.name == "tiny_mri_segmentation_v0.1.0.zip" and archive.read_bytes() == other.read_bytes()
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [folder.name, archive.name]
+    unit_test = "test_tiny_mri_segmentation.py"
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [unit_test, folder.name, archive.name]
     assert (folder / "models" / "model.pt").read_bytes() == (run / "models" / "model.pt").read_bytes()
 
 
@@ -60,6 +67,17 @@ def test_metadata_come_from_plan_and_run(tmp_path):
     assert not any("+" in version for version in (*packages.values(), seen["pytorch_version"]))
 
 
+def test_metadata_tell_regions_and_what_is_not_predicted(tmp_path):
+    run = make_run(tmp_path / "run", ignore_value=3, **REGIONS)
+    bundle, _ = pack(run, "tiny_mri_segmentation", TERMS, tmp_path)
+    seen = metadata(bundle)
+    pred = seen["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {"0": "whole", "1": "core"} and pred["num_channels"] == 2
+    assert "values 2 for whole, 1 for core" in seen["pred_classes"] and "3 where nobody" in seen["label_classes"]
+    assert not verify(bundle, run=False).failed
+    assert "1 2 whole, 1 core" in (bundle / "docs" / "README.md").read_text()
+
+
 def test_value_range_of_ct_is_what_the_clipping_leaves(tmp_path):
     ct = ChannelNormalization("CT", "ct", lower=-100, upper=300, mean=100, std=50)  # -4 to 4
     run = make_run(tmp_path / "run", channel_names=("CT",), normalization=(ct,))
@@ -77,9 +95,40 @@ def test_no_case_name_and_no_path_leaves_the_machine(tmp_path):
 def test_the_card_states_data_scores_and_licence(tmp_path):
     bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
     card = (bundle / "docs" / "README.md").read_text()
-    assert "1 labelled, 0 unlabelled" in card and "0.5 (0.5 to 0.5) ml" in card and "CC0 1.0" in card
+    assert "| training scans | 1 labelled |" in card and "0.5 (0.5 to 0.5) ml" in card and "CC0 1.0" in card
     assert "0.700 +- 0.100" in card and "2 epochs, 10 steps, 1 minutes" in card
     assert TERMS.license_text in (bundle / "docs" / "data_license.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("terms", "loses"), [("CC BY-NC-SA 4.0", True), ("for non-commercial use", True), ("CC-BY-SA 4.0, NCI", False)]
+)
+def test_the_card_passes_on_that_the_data_exclude_commercial_use(tmp_path, terms, loses):
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", DataTerms("somewhere", terms), tmp_path)
+    card = (bundle / "docs" / "README.md").read_text()
+    assert card.count("Not for commercial use either") == 2 * loses and f"That licence is: {terms};" in card
+
+
+def test_only_what_a_method_learned_from_is_counted(tmp_path):
+    run = make_run(tmp_path / "run")
+    supervised = read_run(run)
+    assert "trained on 1 labelled scans of it." in describe(supervised)
+    other = dataclasses.replace(supervised, method="MCSC")
+    assert "1 labelled and 0 unlabelled scans of it (semi-supervised)" in describe(other)
+
+
+@pytest.mark.parametrize(
+    ("channel", "modality"),
+    [("cineMRI", "MR"), ("T2-FLAIR", "MR"), ("CT", "CT"), ("PET", "PET"), ("fraction", "n/a"), ("US image", "US")],
+)
+def test_modality_of_a_channel(tmp_path, channel, modality):
+    bundle, _ = pack(make_run(tmp_path / "run", channel_names=(channel,)), "tiny", TERMS, tmp_path)
+    assert metadata(bundle)["network_data_format"]["inputs"]["image"]["modality"] == modality
+
+
+def test_the_display_name():
+    assert display_name("hippocampus_mri_segmentation") == "Hippocampus MRI segmentation"
+    assert display_name("MRI_brain") == "MRI brain"
 
 
 def test_warnings_that_name_a_case_stay_at_home(tmp_path):
@@ -154,3 +203,19 @@ def test_data_terms_come_from_the_options_or_from_dataset_json(tmp_path):
     assert data_terms(tmp_path, "mine", str(tmp_path / "terms.txt")).license_text == "my own terms"
     with pytest.raises(PackError, match="received no licence"):
         data_terms(source="somewhere")
+
+
+def test_a_plan_edited_after_the_training_is_not_packed_and_a_bundle_keeps_its_own(tmp_path):
+    run = make_run(tmp_path / "run")
+    plan = Plan.load(run / "plan.json")
+    save_trained(run / "models", plan, ["secret_case_name"])
+    bundle, _ = pack(run, "tiny", TERMS, tmp_path)
+    assert json.loads((bundle / "models" / "trained.json").read_text()) == {"plan": plan_record(plan)}
+    shipped = packed_configs(plan)["inference.json"]["shipped_plan"]["content"]
+    assert TrainedRun(bundle, plan=Plan.from_dict(shipped)).weights.exists()
+    shipped["spacing_mm"] = [9.0, 1.0, 1.0]
+    with pytest.raises(SystemExit, match=r"the plan in the configs .*spacing_mm\[0\] = 9.0 \(trained with 1.0\)"):
+        TrainedRun(bundle, plan=Plan.from_dict(shipped))
+    plan.replace(orientation="LPS").save(run / "plan.json")
+    with pytest.raises(PackError, match=r'orientation = "LPS" \(trained with "RAS"\)'):
+        pack(run, "tiny", TERMS, tmp_path)

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from preprocessing.phantom import make_phantom_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = {"epoch_length": 2, "max_epochs": 2, "workers": 1}
+SHORT = {"epoch_length": 2, "max_epochs": 2, "workers": 1, "check_memory": False}
 
 
 def small_dataset(folder: Path, **numbers: int) -> Path:

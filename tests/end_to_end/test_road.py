@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcsc_bundle.plan import Plan
 from tests.end_to_end.road import ROOT, SHORT, command, small_dataset, train, workflow
 
 
@@ -119,10 +120,29 @@ def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
     assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
 
 
-def test_evaluate_without_a_held_out_case_ends_with_a_message(dataset, run):
-    evaluation = workflow(["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(run), **SHORT)
-    with pytest.raises(SystemExit, match="labelled cases that did not train, received none"):
-        evaluation.run()
+@pytest.mark.parametrize(
+    ("options", "message"), [({}, "were kept out of the training, received none"), ({"fold": 0}, "1 of 1 that it was")]
+)
+def test_evaluate_refuses_what_is_no_test(dataset, run, options, message):
+    """The run trained on all of its three labels, as there are too few patients to validate."""
+    with pytest.raises(SystemExit, match=message):
+        workflow(
+            ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(run), **{**SHORT, **options}
+        ).run()
+
+
+def test_a_plan_edited_after_the_training_is_refused_before_anything_is_preprocessed(dataset, run, tmp_path):
+    edited = tmp_path / "run"
+    shutil.copytree(run, edited, ignore=shutil.ignore_patterns("preprocessed"))
+    plan = Plan.load(edited / "plan.json")
+    spacing = (2 * (plan.spacing_mm[0] or 1.0), *plan.spacing_mm[1:])
+    plan.replace(spacing_mm=spacing).save(edited / "plan.json")
+    with pytest.raises(SystemExit, match=r"spacing_mm\[0\] = .* \(trained with"):
+        train(dataset, edited, max_epochs=3)
+    assert not (edited / "preprocessed").exists()
+    plan.replace(batch_labeled=plan.batch_labeled + 1).save(edited / "plan.json")
+    train(dataset, edited, max_epochs=3, cache_dir=str(run / "preprocessed"))
+    assert len((edited / "log.csv").read_text().splitlines()) == 4
 
 
 def test_validation_picks_the_best_and_keeps_the_last(dataset, tmp_path):
@@ -171,11 +191,11 @@ def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_pat
     def patch(**options):
         return prepare(str(dataset), str(tmp_path), workers=1, device="cpu", **options).plan.patch_size
 
-    assert len(patch(dimensions=3)) == 3
-    assert len(patch(dimensions=2)) == 2
+    assert len(patch(configuration="3d_fullres")) == 3
+    assert len(patch(configuration="2d")) == 2
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
-    assert len(patch(dimensions=3)) == 2
+    assert len(patch(configuration="3d_fullres")) == 2
 
 
 def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
@@ -222,7 +242,7 @@ def test_test_cases_are_neither_stored_nor_watched(dataset, tmp_path):
     prepared = prepare(str(dataset), str(tmp_path), num_labeled=1, num_test=1, workers=1)
     (test,) = (item["case"] for item in prepared.test)
     assert not prepared.val and test not in prepared.store and test not in {item["case"] for item in prepared.train}
-    watched = prepare(str(dataset), str(tmp_path), num_labeled="all", num_test=1, workers=1, fold=0, dimensions=2)
+    watched = prepare(str(dataset), str(tmp_path), num_labeled="all", num_test=1, workers=1, fold=0, configuration="2d")
     assert {item["case"] for item in watched.val} and test not in {
         item["case"] for item in (*watched.val, *watched.train)
     }
@@ -250,3 +270,28 @@ def test_a_listed_image_that_is_not_there_is_set_aside(dataset, tmp_path):
     prepare(str(tmp_path / "data"), str(tmp_path / "run"), workers=1)
     (rejected,) = json.loads((tmp_path / "run" / "rejected.json").read_text()).items()
     assert rejected[0] == "gone" and "gone.nii.gz" in rejected[1]
+
+
+def test_a_plan_at_low_resolution_trains_and_its_masks_are_at_full(tmp_path):
+    """Boxes of 80 x 80 x 80 voxels and little memory: the plan sees them whole on a coarser grid."""
+    data = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        image = rng.normal(size=(80, 80, 80)).astype(np.float32)
+        label = np.zeros(image.shape, np.uint8)
+        label[20:44, 20:44, 20 : 40 + index] = 1
+        for folder, array in (("images", image + 3 * label), ("labels", label)):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([1, 1, 1, 1])), data / folder / f"box_{index}.nii.gz")
+    options = {"configuration": "3d_lowres", "memory_gb": 0.3, "max_epochs": 1, "epoch_length": 1, "fold": "all"}
+    train(data, tmp_path / "run", **options)
+    plan = Plan.load(tmp_path / "run" / "plan.json")
+    assert plan.configuration == "3d_lowres" and min(plan.spacing_mm) > 1.25
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(data / "images" / "box_0.nii.gz", new)
+    result = command(
+        config_file="configs/inference.json", dataset_dir=new, output_dir=tmp_path / "masks", run_dir=tmp_path / "run"
+    )
+    assert result.returncode == 0, result.stderr
+    assert nib.load(tmp_path / "masks" / "box_0.nii.gz").shape == (80, 80, 80)

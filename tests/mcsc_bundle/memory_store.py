@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import Plan
 
 
@@ -22,7 +23,14 @@ class MemoryCase:
 
     @property
     def foreground(self) -> dict[int, np.ndarray]:
-        return {} if self.label is None else {int(c): np.argwhere(self.label == c) for c in np.unique(self.label) if c}
+        kept = () if self.label is None else set(np.unique(self.label)) - {0, STORED_IGNORED}
+        return {int(c): np.argwhere(self.label == c) for c in kept}
+
+    @property
+    def annotated(self) -> np.ndarray | None:
+        assert self.label is not None, "the annotated voxels of an unlabelled case were asked for"
+        ignored = self.label == STORED_IGNORED
+        return np.argwhere(~ignored) if ignored.any() else None
 
     def read_image(self, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
         return np.stack([_cut(channel, start, size) for channel in self.image])

@@ -7,6 +7,7 @@ import torch
 
 from mcsc_bundle.augmentation import PatchAugmentation
 from mcsc_bundle.data import LABELED, UNLABELED, PatchKey, TwoStreamDataset, TwoStreamLoader
+from mcsc_bundle.labels import IGNORED, STORED_IGNORED
 from tests.mcsc_bundle.memory_store import MemoryStore
 from tests.plans import KINDS, make_plan
 
@@ -74,7 +75,7 @@ def test_without_labelled_cases_it_is_refused():
 
 
 def test_labelled_patches_hold_foreground_often():
-    plan = make_plan("3d", patch_size=(4, 4, 4), contrast=())
+    plan = make_plan("3d", patch_size=(8, 4, 4), contrast=())
     data = dataset(plan)
     share = sum(bool((data[PatchKey(i, LABELED, 0)]["label"] > 0).any()) for i in range(60)) / 60
     assert share > 0.5
@@ -84,3 +85,27 @@ def test_unlabelled_patches_never_ask_for_a_label():
     plan = make_plan("3d")
     data = dataset(plan)  # MemoryCase.read_label asserts
     assert all("label" not in data[PatchKey(i, UNLABELED, 0)] for i in range(5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labelled_patches_of_sparsely_annotated_cases_hold_annotated_voxels(kind):
+    """One plane is annotated; a patch that falls anywhere would miss it more often than not."""
+    small = {"patch_size": (8, 8) if kind in ("2d", "slicewise") else (8, 4, 4), "contrast": ()}
+    plan = make_plan(kind, ignore_value=3, **small)
+    data = dataset(plan)
+    for name in ("labeled0", "labeled1"):
+        label = data.store.cases[name].label
+        kept = label[..., 1].copy()
+        label[...] = STORED_IGNORED
+        label[..., 1] = kept
+    labels = [data[PatchKey(i, LABELED, 0)]["label"] for i in range(30)]
+    assert all(label.dtype == torch.int16 and label.min() >= IGNORED and label.max() < 3 for label in labels)
+    assert all((label != IGNORED).any() for label in labels)
+    assert kind == "slicewise" or any((label == IGNORED).any() for label in labels)
+
+
+def test_annotated_voxels_of_hidden_labels_are_never_asked_for():
+    """A case may be stored with a label and serve without."""
+    plan = make_plan("3d", ignore_value=3)
+    data = dataset(plan)
+    assert all("label" not in data[PatchKey(i, UNLABELED, 0)] for i in range(5))  # MemoryCase.annotated asserts

@@ -128,7 +128,9 @@ def test_masks_are_made_again_with_other_runs(tmp_path, images, runs):
 
 def test_runs_of_other_plans_are_refused(tmp_path, runs):
     other = make_run(tmp_path / "other", 0, PLAN.replace(spacing_mm=(4.0, 1.0, 1.0)))
-    same = make_run(tmp_path / "same", 0, PLAN.replace(why={"patch_size": "another reason"}, memory_gb=4.0))
+    same = make_run(
+        tmp_path / "same", 0, PLAN.replace(why={"patch_size": "another reason"}, memory_gb=4.0, batch_labeled=3)
+    )
     with pytest.raises(SystemExit, match=r"expected runs of one plan, .* which differ in spacing_mm"):
         TrainedRun([runs / "fold_0", other])
     assert len(TrainedRun([runs / "fold_0", same]).others) == 1

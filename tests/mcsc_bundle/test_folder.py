@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mcsc_bundle.folder import FolderError, find_cases, find_cases_or_exit
+from mcsc_bundle.formats import ImageError, read_file
 
 
 def touch(folder, *names):
@@ -44,8 +47,37 @@ def test_refused_with_what_to_do(tmp_path):
         find_cases(tmp_path / "none")
     with pytest.raises(FolderError, match=r"expected images \(.*found none"):
         find_cases(tmp_path)
-    touch(tmp_path, "a.nii", "a.mha")
-    with pytest.raises(FolderError, match="one file for case a"):
-        find_cases(tmp_path)
-    with pytest.raises(SystemExit, match=r"error: .*one file for case a"):
+    with pytest.raises(SystemExit, match=r"error: .*found none"):
         find_cases_or_exit(tmp_path)
+
+
+def test_two_files_for_one_case_set_that_case_aside(tmp_path):
+    touch(tmp_path, "a.nii", "a.mha", "b.nii")
+    one, other = find_cases(tmp_path)
+    assert "one file for case a, found ['a.mha', 'a.nii']. Keep one" in one["error"] and "error" not in other
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a_0000.mha"])
+def test_channels_beside_another_file_of_the_case_set_it_aside(tmp_path, name):
+    touch(tmp_path, "a_0000.nii", "a_0001.nii", name)
+    (item,) = find_cases(tmp_path, 2)
+    assert "one file for case a" in item["error"]
+
+
+@pytest.mark.parametrize("there, missing", [((0, 2), 1), ((1, 2), 0), ((0, 1), 2)])
+def test_a_missing_channel_is_listed_where_it_should_be(tmp_path, there, missing):
+    """CASE_0000 and CASE_0002 are not channels 0 and 1."""
+    touch(tmp_path, *(f"a_{index:04d}.nii.gz" for index in there), *(f"b_{index:04d}.nii.gz" for index in range(3)))
+    one, other = find_cases(tmp_path, 3)
+    assert one["image"][missing] == str(tmp_path / f"a_{missing:04d}.nii.gz") and len(one["image"]) == 3
+    with pytest.raises(ImageError, match=rf"a_{missing:04d}.nii.gz: expected an image file, found none"):
+        read_file(Path(one["image"][missing]), None)
+    assert len(other["image"]) == 3
+
+
+def test_a_link_to_nothing_is_a_case_that_says_so(tmp_path):
+    touch(tmp_path, "b.nii")
+    (tmp_path / "a.nii").symlink_to("gone.nii")
+    one, _ = find_cases(tmp_path)
+    with pytest.raises(ImageError, match=r"a\.nii: .*found a link to gone\.nii, which is not there"):
+        read_file(Path(one["image"][0]), None)

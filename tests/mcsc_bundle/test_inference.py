@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from mcsc_bundle.folder import find_cases
 from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.predictions import Predictions
@@ -95,12 +98,71 @@ def test_what_is_done_is_skipped_until_settings_or_image_change(tmp_path, images
     settings: dict = {}
     first = written()
     assert written() == first
-    os.utime(images / "a.nii.gz")  # a newer image
+    save(np.random.default_rng(1).random((6, 17, 16), np.float32), images / "a.nii.gz", make_affine("LPS", (5, 1, 1)))
+    os.utime(images / "a.nii.gz", (0, 0))  # another image, and an older one
     second = written()
     assert second["a"] > first["a"] and second["c"] == first["c"]
     settings = {"mirror": True}
     third = written()
     assert third["a"] > second["a"] and third["c"] > second["c"]
+    (masks / "c.nii.gz").unlink()
+    fourth = written()
+    assert fourth["a"] == third["a"] and fourth["c"] > third["c"]
+    state = torch.load(run_dir / "models" / "model.pt", weights_only=True)
+    torch.save({name: value + 0.01 for name, value in state.items()}, run_dir / "models" / "model.pt")
+    fifth = written()
+    torch.save(state, run_dir / "models" / "model.pt")
+    assert fifth["a"] > fourth["a"] and fifth["c"] > fourth["c"]
+
+
+def test_images_of_equal_names_in_another_folder_are_not_done(tmp_path, images, run_dir):
+    """Even if size and time are the same, as after unpacking an archive."""
+    (images / "b.nii.gz").unlink()
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    for folder in (images, other):
+        os.utime(folder / "a.nii.gz", (1, 1))
+    predictions = [
+        Predictions(tmp_path / "masks", make_plan("anisotropic"), find_cases(folder), {}) for folder in (images, other)
+    ]
+    assert predictions[0].inputs["a"] != predictions[1].inputs["a"]
+
+
+def test_thousands_of_cases_are_looked_through_in_seconds(tmp_path, images):
+    plan, folder = make_plan("anisotropic"), tmp_path / "many"
+    folder.mkdir()
+    for index in range(3000):
+        os.link(images / "a.nii.gz", folder / f"{index:04d}.nii.gz")
+    cases, began = find_cases(folder), time.process_time()
+    first = Predictions(tmp_path / "masks", plan, cases, {})
+    first.rows = {
+        item["case"]: {
+            "case": item["case"],
+            "error": "",
+            "settings": first.settings,
+            "inputs": first.inputs[item["case"]],
+        }
+        for item in cases
+    }
+    first.fail("0007", "out of memory")
+    for item in cases:
+        (tmp_path / "masks" / f"{item['case']}.nii.gz").touch()
+    (tmp_path / "masks" / "0008.nii.gz").unlink()
+    again = Predictions(tmp_path / "masks", plan, cases, {})
+    assert [item["case"] for item in again.pending] == ["0007", "0008"]
+    assert time.process_time() - began < 5
+
+
+def test_wrong_files_of_one_case_cost_no_other(tmp_path, images, run_dir):
+    """Two files of one case, a link to nothing, an odd ending: the good ones are done."""
+    shutil.copy(images / "a.nii.gz", images / "a.mha")
+    (images / "d.nii.gz").symlink_to("gone.nii.gz")
+    (images / "c.nii.gz").rename(images / "c.Nii.gz")
+    with pytest.raises(SystemExit):
+        infer(images, run_dir, tmp_path / "masks")
+    rows = summary(tmp_path / "masks")
+    assert "one file for case a" in rows["a"]["error"] and "gone.nii.gz" in rows["d"]["error"]
+    assert not rows["c"]["error"] and (tmp_path / "masks" / "c.nii.gz").exists()
 
 
 @pytest.mark.parametrize("branch", ["transformer", "both"])

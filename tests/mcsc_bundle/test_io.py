@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from mcsc_bundle.io import ImageError, case_name, load_image, load_label, same_grid, spacing_mm
+from mcsc_bundle.writer import mask_file, write_like
 from tests.mcsc_bundle.images import make_affine, save
 
 AFFINE = make_affine("LPS", (1.0, 2.0, 3.0), degrees=20)
@@ -75,9 +76,9 @@ def test_same_grid_allows_rounding_and_no_more(tmp_path):
 
 def broken(path, **fields):
     """A NIfTI file with header fields set to what no library would write."""
-    image = nib.Nifti1Image(volume(), np.eye(4))
-    nib.save(image, path)
-    header, data = image.header.copy(), path.read_bytes()
+    nib.save(nib.Nifti1Image(volume(), np.eye(4)), path)
+    data = path.read_bytes()
+    header = nib.Nifti1Header(data[:348])
     for name, value in fields.items():
         header[name] = value
     path.write_bytes(header.binaryblock + data[348:])
@@ -92,7 +93,6 @@ def refused(tmp_path):
     path = tmp_path / "cut.nii.gz"
     path.write_bytes(save(volume((20, 20, 20)), tmp_path / "whole.nii.gz").read_bytes()[:300])
     zero = broken(tmp_path / "zero.nii", pixdim=[1, 0, 1, 1, 1, 1, 1, 1])
-    negative = broken(tmp_path / "negative.nii", pixdim=[1, 1, -1, 1, 1, 1, 1, 1])
     singular = broken(tmp_path / "singular.nii", sform_code=1, srow_x=flat[0], srow_y=flat[1], srow_z=flat[2])
     other = save(volume(), tmp_path / "other.nii", make_affine(spacing=(1, 1, 2)))
     return {
@@ -102,21 +102,54 @@ def refused(tmp_path):
         "cut": (path, "cannot be read"),
         "nan": (save(nan, tmp_path / "nan.nii"), "NaN or infinity"),
         "5d": (save(volume((2, 2, 2, 1, 3)), tmp_path / "five.nii"), "2, 3 or 4 dimensions"),
-        "zero": (zero, "positive spacings"),
-        "negative": (negative, "positive spacings"),
+        "zero": (zero, "positive spacings.*set_zooms"),
         "singular": (singular, "different directions"),
         "grids": ([save(volume(), tmp_path / "one.nii"), other], "expected the grid of one.nii"),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["nothing", "folder", "suffix", "cut", "nan", "5d", "zero", "negative", "singular", "grids"]
-)
+@pytest.mark.parametrize("name", ["nothing", "folder", "suffix", "cut", "nan", "5d", "zero", "singular", "grids"])
 def test_refused_with_file_and_reason(tmp_path, name):
     path, words = refused(tmp_path)[name]
     with pytest.raises(ImageError, match=words) as error:
         load_image(path)
     assert str(path[-1] if isinstance(path, list) else path) in str(error.value)
+
+
+def test_a_negative_spacing_is_taken_without_its_sign_and_said(tmp_path, caplog):
+    path = broken(tmp_path / "negative.nii", pixdim=[1, 1, -2, 3, 1, 1, 1, 1], sform_code=0, qform_code=0)
+    assert spacing_mm(load_image(path)) == (1, 2, 3)
+    assert (
+        "negative.nii: spacings [1.0, -2.0, 3.0] mm are negative in the header; taken without the sign" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("name", ["a.MHA", "a.Mhd", "a.NRRD", "a.Nii", "a.NII.GZ", "a.Nii.gz", "a.nii.GZ", "a.PNG"])
+def test_letters_of_the_ending_may_be_large(tmp_path, name):
+    """Reading, and writing a mask like the image, whose ending is small."""
+    small = tmp_path / name.lower()
+    if name.endswith("PNG"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.arange(12, dtype=np.uint8).reshape(3, 4)), str(small))
+    elif ".nii" in name.lower():
+        save(volume(), small)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(volume()), str(small))
+    expected = load_image(small)
+    (tmp_path / "other").mkdir()
+    path = small.rename(tmp_path / "other" / name)
+    for data in tmp_path.glob("a.*raw"):
+        data.rename(path.with_name(data.name))
+    np.testing.assert_array_equal(load_image(path), expected)
+    mask = mask_file(tmp_path / "masks", case_name(path), path)
+    write_like(np.ones((1, *expected.shape[1:]), np.uint8), path, mask)
+    assert mask.name == name.lower() and load_label(mask).unique().tolist() == [1]
+    np.testing.assert_allclose(load_label(mask).affine, expected.affine)
+
+
+def test_nifti_2_is_told_from_nifti_1_by_its_content(tmp_path):
+    nib.save(nib.Nifti2Image(volume(), np.eye(4)), tmp_path / "a.nii.gz")
+    (tmp_path / "a.nii.gz").rename(tmp_path / "b.Nii.Gz")
+    np.testing.assert_array_equal(load_image(tmp_path / "b.Nii.Gz")[0], volume())
 
 
 def test_fractions_are_no_labels(tmp_path):

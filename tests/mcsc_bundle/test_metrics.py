@@ -175,3 +175,35 @@ def test_command_ends_with_code_1_if_a_case_is_not_scored(folder, capsys):
     assert "not scored: lost" in capsys.readouterr().out and (folder / "metrics.csv").exists()
     with pytest.raises(SystemExit, match="error: expected a folder of masks"):
         score_folder(folder / "nowhere", *arguments)
+    (folder / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"error: expected label files in .*empty, found none"):
+        score_folder(folder / "masks", str(folder / "empty"), *arguments[1:])
+
+
+class TestIgnored:
+    def test_what_is_predicted_there_is_neither_right_nor_wrong(self):
+        reference, prediction = masks((1, 1, 1), (2, 1, 1)), masks((1, 1, 1), (4, 4, 4))
+        reference[4:], reference[2, 1, 1] = 9, 9
+        assert score(prediction, reference, ignore_value=9).dice == 1
+        without = score(np.where(reference == 9, 0, prediction), np.where(reference == 9, 0, reference))
+        assert score(prediction, reference, ignore_value=9) == without
+
+    def test_it_is_a_value_of_references_alone(self):
+        ignored = np.full((2, 2), 9)
+        with pytest.raises(ValueError, match=r"received \[9\] in the mask"):
+            score(ignored, np.zeros((2, 2), int), (1, 1), ignore_value=9)
+        with pytest.raises(ValueError, match=r"received \[9\] in the reference"):
+            score(np.zeros((2, 2), int), ignored, (1, 1))
+
+    def test_a_case_without_an_annotated_voxel_is_not_counted(self):
+        row = score(masks((1, 1, 1)), np.full((6, 6, 6), 9), ignore_value=9)
+        assert math.isnan(row.dice)
+
+
+def test_a_region_is_scored_by_all_of_its_values():
+    labels = {"background": 0, "whole": (1, 2), "core": (2,)}
+    reference, prediction = np.array([[0, 1, 1, 2]]), np.array([[0, 2, 1, 1]])
+    whole, core = case_metrics(prediction, reference, labels, (1, 1))
+    assert (whole.dice, whole.reference_voxels) == (1, 3) and (core.dice, core.reference_voxels) == (0, 1)
+    with pytest.raises(ValueError, match=r"received \[3\] in the mask"):
+        case_metrics(np.array([[3]]), np.array([[0]]), labels, (1, 1))

@@ -15,6 +15,14 @@ def test_saved_plan_comes_back_equal(tmp_path, kind):
     assert Plan.load(tmp_path / "plan.json") == plan
 
 
+def test_a_plan_with_regions_comes_back_equal_and_stores_its_cases_apart(tmp_path):
+    plan = make_plan("3d", regions={"left": (1, 3), "right": (2,)}, ignore_value=4)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    keys = {p.data_key for p in (plan, plan.replace(regions={}), plan.replace(ignore_value=None), make_plan("3d"))}
+    assert len(keys) == 4
+
+
 def test_fingerprint_comes_back_equal(tmp_path):
     from tests.preprocessing.fingerprints import make_fingerprint
 
@@ -34,6 +42,14 @@ def test_fingerprint_comes_back_equal(tmp_path):
         ("slicewise", {"slice_axis": None}, "expected 0, 1 or 2 in a slice-wise plan"),
         ("3d", {"labels": {"organ": 1, "background": 0}}, "background = 0 as the first entry"),
         ("3d", {"labels": {"background": 0, "a": 1, "b": 1}}, "distinct values"),
+        (
+            "3d",
+            {"regions": {"left": [1]}},
+            r"'regions': expected values for each of \['left', 'right'\], in this order",
+        ),
+        ("3d", {"regions": {"left": [1, 2], "right": [1]}}, r"hold those of 'labels', \[1, 2\], each in none"),
+        ("3d", {"regions": {"left": [1, 3], "right": [2]}, "ignore_value": 3}, "above the highest label, 3"),
+        ("3d", {"ignore_value": 2}, "'ignore_value': expected null or an integer above the highest label, 2"),
         ("3d", {"normalization": (ChannelNormalization("MRI", "median"),)}, "a scheme of"),
         ("3d", {"normalization": (ChannelNormalization("CT", "ct"),)}, "lower, upper, mean and std"),
         ("3d", {"batch_labeled": 0}, "'batch_labeled': expected at least 1"),
@@ -65,6 +81,9 @@ def test_unknown_entries_are_named(tmp_path):
 def test_broken_json_and_missing_file_say_so(tmp_path):
     with pytest.raises(PlanError, match="does not exist"):
         Plan.load(tmp_path / "plan.json")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PlanError, match="folder cannot be read"):
+        Plan.load(tmp_path / "folder")
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(PlanError, match="not valid JSON"):
         Plan.load(tmp_path / "plan.json")

@@ -21,10 +21,11 @@ def files(folder, **masks):
     return {name: save(mask[0].numpy(), folder / f"{name}.nii.gz") for name, mask in masks.items()}
 
 
-def decided(tmp_path, predicted, truth, labels=LABELS):
+def decided(tmp_path, predicted, truth, labels=LABELS, ignore_value=None):
     """Decision on cases of (mask, reference)."""
     masks = files(tmp_path / "masks", **{f"case{i}": drawn(mask) for i, mask in enumerate(predicted)})
-    return decide(masks, files(tmp_path / "truth", **{f"case{i}": drawn(mask) for i, mask in enumerate(truth)}), labels)
+    references = files(tmp_path / "truth", **{f"case{i}": drawn(mask) for i, mask in enumerate(truth)})
+    return decide(masks, references, labels, ignore_value)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +132,18 @@ def test_the_transform_keeps_metadata_and_values():
     ).values()
     assert kept.meta["case"] == "x" and kept.dtype == mask.dtype and torch.equal(kept.affine, mask.affine)
     assert kept.flatten().tolist() == [100, 100, 0, 200]
+
+
+def test_a_speck_that_nobody_annotated_decides_nothing(tmp_path):
+    """It is scored neither before nor after, so keeping the largest component changes no score."""
+    made = decided(tmp_path, ["11001"], ["11009"], {"background": 0, "a": 1}, 9)
+    assert made.adopted == () and made.steps[0].mean_before == made.steps[0].mean_after == 1
+
+
+def test_the_largest_component_of_a_region_is_that_of_its_union(tmp_path):
+    """The whole is 1 and 2: its part 12 is larger than 1, although 1 and 2 alone are specks."""
+    labels = {"background": 0, "whole": (1, 2), "core": (2,)}
+    made = decided(tmp_path, ["120001"], ["120000"], labels)
+    assert made.adopted == (("whole", "core"),)
+    (kept,) = KeepLargestd("pred", made.adopted, labels)({"pred": drawn("120001")}).values()
+    assert torch.equal(kept, drawn("120000"))

@@ -9,6 +9,7 @@ from skimage.transform import resize
 from mcsc_bundle.resampling import (
     coarse_axis,
     largest_resized,
+    last_above_zero,
     resampled_shape,
     resize_classes,
     resize_image,
@@ -100,6 +101,7 @@ def test_slabs_change_nothing(monkeypatch, coarse):
         (resize_logits, image),
         (resize_classes, classes.byte()),
         (largest_resized, image[None]),
+        (last_above_zero, image[None]),
     )
     whole = [function(given, (14, 7, 11), coarse) for function, given in functions]
     monkeypatch.setattr("mcsc_bundle.resampling.SLAB_VOXELS", 200)
@@ -124,3 +126,13 @@ def test_half_voxels_round_to_even_and_no_axis_vanishes():
 )
 def test_coarse_axis(spacing, target, axis):
     assert coarse_axis(spacing, target, 3.0) == axis
+
+
+@pytest.mark.parametrize(("shape", "coarse"), [((7, 9, 5), None), ((12, 5, 9), 2), ((6, 11), None)])
+def test_regions_are_painted_one_over_the_other(shape, coarse):
+    """The judge resamples each map whole and paints."""
+    maps = torch.randn(3, *(6, 7, 4)[: len(shape)])
+    painted = torch.zeros(shape, dtype=torch.uint8)
+    for index, each in enumerate(maps, start=1):
+        painted[resize_logits(each, shape, coarse) > 0] = index
+    assert torch.equal(last_above_zero(maps, shape, coarse), painted) and len(painted.unique()) == 4

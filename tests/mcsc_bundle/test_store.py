@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.store import BLOCK_BYTES, CHUNK_BYTES, FOREGROUND_VOXELS, CaseStore, chunks_and_blocks
 from tests.mcsc_bundle.images import blobs
 from tests.mcsc_bundle.memory_store import MemoryCase
@@ -117,3 +118,17 @@ def test_blocks_fit_the_patch_and_the_limits(shape, patch):
     assert np.prod(blocks) * 4 <= BLOCK_BYTES and np.prod(chunks) * 4 <= max(CHUNK_BYTES, shape[0] * BLOCK_BYTES)
     assert all(b <= c for b, c in zip(blocks, chunks, strict=True))
     assert all(c <= max(1, 1.5 * p) and c <= s for c, p, s in zip(chunks[1:], patch, shape[1:], strict=True))
+
+
+def test_ignored_voxels_are_no_class_and_the_others_are_known(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    image, label = random_case((10, 12, 8))
+    store.write("whole", image, label, "hash")
+    assert store.open("whole").annotated is None
+    label = label.copy()
+    label[5:] = STORED_IGNORED
+    store.write("partly", image, label, "hash")
+    case = store.open("partly")
+    assert sorted(case.foreground) == [1, 2] and all(voxels[:, 0].max() < 5 for voxels in case.foreground.values())
+    assert len(case.annotated) == 5 * 12 * 8 and case.annotated[:, 0].max() == 4
+    assert (case.read_label((5, 0, 0), (5, 12, 8)) == STORED_IGNORED).all()

@@ -60,8 +60,69 @@ def test_windows_cover_each_voxel_once():
         def read_image(self, start, size):
             return image[(slice(None), *(slice(s, s + n) for s, n in zip(start, size, strict=True)))]
 
-    seen = look_at(Case(), plan, BranchPredictor(NetworkPair(Copy(), Copy()), "both"))
+    networks = BranchPredictor(NetworkPair(Copy(), Copy()), "both")
+    seen = look_at(Case(), plan, networks)
     assert float(seen.features) == pytest.approx(float(image.mean()), rel=1e-5)
+    assert (seen.seen, seen.windows) == (8, 8)
+
+
+class Threshold(torch.nn.Module):
+    """Class 1 above a threshold, class 0 below; its features are the image."""
+
+    def __init__(self, threshold, calls=None):
+        super().__init__()
+        self.threshold = torch.nn.Parameter(torch.tensor(threshold))
+        self.calls = [] if calls is None else calls
+
+    def features(self, x):
+        return [x, x]
+
+    def head(self, x):
+        self.calls.append(len(x))
+        return torch.cat([torch.zeros_like(x), x - self.threshold], dim=1)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+class Steps:
+    """Eight windows of a 3-D plan; those with a True hold the values 1 and 3, half of the voxels each; others 0."""
+
+    def __init__(self, plan, there):
+        self.shape = tuple(2 * size for size in plan.patch_size)
+        self.image = np.zeros((1, *self.shape), np.float32)
+        for number, holds in enumerate(there):
+            corner = np.unravel_index(number, (2, 2, 2))
+            window = tuple(slice(c * n, (c + 1) * n) for c, n in zip(corner, plan.patch_size, strict=True))
+            self.image[(0, *window)] = holds * 1.0
+            half = (*window[:2], slice(window[2].start, window[2].start + plan.patch_size[2] // 2))
+            self.image[(0, *half)] = holds * 3.0
+
+    def read_image(self, start, size):
+        return self.image[(slice(None), *(slice(s, s + n) for s, n in zip(start, size, strict=True)))]
+
+
+def test_it_stops_once_enough_windows_hold_foreground():
+    """The CNN finds all of a window (above 0.5), the Transformer half of it (above 2): Dice 2/3."""
+    plan = make_plan("3d", labels={"background": 0, "left": 1})
+    calls: list[int] = []
+    networks = BranchPredictor(NetworkPair(Threshold(0.5), Threshold(2.0, calls)), "both").eval()
+    case = Steps(plan, [True] * 8)
+    for windows, seen in ((1, 1), (3, 3), (8, 8), (99, 8), (None, 8)):
+        look = look_at(case, plan, networks, windows)
+        assert look.disagreement == pytest.approx(1 / 3) and (look.seen, look.windows) == (seen, 8)
+    calls.clear()
+    assert look_at(case, plan, networks, 3, compare=False).disagreement == 0 and not calls
+
+
+def test_rare_foreground_is_searched_for():
+    plan = make_plan("3d", labels={"background": 0, "left": 1})
+    networks = BranchPredictor(NetworkPair(Threshold(0.5), Threshold(2.0)), "both").eval()
+    for place in range(8):
+        look = look_at(Steps(plan, [number == place for number in range(8)]), plan, networks, 1)
+        assert look.disagreement == pytest.approx(1 / 3)
+    look = look_at(Steps(plan, [False] * 8), plan, networks, 1)
+    assert look.disagreement == 0 and look.seen == 8
 
 
 def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys):
@@ -80,7 +141,13 @@ def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys):
     suggest(str(tmp_path), device="cpu")
     rows = (tmp_path / "suggestions.csv").read_text().splitlines()
     assert {row.split(",")[1] for row in rows[1:]} == {"free0", "free1"}
-    assert "2 unlabelled cases" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "2 most worth labelling of 2 unlabelled cases" in text and "windows of 1 labelled and 2 unlabelled" in text
+    columns = next(line for line in text.splitlines() if "rank" in line).split()
+    assert columns == ["rank", "case", "score", "distance", "disagreement"]
+    assert all(f"{name}  " in text.split("disagreement\n")[-1] for name in columns[2:])  # each is explained
+    with pytest.raises(SystemExit, match="windows to be 1 or more"):
+        suggest(str(tmp_path), windows=0)
     torch.save({"cnn": pair.cnn.state_dict()}, tmp_path / "models" / "pair.pt")
     with pytest.raises(SystemExit, match="found no Transformer"):
         suggest(str(tmp_path))

@@ -7,6 +7,8 @@ import torch
 from monai.transforms import allow_missing_keys_mode
 
 from mcsc_bundle.io import load_image, load_label
+from mcsc_bundle.labels import STORED_IGNORED
+from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.transforms import preprocessing, reason, restore_mask, restore_probabilities
 from tests.mcsc_bundle.images import blobs, make_affine, save, save_pair
 from tests.plans import make_plan
@@ -156,3 +158,88 @@ def test_refused_with_file_and_reason(tmp_path, name, words):
     assert str(tmp_path) in reason(error.value)
     with pytest.raises(type(error.value.__cause__), match=words):
         raise error.value.__cause__
+
+
+class TestIgnored:
+    PLAN = make_plan("3d", ignore_value=9)
+
+    def ignored_pair(self, folder, spacing, ignore=slice(10, None)):
+        item = save_pair(folder, "a", affine=make_affine(spacing=spacing))
+        label = load_label(item["label"])[0].numpy().astype(np.uint8)
+        label[ignore] = 9
+        save(label, folder / "a_label.nii.gz", make_affine(spacing=spacing))
+        return item
+
+    def test_stored_as_an_index_of_its_own(self, tmp_path):
+        label = preprocessing(self.PLAN)(self.ignored_pair(tmp_path, (1, 1, 1)))["label"][0]
+        assert (label[10:] == STORED_IGNORED).all() and label[:10].max() == 2
+
+    def test_resampled_as_a_class_is(self, tmp_path):
+        """At twice the resolution its border lies where it lay, 10 of 20 mm, and nothing beside it changes."""
+        label = preprocessing(self.PLAN)(self.ignored_pair(tmp_path, (2, 2, 2)))["label"][0]
+        whole = preprocessing(self.PLAN)(save_pair(tmp_path / "whole", "a", affine=make_affine(spacing=(2, 2, 2))))
+        assert (label[20:] == STORED_IGNORED).all() and not (label[:20] == STORED_IGNORED).any()
+        assert torch.equal(label[:18], whole["label"][0][:18])
+
+    def test_other_plans_refuse_it(self, tmp_path):
+        with pytest.raises(Exception) as error:
+            preprocessing(make_plan("3d"))(self.ignored_pair(tmp_path, (1, 1, 1)))
+        assert "received [9]" in reason(error.value)
+
+    def test_a_label_without_an_annotated_voxel_is_refused(self, tmp_path):
+        with pytest.raises(Exception) as error:
+            preprocessing(self.PLAN)(self.ignored_pair(tmp_path, (1, 1, 1), slice(None)))
+        assert "Leave its label file away" in reason(error.value)
+
+    def test_never_predicted(self, tmp_path):
+        item = self.ignored_pair(tmp_path, (1, 1, 1))
+        chain = preprocessing(self.PLAN)
+        image = chain(item)["image"]
+        mask = restore_mask(torch.randn(self.PLAN.num_classes, *image.shape[1:]), image, chain, self.PLAN)
+        assert set(np.unique(mask)) == {0, 1, 2}
+
+
+class TestRegions:
+    """Blobs of value 2 inside 1, as the whole (1 and 2, painted 1) and its core (2)."""
+
+    PLAN = make_plan(
+        "3d", labels={"background": 0, "whole": 1, "core": 2}, regions={"whole": (1, 2), "core": (2,)}, ignore_value=9
+    )
+
+    def logits(self, label):
+        return outputs_of(self.PLAN).target(label[None])[0].float() * 20 - 10
+
+    @pytest.mark.parametrize("grid", GRIDS)
+    def test_the_mask_is_the_label_that_was_there(self, tmp_path, grid):
+        item = save_pair(tmp_path, "a", affine=GRIDS[grid])
+        chain = preprocessing(self.PLAN)
+        ready = chain(item)
+        mask = restore_mask(self.logits(ready["label"]), ready["image"], chain, self.PLAN)
+        np.testing.assert_array_equal(mask, load_label(item["label"]))
+
+    def test_a_core_outside_of_the_whole_is_still_painted(self, tmp_path):
+        item = save_pair(tmp_path, "a")
+        chain = preprocessing(self.PLAN)
+        image = chain(item)["image"]
+        logits = torch.full((2, *image.shape[1:]), -5.0)
+        logits[1, 3, 3, 3] = 5
+        mask = restore_mask(logits, image, chain, self.PLAN)
+        assert int(mask[0, 3, 3, 3]) == 2 and mask.sum() == 2
+
+    def test_probabilities_are_those_of_each_region(self, tmp_path):
+        item = save_pair(tmp_path, "a")
+        chain = preprocessing(self.PLAN)
+        image = chain(item)["image"]
+        logits = torch.randn(2, *image.shape[1:])
+        np.testing.assert_allclose(restore_probabilities(logits, image, chain, self.PLAN), logits.sigmoid(), atol=1e-6)
+
+    def test_values_are_painted_as_the_plan_says(self, tmp_path):
+        """The same regions of files in which the core is 1: it is painted 1, over 2."""
+        plan = self.PLAN.replace(
+            labels={"background": 0, "whole": 2, "core": 1}, regions={"whole": (1, 2), "core": (1,)}
+        )
+        item = save_pair(tmp_path, "a")
+        chain = preprocessing(plan)
+        ready = chain(item)
+        mask = restore_mask(outputs_of(plan).target(ready["label"][None])[0].float() - 0.5, ready["image"], chain, plan)
+        np.testing.assert_array_equal(mask, load_label(item["label"]))

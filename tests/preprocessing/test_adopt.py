@@ -44,3 +44,10 @@ def test_a_plan_file_is_taken_as_it_stands_unless_its_labels_are_others(tmp_path
 def test_a_source_without_a_plan_is_named(tmp_path, source):
     with pytest.raises(PlanError, match="plan_from: expected a run folder, a packed bundle or a plan file"):
         plan_file(tmp_path / source)
+
+
+def test_kinds_of_labels_are_ours(tmp_path):
+    tiny_plan("3d", regions={"left": (1, 2), "right": (2,)}, ignore_value=3).save(tmp_path / "plan.json")
+    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
+    adopted = adopt_plan(tmp_path, make_plan(fingerprint, device="cpu", memory_gb=4), fingerprint)
+    assert adopted.regions == {} and adopted.ignore_value is None

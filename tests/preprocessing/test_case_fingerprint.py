@@ -9,15 +9,26 @@ from scipy.spatial.transform import Rotation
 from mcsc_bundle.io import ImageError
 from preprocessing.case_fingerprint import describe, measure_case
 from preprocessing.dataset import Case
-from tests.preprocessing.scans import affine, mask, voxels, write
+from tests.preprocessing.scans import SHAPE, affine, mask, voxels, write
 
 LABELS = {"background": 0, "left": 1, "right": 2}
 
 
-def measured(folder, image, label=None, grid=None, label_grid=None, limit=1000, labels=LABELS, channels=("MRI",)):
+def measured(
+    folder,
+    image,
+    label=None,
+    grid=None,
+    label_grid=None,
+    limit=1000,
+    labels=LABELS,
+    channels=("MRI",),
+    ignore=None,
+    regions=None,
+):
     images = (write(folder / "image.nii", image, grid),)
     path = None if label is None else write(folder / "label.nii", label, grid if label_grid is None else label_grid)
-    return measure_case(Case("case", images, path), True, channels, labels, limit)
+    return measure_case(Case("case", images, path), True, channels, labels, limit, ignore, regions)
 
 
 def test_box_of_nonzero_voxels_is_the_shape_after_crop(tmp_path):
@@ -127,3 +138,34 @@ def test_a_defect_is_named_with_its_file(tmp_path, arguments, message):
 
 def test_rounding_of_the_header_is_no_defect(tmp_path):
     assert measured(tmp_path, voxels(0), mask(), label_grid=affine(origin=(1e-3, 0, 0))).fingerprint.labeled
+
+
+def test_ignored_voxels_are_of_no_class_and_no_foreground(tmp_path):
+    label = mask()
+    label[3:] = 9  # the slab of class 2 is not annotated
+    image = voxels(0)
+    measurement = measured(tmp_path, image, label, ignore=9)
+    assert measurement.fingerprint.class_voxels == {"background": 3 * 20 - 4, "left": 4, "right": 0}
+    assert measurement.fingerprint.class_components == {"left": 1, "right": 0}
+    assert measurement.fingerprint.ignored_voxels == 3 * 20
+    assert sorted(measurement.foreground[0]) == sorted(image[0, 0])
+
+
+def test_a_label_without_an_annotated_voxel_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"ignored ones alone\. Leave its label file away"):
+        measured(tmp_path, voxels(0), np.full(SHAPE, 9, np.uint8), ignore=9)
+
+
+def test_a_value_that_is_neither_class_nor_ignored_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"or 9 \(ignore\), received \[8\]"):
+        measured(tmp_path, voxels(0), np.full(SHAPE, 8, np.uint8), ignore=9)
+
+
+def test_regions_count_all_of_their_values(tmp_path):
+    regions = {"both": (1, 2), "right": (2,)}
+    labels = {"background": 0, "both": 1, "right": 2}
+    label = mask()
+    label[1] = 1  # joins the corner to a plane; the slab of 2 stays apart
+    case = measured(tmp_path, voxels(0), label, labels=labels, regions=regions).fingerprint
+    assert case.class_voxels == {"background": 120 - 44, "both": 44, "right": 20}
+    assert case.class_components == {"both": 2, "right": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import save_json
 from mcsc_bundle.store import CaseStore
 from preprocessing.__main__ import main
@@ -96,3 +97,24 @@ def test_the_exit_status_tells(tmp_path, capsys, damage, code) -> None:
             main(["check", str(tmp_path)])
         assert ended.value.code == code
     assert f"{1 if damage else 0} rejected" in capsys.readouterr().out
+
+
+def test_what_is_annotated_is_a_remark(tmp_path) -> None:
+    decathlon(tmp_path, ["a"], labels={"background": 0, "left": 1, "right": 2, "ignore": 3})
+    write(
+        tmp_path / "labelsTr" / "a.nii.gz",
+        np.where(np.arange(6)[:, None, None] < 3, 3, np.ones(SHAPE)).astype(np.uint8),
+    )
+    assert "50% annotated" in table(*check(tmp_path))
+
+
+def test_stored_ignored_voxels_belong_to_plans_that_know_them(tmp_path) -> None:
+    for plan, expected in ((PLAN, "expected 3 classes, received more"), (PLAN.replace(ignore_value=3), None)):
+        folder = tmp_path / plan.data_key
+        plan.save(folder / "plan.json")
+        save_json(folder / "splits.json", {"labeled": ["a"], "unlabeled": [], "test": []})
+        label = np.full((8, 8, 8), STORED_IGNORED, np.uint8)
+        store = CaseStore(folder / "preprocessed", plan.data_key)
+        store.write("a", np.ones((1, 8, 8, 8), np.float32), label, "hash+hash")
+        problem = check(folder)[0][0].problem
+        assert problem is None if expected is None else expected in problem

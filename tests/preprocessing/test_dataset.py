@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset import DatasetError, read_dataset
+from preprocessing.fingerprint import measure
+from preprocessing.split import make_split
 from tests.preprocessing.scans import LABELS, decathlon, declare, mask, voxels, write
 
 
@@ -156,14 +158,46 @@ def test_declared_patients_go_before_names(tmp_path):
 LISTED = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
 
 
+def test_regions_keep_their_order_and_take_the_values_they_are_painted_with(tmp_path):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [1, 3], "rim": 3, "ignore": 4}
+    decathlon(tmp_path, ["a"], labels=labels, regions_class_order=[2, 1, 3])
+    dataset = read_dataset(tmp_path)
+    assert list(dataset.labels.items()) == [("background", 0), ("whole", 2), ("core", 1), ("rim", 3)]
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (1, 3), "rim": (3,)} and dataset.ignore_value == 4
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "a": 1, "ignore": 2}, {"0": "background", "1": "a", "2": "ignore"}]
+)
+def test_the_ignore_label_is_no_class(tmp_path, labels):
+    decathlon(tmp_path, ["a"], labels=labels)
+    dataset = read_dataset(tmp_path)
+    assert (dataset.labels, dataset.ignore_value) == ({"background": 0, "a": 1}, 2)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"labels": {}}, 'expected "labels"'),
         ({"labels": {"background": 0}}, "expected 1 to 254 labels besides background"),
-        ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions are not supported yet"),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label .2. is not supported yet"),
+        ({"labels": {"background": 0, "tumour": [1, 2]}}, 'expected "regions_class_order" with one value of each'),
+        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}, "regions_class_order.*received .1."),
+        (
+            {"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [2, 2]},
+            r"in none of the later ones, received \[2, 2\]",
+        ),
+        ({"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1, 3]}, "one value of each region"),
+        ({"labels": {"a": [1, "2"]}, "regions_class_order": [1]}, "region 'a' as a list of positive integers"),
+        ({"labels": {"a": [1, 2], "ignore": [3]}, "regions_class_order": [1]}, "ignore as one"),
+        ({"labels": {"a": [1, 2], "ignore": 2}, "regions_class_order": [1]}, "ignore label once and as the highest"),
+        ({"labels": {"background": 0, "ignore": 1, "a": 2}}, "ignore label once and as the highest value.*Give it 3"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "ignore label once and as the highest value"),
+        ({"labels": {"background": 0, "ignore": 1}}, "expected 1 to 254 labels besides background"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "each label name and value once"),
+        ({"labels": {"background": 1, "organ": 0}}, "expected the value 0 for background, received 1"),
+        ({"labels": {"1": "Background", "2": "organ"}}, "expected the value 0 for background, received 1"),
+        ({"dataset": {"../a": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, r"received '\.\./a'"),
+        ({"dataset": {"p/1": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, "without a slash"),
         ({"labels": {"a": "one"}}, "integer"),
         ({"training": {"a": 1}}, 'expected "training" as a list'),
         ({"training": [{"label": "labelsTr/a.nii.gz"}]}, "path of an image"),
@@ -217,3 +251,14 @@ def test_a_label_without_image_and_a_name_twice_are_named(tmp_path):
     write(tmp_path / "images" / "c.nii", voxels(5))
     with pytest.raises(DatasetError, match=r"c\.nii and .*c\.nii\.gz for case 'c'"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_a_link_to_nothing_is_listed_so_that_its_case_is_set_aside(tmp_path, folder):
+    folder_of(tmp_path, ["p", "q"], ["p", "q"], "imagesTr", "labelsTr")
+    (tmp_path / folder / "p.nii.gz").unlink()
+    (tmp_path / folder / "p.nii.gz").symlink_to("gone.nii.gz")
+    dataset = read_dataset(tmp_path)
+    assert names(dataset, labeled=True) == ["p", "q"]
+    _, rejected = measure(dataset, make_split(dataset), workers=1)
+    assert list(rejected) == ["p"] and "link to gone.nii.gz, which is not there" in rejected["p"]

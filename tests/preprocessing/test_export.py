@@ -125,3 +125,30 @@ def test_a_taken_number_is_refused_and_nothing_half_written_stays(tmp_path) -> N
 def test_an_impossible_number_is_refused(tmp_path, number) -> None:
     with pytest.raises(DatasetError, match="a number from 1 to 999"):
         export(decathlon(tmp_path / "data", ["a"]), tmp_path / "raw", number)
+
+
+def test_the_ignore_label_comes_last_and_reads_back(tmp_path) -> None:
+    labels = {"background": 0, "right": 2, "left": 7, "ignore": 9}
+    data = decathlon(tmp_path / "data", ["a"], labels=labels)
+    label = np.where(mask() == 1, 7, mask())
+    label[1:3] = 9
+    write(data / "labelsTr" / "a.nii.gz", label.astype(np.uint8))
+    folder, rejected = export(data, tmp_path / "raw", 1)
+    assert rejected == {} and declared(folder)["labels"] == {"background": 0, "right": 1, "left": 2, "ignore": 3}
+    written = np.asarray(nib.load(folder / "labelsTr" / "a.nii.gz").dataobj)
+    assert (written[1:3] == 3).all() and (written[0, 0] == 2).all() and (written[-1] == 1).all()
+    assert read_dataset(folder).ignore_value == 3
+
+
+def test_regions_are_renumbered_and_read_back(tmp_path) -> None:
+    labels = {"background": 0, "whole": [2, 7], "core": [2], "ignore": 9}
+    data = decathlon(tmp_path / "data", ["a"], labels=labels, regions_class_order=[7, 2])
+    label = np.where(mask() == 1, 7, mask())
+    label[1:3] = 9
+    write(data / "labelsTr" / "a.nii.gz", label.astype(np.uint8))
+    folder, rejected = export(data, tmp_path / "raw", 1)
+    assert rejected == {} and declared(folder)["regions_class_order"] == [2, 1]
+    assert declared(folder)["labels"] == {"background": 0, "whole": [1, 2], "core": [1], "ignore": 3}
+    written = np.asarray(nib.load(folder / "labelsTr" / "a.nii.gz").dataobj)
+    assert (written[1:3] == 3).all() and (written[0, 0] == 2).all() and (written[-1] == 1).all()
+    assert read_dataset(folder).regions == {"whole": (1, 2), "core": (1,)}

@@ -46,3 +46,6 @@ def test_training_takes_over_a_plan_that_fits_and_refuses_one_that_does_not(data
     make_plan("3d", channel_names=("T1", "T2")).save(tmp_path / "other.json")
     with pytest.raises(PlanError, match="a plan for channels"):
         prepare(str(dataset), str(tmp_path / "run3"), plan_from=str(tmp_path / "other.json"), workers=1)
+    make_plan("3d", regions={"left": (1, 2), "right": (2,)}).save(tmp_path / "other.json")
+    with pytest.raises(PlanError, match="a plan for regions"):
+        prepare(str(dataset), str(tmp_path / "run4"), plan_from=str(tmp_path / "other.json"), workers=1)

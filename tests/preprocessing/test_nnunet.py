@@ -74,7 +74,7 @@ def test_a_slice_of_999_mm_is_an_image(tmp_path) -> None:
 
 
 def test_the_number_of_training_cases_is_that_of_dataset_json(tmp_path) -> None:
-    options = {"memory_gb": 8, "device": "cuda", "networks": "cnn", "dimensions": 2}
+    options = {"memory_gb": 8, "device": "cuda", "networks": "cnn", "configuration": "2d"}
     few = plan_from_nnunet(*write(tmp_path), **options)
     many = plan_from_nnunet(*write(tmp_path, numTraining=400), **options)
     assert many.batch_labeled > few.batch_labeled
@@ -83,7 +83,9 @@ def test_the_number_of_training_cases_is_that_of_dataset_json(tmp_path) -> None:
 def test_regions_take_their_values_from_their_order(tmp_path) -> None:
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4}
     fingerprint = read_nnunet_fingerprint(*write(tmp_path, labels=labels, regions_class_order=[1, 2]))
-    assert fingerprint.labels == {"background": 0, "whole": 1, "core": 2, "ignore": 4}
+    assert fingerprint.labels == {"background": 0, "whole": 1, "core": 2}
+    assert fingerprint.regions == {"whole": (1, 2, 3), "core": (2, 3)}
+    assert fingerprint.ignore_value == 4  # no class: nnU-Net's networks do not predict it
 
 
 @pytest.mark.parametrize("order", [{"regions_class_order": []}, {}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -19,30 +20,32 @@ CINE = {"spacing": (1.5, 1.5, 10), "shape": (216, 256, 10), "channels": ("MRI",)
 CT = {"spacing": (0.8, 0.8, 1.5), "shape": (512, 512, 200), "orientation": "RAS"}
 
 
-def one_network(spacing, shape, dimensions, **options) -> Plan:
-    return make_plan(make_fingerprint(spacing, shape, **options), 8, "cuda", networks="cnn", dimensions=dimensions)
+def one_network(spacing, shape, configuration, **options) -> Plan:
+    fingerprint = make_fingerprint(spacing, shape, **options)
+    return make_plan(fingerprint, 8, "cuda", networks="cnn", configuration=configuration)
 
 
 @pytest.mark.parametrize(  # nnU-Net 2.8.1, ExperimentPlanner, 8 GB, 40 CT cases, one class
-    ("spacing", "shape", "dimensions", "patch", "batch", "stages", "batch_dice"),
+    ("spacing", "shape", "configuration", "patch", "batch", "stages", "batch_dice"),
     [
-        ((1, 1, 1), (64, 64, 64), 3, (64, 64, 64), 2, 5, False),
-        ((1, 1, 1), (64, 64, 64), 2, (64, 64), 128, 5, True),
-        ((1.5, 0.8, 0.8), (200, 512, 512), 3, (64, 192, 192), 2, 6, True),
-        ((1.5, 0.8, 0.8), (200, 512, 512), 2, (512, 512), 12, 8, True),
-        ((10, 1.5, 1.5), (10, 256, 216), 3, (10, 256, 224), 2, 6, False),
-        ((10, 1.5, 1.5), (10, 256, 216), 2, (256, 224), 19, 6, True),
+        ((1, 1, 1), (64, 64, 64), "3d_fullres", (64, 64, 64), 2, 5, False),
+        ((1, 1, 1), (64, 64, 64), "2d", (64, 64), 128, 5, True),
+        ((1.5, 0.8, 0.8), (200, 512, 512), "3d_fullres", (64, 192, 192), 2, 6, True),
+        ((1.5, 0.8, 0.8), (200, 512, 512), "3d_lowres", (64, 192, 192), 2, 6, False),
+        ((1.5, 0.8, 0.8), (200, 512, 512), "2d", (512, 512), 12, 8, True),
+        ((10, 1.5, 1.5), (10, 256, 216), "3d_fullres", (10, 256, 224), 2, 6, False),
+        ((10, 1.5, 1.5), (10, 256, 216), "2d", (256, 224), 19, 6, True),
     ],
 )
-def test_one_network_is_planned_as_nnunet_does(spacing, shape, dimensions, patch, batch, stages, batch_dice) -> None:
-    plan = one_network(spacing, shape, dimensions)
+def test_one_network_is_planned_as_nnunet_does(spacing, shape, configuration, patch, batch, stages, batch_dice) -> None:
+    plan = one_network(spacing, shape, configuration)
     assert (plan.patch_size, plan.batch_labeled) == (patch, batch)
     assert (len(plan.cnn.features), plan.batch_dice) == (stages, batch_dice)
 
 
 def test_widths_double_up_to_nnunets_caps() -> None:
-    assert one_network((1, 1, 1), (128, 128, 128), 3).cnn.features == (32, 64, 128, 256, 320, 320)
-    assert one_network((1, 1, 1), (128, 128, 128), 2).cnn.features == (32, 64, 128, 256, 512, 512)
+    assert one_network((1, 1, 1), (128, 128, 128), "3d_fullres").cnn.features == (32, 64, 128, 256, 320, 320)
+    assert one_network((1, 1, 1), (128, 128, 128), "2d").cnn.features == (32, 64, 128, 256, 512, 512)
 
 
 @pytest.mark.parametrize("order", [(0, 2, 1), (1, 0, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
@@ -126,12 +129,12 @@ def test_a_single_slice_is_2d_along_its_axis() -> None:
 
 @pytest.mark.parametrize(("spacing", "shape"), [((1, 1), (64, 64)), ((5, 1, 1), (1, 64, 64))])
 def test_3d_is_refused_without_a_third_dimension(spacing, shape) -> None:
-    with pytest.raises(PlanError, match=r"dimensions=2 or 'auto'"):
-        make_plan(make_fingerprint(spacing, shape), 8, "cuda", dimensions=3)
+    with pytest.raises(PlanError, match="configuration to be 2d or auto"):
+        make_plan(make_fingerprint(spacing, shape), 8, "cuda", configuration="3d_fullres")
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("dimensions", 4), ("networks", "both"), ("device", "tpu"), ("memory_gb", 0)]
+    ("option", "value"), [("configuration", "4d"), ("networks", "both"), ("device", "tpu"), ("memory_gb", 0)]
 )
 def test_impossible_options_are_named(option, value) -> None:
     with pytest.raises(PlanError, match=f"expected {option} to be"):
@@ -217,3 +220,70 @@ def test_a_choice_without_a_reason_was_made_by_hand() -> None:
 )
 def test_mirroring(orientation, slice_axis, device, expected):
     assert plan_mirroring(orientation, 3, slice_axis, device) == expected
+
+
+def test_lowres_sees_a_quarter_of_the_image_on_a_coarser_grid() -> None:
+    """nnU-Net 2.8.1 plans 2.709 x 1.445 x 1.445 mm for it."""
+    full, low = (one_network((1.5, 0.8, 0.8), (200, 512, 512), f"3d_{name}res") for name in ("full", "low"))
+    assert low.spacing_mm == pytest.approx((2.709, 1.445, 1.445), abs=1e-3)
+    assert low.median_shape == tuple(
+        round(n * a / b) for n, a, b in zip(full.median_shape, full.spacing_mm, low.spacing_mm, strict=True)
+    )
+    assert math.prod(low.patch_size) >= math.prod(low.median_shape) / 4 > math.prod(full.patch_size) / 4
+    assert low.data_key != full.data_key, "preprocessed cases of one are none of the other"
+
+
+def test_lowres_is_refused_where_a_patch_sees_enough() -> None:
+    with pytest.raises(PlanError, match="3d_fullres, 2d or auto, received '3d_lowres'"):
+        one_network((1, 1, 1), (64, 64, 64), "3d_lowres")
+
+
+@pytest.mark.parametrize(
+    ("shape", "labeled", "configuration"),
+    [((400, 512, 512), 3, "3d_lowres"), ((400, 512, 512), 30, "3d_fullres"), ((64, 64, 64), 3, "3d_fullres")],
+)
+def test_auto_takes_lowres_for_a_narrow_view_of_few_labels(shape, labeled, configuration) -> None:
+    plan = make_plan(make_fingerprint((1, 0.8, 0.8), shape, unlabeled=40 - labeled, cases=40), 8, "cuda")
+    assert plan.configuration == configuration
+    assert plan.why["configuration"]
+
+
+def test_what_was_edited_is_marked_and_the_reason_is_for_what_was_planned(tmp_path):
+    fingerprint = make_fingerprint((1, 1, 1), (40, 40, 40))
+    planned = make_plan(fingerprint, 4, "cpu")
+    assert "by hand" not in explain(planned, fingerprint, planned)
+    labels = {**planned.labels, "extra": 99}
+    edited = planned.replace(spacing_mm=(1.0, 1.5, 1.0), inference_overlap=0.25, labels=labels)
+    page = " ".join(explain(edited, fingerprint, planned).split())
+    assert (
+        "Target spacing: 1 x 1.5 x 1 mm (edited by hand) spacing_mm[1] = 1.5 (planned 1.0). The reason for what" in page
+    )
+    assert "Window overlap: 0.25 (edited by hand) inference_overlap = 0.25 (planned 0.5)." in page
+    assert "Also edited by hand: labels = " in page
+    assert page.count("(edited by hand)") == 2
+
+
+def test_show_compares_with_what_was_planned(tmp_path, capsys):
+    from preprocessing.verbs import show
+
+    planned = make_plan(make_fingerprint((1, 1, 1), (40, 40, 40)), 4, "cpu")
+    planned.replace(batch_labeled=9).save(tmp_path / "plan.json")
+    show(str(tmp_path))  # a run of an older version
+    assert "by hand" not in capsys.readouterr().out
+    planned.save(tmp_path / "planned.json")
+    show(str(tmp_path))
+    assert f"batch_labeled = 9 (planned {planned.batch_labeled})" in capsys.readouterr().out
+
+
+def test_regions_and_ignored_voxels_are_planned_and_explained():
+    """Three labels are two regions: two channels, one less than three classes have."""
+    plain = make_fingerprint((1, 1, 1), (40, 48, 40), cases=4, channels=("MRI",), classes=3)
+    cases = tuple(dataclasses.replace(case, ignored_voxels=40 * 48 * 30) for case in plain.cases[:2]) + plain.cases[2:]
+    regions = {"class_1": (1, 2), "class_2": (2,)}
+    fingerprint = dataclasses.replace(plain, cases=cases, regions=regions, ignore_value=3)
+    plan = make_plan(fingerprint, device="cpu", memory_gb=4)
+    assert (plan.out_channels, plan.num_classes, plan.ignore_value) == (2, 3, 3)
+    assert plan.estimated_memory_gb <= make_plan(plain, device="cpu", memory_gb=4).estimated_memory_gb
+    page = " ".join(explain(plan, fingerprint).split())
+    assert "Regions: class_1: [1, 2], painted 1; class_2: [2], painted 2" in page
+    assert "Ignored label: 3" in page and "2 of 4 labelled cases have it, on 38% of their voxels" in page

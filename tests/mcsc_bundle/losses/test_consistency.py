@@ -12,11 +12,11 @@ from mcsc_bundle.losses.consistency import (
     entropy,
     hard_ce,
     hard_dice,
+    part_loss,
+    probability_mse,
     pseudo_labels,
     pyramid_consistency,
-    region_loss,
     sigmoid_rampup,
-    softmax_mse,
 )
 from mcsc_bundle.losses.segmentation import paper_loss
 
@@ -31,11 +31,11 @@ def draw(shape, classes=3):
 class TestHardLabels:
     def test_dice_is_that_of_the_paper(self, shape):
         logits, labels = draw(shape)
-        assert torch.allclose(hard_dice(logits, labels), paper_loss().dice(logits, labels))
+        assert torch.allclose(hard_dice(logits, labels), paper_loss().complete.dice(logits, labels))
 
     def test_both_together_are_twice_the_supervised_loss(self, shape):
         logits, labels = draw(shape)
-        assert torch.allclose(confident_loss(logits, labels[:, 0]), 2 * paper_loss()(logits, labels))
+        assert torch.allclose(confident_loss(logits, labels), 2 * paper_loss()(logits, labels))
 
     def test_pseudo_labels_are_the_most_probable_classes_and_carry_no_gradient(self, shape):
         logits, labels = draw(shape)
@@ -64,13 +64,13 @@ class TestHardLabels:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_sums_in_float32(self, shape, dtype):
         logits, labels = draw((60, *shape))
-        assert confident_loss(logits.to(dtype), labels[:, 0]).dtype == torch.float32
+        assert confident_loss(logits.to(dtype), labels).dtype == torch.float32
 
 
-def test_softmax_mse_by_hand_and_never_into_the_teacher():
+def test_probability_mse_by_hand_and_never_into_the_teacher():
     student = torch.zeros(1, 2, 1, 1, requires_grad=True)  # 1/2, 1/2
     teacher = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1).requires_grad_()  # 3/4, 1/4
-    value = softmax_mse(student, teacher)
+    value = probability_mse(student, teacher)
     value.backward()
     assert value.item() == pytest.approx(1 / 16) and teacher.grad is None and student.grad.any()
 
@@ -91,7 +91,7 @@ class TestCertainMSE:
     def test_certain_of_two_classes_everywhere_is_the_mean_square(self, shape):
         student, teacher = torch.randn(2, 2, 2, *shape)
         everywhere = torch.ones(2, 1, *shape, dtype=torch.bool)
-        assert torch.allclose(certain_mse(student, teacher, everywhere), softmax_mse(student, teacher))
+        assert torch.allclose(certain_mse(student, teacher, everywhere), probability_mse(student, teacher))
 
     def test_nothing_certain_is_zero_and_the_teacher_gets_no_gradient(self, shape):
         student, teacher = (torch.randn(2, 3, *shape, requires_grad=True) for _ in range(2))
@@ -134,23 +134,23 @@ class TestPyramidConsistency:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-class TestRegionLoss:
+class TestPartLoss:
     """Its value against loops: tests/mcsc_bundle/methods/test_rivals.py."""
 
     def test_everywhere_it_is_the_supervised_loss_of_the_paper(self, shape):
         logits, labels = draw(shape)
         everywhere = torch.ones(1, 1, *shape, dtype=torch.bool)
-        assert torch.allclose(region_loss(logits, labels[:, 0], everywhere), paper_loss()(logits, labels))
+        assert torch.allclose(part_loss(logits, labels, everywhere), paper_loss()(logits, labels))
 
     def test_what_lies_outside_does_not_count(self, shape):
         logits, labels = draw(shape)
         region = torch.rand(1, 1, *shape) < 0.5
         other = torch.where(region, labels, (labels + 1) % 3)
-        assert torch.equal(region_loss(logits, labels[:, 0], region), region_loss(logits, other[:, 0], region))
+        assert torch.equal(part_loss(logits, labels, region), part_loss(logits, other, region))
 
     def test_nowhere_is_zero_and_backward_works(self, shape):
         logits, labels = draw(shape)
-        value = region_loss(logits, labels[:, 0], torch.zeros(1, 1, *shape, dtype=torch.bool))
+        value = part_loss(logits, labels, torch.zeros(1, 1, *shape, dtype=torch.bool))
         value.backward()
         assert value == 0 and not logits.grad.any()
 

@@ -29,12 +29,18 @@ METHODS: tuple[type[Method], ...] = (Supervised, MeanTeacher, UAMT, CrossTeachin
 SUPERVISED_TERMS = ("supervised", "labeled")  # how the names of terms begin that see true labels alone
 
 
-def build(kind: str, method: type[Method], seed: int = 0, batch_dice: bool = True) -> tuple[Plan, Method]:
+REGIONS = {"labels": {"background": 0, "whole": 2, "core": 1}, "regions": {"whole": (1, 2), "core": (1,)}}
+"""Changes to a plan that make its three label values two regions, one in the other."""
+
+
+def build(
+    kind: str, method: type[Method], seed: int = 0, batch_dice: bool = True, regions: bool = False
+) -> tuple[Plan, Method]:
     """The method with the default options of its overlay."""
-    plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2)
+    plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2, **(REGIONS if regions else {}))
     torch.manual_seed(seed)
     networks = NetworkPair.from_plan(plan)
-    options: dict[str, nn.Module] = {} if method is BCP else {"loss": nnunet_loss(batch_dice)}
+    options: dict[str, nn.Module] = {} if method is BCP else {"loss": nnunet_loss(batch_dice, networks.outputs)}
     if issubclass(method, PaperMCSC):
         options["contrast"] = MultiScaleContrast(plan, networks)
     if method is CPS:

@@ -7,6 +7,8 @@ import torch
 
 from mcsc_bundle.methods import BCP, CPS, MCSC, UAMT, URPC, CrossTeaching, MeanTeacher, PaperMCSC, Supervised
 from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.methods.mcsc_paper import crossed_labels
+from mcsc_bundle.outputs import Classes
 from tests.mcsc_bundle.methods.cases import (
     METHODS,
     SUPERVISED_TERMS,
@@ -134,11 +136,9 @@ def test_bcp_does_not_look_at_unlabelled_patches_in_pretraining(kind):
 
 
 def test_cross_labels_cross_over():
-    from mcsc_bundle.methods.mcsc_paper import crossed_labels
-
     one, two = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
     one[:, 1], two[:, 2] = 1, 1  # the CNN says 1 everywhere, the Transformer 2
-    for_cnn, for_transformer = crossed_labels((one, two), torch.zeros(1, 1, 2, 2))
+    for_cnn, for_transformer = crossed_labels((one, two), torch.zeros(1, 1, 2, 2), Classes())
     assert for_cnn[0].unique() == 0 == for_transformer[0].unique()  # ground truth on the labelled image
     assert for_cnn[1].unique() == 2 and for_transformer[1].unique() == 1
 
@@ -176,22 +176,22 @@ class TestStrongView:
     def test_labelled_part_passes_through(self):
         plan, module = build("3d", MCSC)
         batch = batch_of(plan)
-        image, target = module.strong_view(batch["image"][:2], batch["label"][:, 0], batch["image"][2:])
-        assert torch.equal(image[:2], batch["image"][:2]) and target.shape == (2, *plan.patch_size)
+        image, target = module.strong_view(batch["image"][:2], batch["label"], batch["image"][2:])
+        assert torch.equal(image[:2], batch["image"][:2]) and target.shape == (2, 1, *plan.patch_size)
 
     def test_boxes_of_labelled_patches_bring_their_true_labels(self):
         plan, module = build("3d", MCSC)
         module.confidence, module.copy_paste, module.box_share = 2.0, 1.0, (1.0, 1.0)  # no teacher label, box = patch
         batch = batch_of(plan)
-        _, target = module.strong_view(batch["image"][:2], batch["label"][:, 0], batch["image"][2:])
+        _, target = module.strong_view(batch["image"][:2], batch["label"], batch["image"][2:])
         inside = target != -1
-        assert inside.float().mean() > 0.3 and torch.equal(target[inside], batch["label"][:, 0][inside])
+        assert inside.float().mean() > 0.3 and torch.equal(target[inside], batch["label"][inside])
 
     def test_unsure_voxels_are_ignored(self):
         plan, module = build("3d", MCSC)
         module.confidence, module.copy_paste = 2.0, 0.0
         batch = batch_of(plan)
-        assert (module.strong_view(batch["image"][:2], batch["label"][:, 0], batch["image"][2:])[1] == -1).all()
+        assert (module.strong_view(batch["image"][:2], batch["label"], batch["image"][2:])[1] == -1).all()
 
 
 def test_the_network_that_knows_the_labelled_patches_better_teaches_more_often():

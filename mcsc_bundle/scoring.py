@@ -1,0 +1,45 @@
+"""Logits and stored labels of whole cases as what a metric takes, for validation on the plan's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from mcsc_bundle.labels import IGNORED, STORED_IGNORED
+from mcsc_bundle.outputs import outputs_of
+from mcsc_bundle.plan import Plan
+
+
+class ScoredClassesd(MapTransform):
+    """Logits and stored class indices as one channel per class or region; ignored voxels are background in both.
+
+    The first channel is the background: what is in no class. A metric that leaves it out scores annotated voxels alone.
+
+    Args:
+        keys: of the logits ``(C, *spatial)`` and of the stored class indices ``(1, *spatial)``.
+        plan: the plan.
+    """
+
+    def __init__(self, keys: KeysCollection, plan: Plan) -> None:
+        super().__init__(keys)
+        self.outputs, self.channels = outputs_of(plan), plan.out_channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with ``(1 + classes, *spatial)`` of zeros and ones under both keys."""
+        item = dict(data)
+        logits, label = self.keys
+        stored = torch.as_tensor(item[label])[None].long()
+        outputs, ignored = self.outputs.to(stored.device), stored == STORED_IGNORED
+        truth = outputs.target(stored.masked_fill(ignored, IGNORED))
+        predicted = outputs.hard(torch.as_tensor(item[logits])[None]).masked_fill(ignored, IGNORED)
+        item[logits], item[label] = (self._channels(target) for target in (predicted, truth))
+        return item
+
+    def _channels(self, target: Tensor) -> Tensor:
+        classes = self.outputs.foreground(target, self.channels)[0]
+        return torch.cat((~classes.any(0, keepdim=True), classes)).float()

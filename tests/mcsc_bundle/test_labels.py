@@ -1,0 +1,43 @@
+"""The ignore label in batches and in scores, on a few voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric
+
+from mcsc_bundle.labels import IGNORED, STORED_IGNORED, file_values, painted, scored_values, with_ignored
+from mcsc_bundle.scoring import ScoredClassesd
+from tests.plans import make_plan
+
+
+def test_stored_indices_become_signed() -> None:
+    stored = np.array([0, 2, STORED_IGNORED, 254], np.uint8)
+    np.testing.assert_array_equal(with_ignored(stored), [0, 2, IGNORED, 254])
+
+
+def test_what_a_region_plan_says_of_values() -> None:
+    labels, regions = {"background": 0, "whole": 4, "core": 2}, {"whole": (1, 2, 4), "core": (2,)}
+    assert file_values(labels, regions) == (0, 1, 2, 4) and file_values(labels, {}) == (0, 4, 2)
+    assert scored_values(labels, regions) == {"background": 0, "whole": (1, 2, 4), "core": (2,)}
+    np.testing.assert_array_equal(painted(np.array([0, 1, 2, 4]), labels, regions), [0, 4, 2, 4])
+
+
+def test_a_metric_sees_each_region() -> None:
+    plan = make_plan("3d", labels={"background": 0, "whole": 1, "core": 2}, regions={"whole": (1, 2), "core": (2,)})
+    label, logits = torch.tensor([[0, 1, 2, 255]]), torch.tensor([[-1, 1, 1, 1], [-1, -1, 1, 1]]).float()
+    scored = ScoredClassesd(("pred", "label"), plan)({"pred": logits, "label": label.to(torch.uint8)})
+    assert torch.equal(scored["pred"], scored["label"])
+    assert scored["pred"].tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_a_metric_sees_the_annotated_voxels_alone(dtype) -> None:
+    label = torch.tensor([[1, 1, 0, 255]]).to(dtype)
+    logits = torch.nn.functional.one_hot(torch.tensor([1, 0, 0, 1]), 3).T.float()  # right, missed, right, not scored
+    scored = ScoredClassesd(("pred", "label"), make_plan("3d"))({"pred": logits, "label": label})
+    assert scored["pred"].shape == scored["label"].shape == (3, 4)
+    assert scored["pred"][:, 3].tolist() == scored["label"][:, 3].tolist() == [1, 0, 0]
+    dice = DiceMetric(include_background=False)(scored["pred"][None], scored["label"][None])
+    assert float(dice[0, 0]) == pytest.approx(2 * 1 / (1 + 2))

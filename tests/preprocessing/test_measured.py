@@ -1,0 +1,80 @@
+"""The planned step is tried before training: what is noted, what shrinks, what is refused."""
+
+import math
+
+import pytest
+import torch
+
+from mcsc_bundle.plan import PlanError
+from preprocessing import measured
+from preprocessing.measured import fit_measured, step_gigabytes
+from preprocessing.planner import make_plan
+from tests.plans import make_plan as tiny_plan
+from tests.preprocessing.fingerprints import make_fingerprint
+
+VOLUMES = make_fingerprint((1, 1, 1), (160, 160, 160), channels=("MRI",), orientation="RAS", unlabeled=20)
+
+
+def plan_for(memory_gb):
+    return make_plan(VOLUMES, memory_gb, "cuda")
+
+
+def takes(monkeypatch, factor):
+    """Every step takes this many times what its plan expects; the expectations are returned in order."""
+    seen = []
+
+    def step(plan, networks):
+        seen.append(plan.estimated_memory_gb)
+        return factor * plan.estimated_memory_gb
+
+    monkeypatch.setattr(measured, "step_gigabytes", step)
+    return seen
+
+
+def test_a_step_that_fits_is_noted_and_changes_nothing(monkeypatch):
+    takes(monkeypatch, 0.9)
+    plan = plan_for(8)
+    found = fit_measured(plan, "pair", plan_for)
+    assert found.measured_memory_gb == pytest.approx(0.9 * plan.estimated_memory_gb, abs=0.01)
+    assert found.replace(measured_memory_gb=None, why=plan.why) == plan
+
+
+def test_a_step_that_does_not_fit_shrinks_the_plan_by_its_own_rules(monkeypatch):
+    expected = takes(monkeypatch, 1.6)
+    plan = plan_for(8)
+    found = fit_measured(plan, "pair", plan_for)
+    assert len(expected) > 1 and sorted(expected, reverse=True) == expected
+    assert found.measured_memory_gb <= found.memory_gb == 8
+    assert math.prod(found.patch_size) * found.batch_labeled < math.prod(plan.patch_size) * plan.batch_labeled
+    assert "shrunk" in found.why["measured_memory_gb"]
+
+
+def test_what_never_fits_is_refused_with_the_figure(monkeypatch):
+    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks: 20.0)
+    with pytest.raises(PlanError, match="a step that fits 8 GB, received 20 GB"):
+        fit_measured(plan_for(8), "pair", plan_for)
+
+
+def test_a_plan_of_the_user_is_never_changed_but_warned_of(monkeypatch, caplog):
+    takes(monkeypatch, 1.6)
+    plan = plan_for(8)
+    assert fit_measured(plan, "pair", None).patch_size == plan.patch_size
+    assert "expect it to fail" in caplog.text
+
+
+def test_what_is_not_measured_stays_unknown(monkeypatch):
+    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks: None)
+    assert fit_measured(plan_for(8), "pair", plan_for).measured_memory_gb is None
+
+
+def test_a_real_step_is_measured_elsewhere():
+    plan = tiny_plan("3d", batch_labeled=1, batch_unlabeled=1, device="cpu")
+    state = torch.get_rng_state()
+    taken = step_gigabytes(plan, "pair")
+    assert 0 < taken < 2
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_plan_cannot_be_tried_without_a_gpu():
+    assert step_gigabytes(plan_for(8), "pair") is None
