@@ -6,7 +6,6 @@ with the same inputs reads them back; a ``plan.json`` that a person edited is us
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,22 +20,16 @@ from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
-from mcsc_bundle.trained import check_trained
 from mcsc_bundle.words import counted
-from preprocessing.adopt import adopt_plan, plan_file
+from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import measure
-from preprocessing.measured import fit_measured
-from preprocessing.paper import paper_plan
-from preprocessing.planner import make_plan
 from preprocessing.preprocess import preprocess
+from preprocessing.run_plan import Request, plan_of_run, text_hash
 from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = "preset, plan_from, configuration, memory_gb, networks or device"
-
-PLANNED = "planned.json"  # plan.json before anybody edited it
 STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
 USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
 
@@ -62,7 +55,7 @@ class Prepared:
     @property
     def training_key(self) -> str:
         """Changes when another case, or another label, takes part in the training."""
-        return _hash(json.dumps([[item["case"], item["labeled"]] for item in self.train]))
+        return text_hash(json.dumps([[item["case"], item["labeled"]] for item in self.train]))
 
 
 def prepare(
@@ -140,7 +133,7 @@ def prepare(
     split = make_split(dataset, kept, num_test, split_seed, split_file)
     parts = training_cases(split, fold)
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
-    plan = _plan(run, fingerprint, measured, preset, plan_from, choices, check_memory)
+    plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -203,78 +196,6 @@ def _fingerprint(
     return fingerprint, rejected, True
 
 
-def _plan(
-    run: Path,
-    fingerprint: Fingerprint,
-    measured: bool,
-    preset: str,
-    plan_from: str | None,
-    options: dict[str, Any],
-    check_memory: bool,
-) -> Plan:
-    """Read back the plan, edited or not, or make it.
-
-    A plan that nobody edited is made anew for a new fingerprint or other options, until a training has begun on it.
-    """
-    path, made = run / "plan.json", run / "plan.key"
-    source = (
-        None if plan_from is None else plan_file(plan_from).read_text(encoding="utf-8")
-    )  # it may change in its place
-    asked = _hash(json.dumps({**options, "preset": preset, "plan_from": source}, sort_keys=True))
-    if path.exists():
-        text, *before = made.read_text().split() if made.exists() else ("",)
-        edited, same = text != _hash(path.read_text()), before == [asked]
-        trained = (run / "models" / "checkpoint.pt").exists()
-        if edited:
-            log.info("Using %s as edited; delete it to plan again.", path)
-        elif trained and not same:
-            log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, _OPTIONS)
-        if trained:
-            plan = Plan.load(path)
-            check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
-            return plan
-        if edited:
-            plan = Plan.load(path)
-            return fit_measured(plan, options["networks"], replan=None) if check_memory else plan
-        if same and not measured:
-            plan = Plan.load(path)
-            return _save(_tried(plan, fingerprint, preset, plan_from, options), run, asked) if check_memory else plan
-    plan = make_plan(fingerprint, **options)
-    if preset == "paper":
-        plan = paper_plan(plan)
-    if plan_from is not None:
-        plan = adopt_plan(plan_from, plan, fingerprint).replace(measured_memory_gb=None)
-    if (run / "models" / "checkpoint.pt").exists():
-        check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
-    if check_memory:
-        plan = _tried(plan, fingerprint, preset, plan_from, options)
-    _save(plan, run, asked)
-    log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
-    return plan
-
-
-def _tried(plan: Plan, fingerprint: Fingerprint, preset: str, plan_from: str | None, options: dict[str, Any]) -> Plan:
-    """The plan with its measured memory, or a smaller one; the same if it has been measured."""
-    if plan.measured_memory_gb is not None:
-        return plan
-    as_it_stands = preset == "paper" or plan_from is not None
-    log.info("Trying a training step for its memory.")
-
-    def replan(memory_gb: float) -> Plan:
-        return make_plan(fingerprint, **{**options, "memory_gb": memory_gb})
-
-    return fit_measured(plan, options["networks"], None if as_it_stands else replan)
-
-
-def _save(plan: Plan, run: Path, asked: str) -> Plan:
-    """Write the plan, and a key that tells later whether somebody edited it."""
-    path = run / "plan.json"
-    plan.save(path)
-    plan.save(run / PLANNED)
-    (run / "plan.key").write_text(f"{_hash(path.read_text())} {asked}")
-    return plan
-
-
 def _preprocess(
     run: Path,
     dataset: Dataset,
@@ -329,19 +250,8 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
     declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
     declared += [] if dataset.ignore_value is None else [dataset.ignore_value]
     declared += [dataset.regions] if dataset.regions else []  # keys of other data stay what they were
-    return _hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
 
 
 def _same_folder(one: str, other: str) -> bool:
     return os.path.abspath(one) == os.path.abspath(other)
-
-
-def _summary(plan: Plan) -> str:
-    kind = f"{plan.spatial_dims}-D" + (f" slices along axis {plan.slice_axis}" if plan.slice_axis is not None else "")
-    spacing = " x ".join("own" if s is None else f"{s:.4g}" for s in plan.spacing_mm)
-    patch = " x ".join(map(str, plan.patch_size))
-    return f"{kind}, spacing {spacing} mm, patch {patch}, batch {plan.batch_labeled} + {plan.batch_unlabeled}, for {plan.device}"

@@ -15,7 +15,8 @@ from preprocessing.clean import find_unused, listing, remove
 from preprocessing.explain import explain
 from preprocessing.export import export as export_dataset
 from preprocessing.plan_from_files import plan_from_files
-from preprocessing.prepare import PLANNED, prepare
+from preprocessing.prepare import prepare
+from preprocessing.run_plan import PLANNED
 from preprocessing.split import make_split
 
 

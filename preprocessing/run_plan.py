@@ -1,0 +1,138 @@
+"""The plan of a run folder: read back, edited or not, or made, or made anew.
+
+``plan.json`` is the plan, ``planned.json`` what it was before anybody edited it, and ``plan.key`` tells whether somebody did, and
+what was asked for when it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mcsc_bundle.plan import Fingerprint, Plan
+from mcsc_bundle.trained import check_trained
+from preprocessing.adopt import adopt_plan, plan_file
+from preprocessing.measured import fit_measured
+from preprocessing.paper import paper_plan
+from preprocessing.planner import make_plan
+
+log = logging.getLogger(__name__)
+
+PLANNED = "planned.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan is asked to be.
+
+    Args:
+        preset: ``plan``, or ``paper`` for the paper's networks and patch.
+        plan_from: run, bundle or plan file whose plan is used, see ``preprocessing.adopt``.
+        options: of ``make_plan``.
+        check_memory: try a step of a new plan for its memory, see ``preprocessing.measured``.
+    """
+
+    preset: str
+    plan_from: str | None
+    options: dict[str, Any]
+    check_memory: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """Changes when what is asked for does, the content of the other plan included."""
+        source = None if self.plan_from is None else plan_file(self.plan_from).read_text(encoding="utf-8")
+        return text_hash(json.dumps({**self.options, "preset": self.preset, "plan_from": source}, sort_keys=True))
+
+    def make(self, fingerprint: Fingerprint) -> Plan:
+        """The plan, its memory not yet measured."""
+        plan = make_plan(fingerprint, **self.options)
+        if self.preset == "paper":
+            plan = paper_plan(plan)
+        if self.plan_from is not None:
+            plan = adopt_plan(self.plan_from, plan, fingerprint).replace(measured_memory_gb=None)
+        return plan
+
+    def tried(self, plan: Plan, fingerprint: Fingerprint) -> Plan:
+        """The plan with its measured memory, or a smaller one; as it is if it has been measured, or need not be."""
+        if not self.check_memory or plan.measured_memory_gb is not None:
+            return plan
+        log.info("Trying a training step for its memory.")
+
+        def replan(memory_gb: float) -> Plan:
+            return make_plan(fingerprint, **{**self.options, "memory_gb": memory_gb})
+
+        as_it_stands = self.preset == "paper" or self.plan_from is not None
+        return fit_measured(plan, self.options["networks"], None if as_it_stands else replan)
+
+
+def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, request: Request) -> Plan:
+    """Read back the plan, edited or not, or make it.
+
+    A plan that nobody edited is made anew for a new fingerprint or another request, until a training has begun on it.
+
+    Args:
+        run: the run folder.
+        fingerprint: of the data set.
+        measured_anew: the fingerprint is another one than when the plan was made.
+        request: what is asked for now.
+
+    Raises:
+        PlanError: the plan in the folder cannot be used, or none can be made.
+    """
+    path, made = run / "plan.json", run / "plan.key"
+    trained = (run / "models" / "checkpoint.pt").exists()
+    if path.exists():
+        text, *before = made.read_text().split() if made.exists() else ("",)
+        edited, same = text != text_hash(path.read_text()), before == [request.key]
+        if edited:
+            log.info("Using %s as edited; delete it to plan again.", path)
+        elif trained and not same:
+            options = ", ".join(["preset", "plan_from", *request.options])
+            log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, options)
+        if edited or trained or (same and not measured_anew):
+            return _read_back(run, fingerprint, request, edited, trained)
+    plan = request.make(fingerprint)
+    if trained:
+        check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
+    plan = request.tried(plan, fingerprint)
+    _save(plan, run, request)
+    log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
+    return plan
+
+
+def _read_back(run: Path, fingerprint: Fingerprint, request: Request, edited: bool, trained: bool) -> Plan:
+    path = run / "plan.json"
+    plan = Plan.load(path)
+    if trained:
+        check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
+        return plan
+    if edited:  # it is the user's: measured, if asked for, but neither changed nor written
+        return fit_measured(plan, request.options["networks"], replan=None) if request.check_memory else plan
+    tried = request.tried(plan, fingerprint)
+    if tried != plan:
+        _save(tried, run, request)
+    return tried
+
+
+def _save(plan: Plan, run: Path, request: Request) -> None:
+    path = run / "plan.json"
+    plan.save(path)
+    plan.save(run / PLANNED)
+    (run / "plan.key").write_text(f"{text_hash(path.read_text())} {request.key}")
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _summary(plan: Plan) -> str:
+    kind = f"{plan.spatial_dims}-D" + (f" slices along axis {plan.slice_axis}" if plan.slice_axis is not None else "")
+    spacing = " x ".join("own" if s is None else f"{s:.4g}" for s in plan.spacing_mm)
+    patch = " x ".join(map(str, plan.patch_size))
+    return f"{kind}, spacing {spacing} mm, patch {patch}, batch {plan.batch_labeled} + {plan.batch_unlabeled}, for {plan.device}"
