@@ -96,6 +96,7 @@ RULES = {
     "memory_gb": Rule(
         "a number of GB above 0, or None", _or_none(_number(lambda value: value > 0)), "Give 8 for 8 GB."
     ),
+    "step_seconds": Rule("a number of seconds above 0, or None", _or_none(_number(lambda value: value > 0))),
     "workers": Rule("a whole number of 1 or more, or None", _or_none(_whole(1))),
     "amp_dtype": Rule("bfloat16, float16 or None", _or_none(_one_of("bfloat16", "float16"))),
     "max_epochs": AT_LEAST_1,
