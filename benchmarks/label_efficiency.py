@@ -29,6 +29,7 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from benchmarks.label_table import DISTANCES, mean_dice_per_case, mean_per_class, plot, summary, table
+from benchmarks.voxel_distances import voxel_distances
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -170,6 +171,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
         "dice": 100 * statistics.mean(cases.values()), "cases": cases,
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
         **{column: mean_per_class(folder / "metrics.csv", column) for column in DISTANCES},
+        **voxel_distances(folder, arguments.dataset_dir, cases),
         "train_seconds": trained - began,
     }  # fmt: skip
     result_file.write_text(json.dumps(result))

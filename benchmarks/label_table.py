@@ -12,6 +12,7 @@ from scipy.stats import ttest_rel
 
 BASELINE = "supervised"
 DISTANCES = ("hd95_mm", "asd_mm")
+ALL_DISTANCES = (*DISTANCES, "hd95_voxels", "asd_voxels")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -49,7 +50,7 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             scores = [r["dice"] for r in mine]
             row = {"labels": budget, "method": method, "dice": statistics.mean(scores), "seeds": len(scores)}
             row["sd"] = statistics.stdev(scores) if len(scores) > 1 else 0.0
-            row |= {column: mean_distance(mine, column) for column in DISTANCES}
+            row |= {column: mean_distance(mine, column) for column in ALL_DISTANCES}
             row["train_minutes"] = statistics.mean(r["train_seconds"] for r in mine) / 60
             pairs = [
                 (r["cases"][case], base[r["seed"]]["cases"][case])
@@ -73,12 +74,13 @@ def mean_distance(results: list[dict[str, Any]], column: str) -> float | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary as a markdown table."""
     lines = [
-        "| labels | method | Dice (mean of seeds) | sd | gain over supervised | paired t | HD95 mm | ASD mm | minutes |",
+        "| labels | method | Dice (of seeds) | sd | gain over supervised | paired t | HD95 / ASD mm | in voxels | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         gain = f"{r['gain']:+.2f} | {r['p']:.1e}" if "gain" in r else "- | -"
-        distances = " | ".join("-" if r[column] is None else f"{r[column]:.2f}" for column in DISTANCES)
+        values = ["-" if r[column] is None else f"{r[column]:.2f}" for column in ALL_DISTANCES]
+        distances = f"{values[0]} / {values[1]} | {values[2]} / {values[3]}"
         lines.append(
             f"| {r['labels'] or 'all'} | {r['method']} | {r['dice']:.2f} | {r['sd']:.2f} ({r['seeds']}) | {gain} | {distances} "
             f"| {r['train_minutes']:.1f} |"

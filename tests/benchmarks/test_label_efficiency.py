@@ -10,6 +10,9 @@ from benchmarks import label_efficiency
 from benchmarks.acdc_splits import split as acdc_split
 from benchmarks.label_efficiency import main
 from benchmarks.label_table import summary
+from benchmarks.voxel_distances import voxel_distances
+from tests.plans import make_plan
+from tests.preprocessing import scans
 
 SCORES = {"supervised": 0.80, "mcsc": 0.84}
 
@@ -33,6 +36,7 @@ def trainings(monkeypatch):
         (folder / "metrics.csv").write_text("\n".join(rows))
 
     monkeypatch.setattr(label_efficiency, "run_workflow", run_workflow)
+    monkeypatch.setattr(label_efficiency, "voxel_distances", lambda *_: {"hd95_voxels": {"LV": 2.0}})
     return started
 
 
@@ -103,3 +107,15 @@ def test_acdc_is_split_by_patient():
     assert parts["unlabeled"] == train[2:]
     assert parts["test"] == ["patient002_frame01"]
     assert acdc_split(train, [], None)["labeled"] == train
+
+
+def test_distances_in_voxels_leave_the_spacing_out(tmp_path):
+    data, run_dir = scans.decathlon(tmp_path / "data", ["a"]), tmp_path / "run"
+    moved = scans.mask()
+    moved[0, 0], moved[0, 1] = 0, 1  # the next row, 2 mm away
+    scans.write(run_dir / "masks" / "a.nii.gz", moved)
+    make_plan().save(run_dir / "plan.json")
+    assert voxel_distances(run_dir, str(data), ["a"]) == {
+        "hd95_voxels": {"left": 1.0, "right": 0.0},
+        "asd_voxels": {"left": 1.0, "right": 0.0},
+    }
