@@ -103,6 +103,7 @@ RULES = {
     "epoch_length": AT_LEAST_1,
     "val_interval": AT_LEAST_1,
     "lr": Rule("a number of 0 or more", _number(lambda value: 0 <= value < float("inf")), YAML_FLOAT),
+    "transformer_lr": Rule("a number of 0 or more", _number(lambda value: 0 <= value < float("inf")), YAML_FLOAT),
     "device": Rule("cpu, or a GPU that is there (cuda, cuda:1, ...)", _is_device),
     "output_dir": Rule("a folder that can be written to", _folder(writable=True), "Choose another one."),
     "cache_dir": Rule("a folder, or None", _or_none(_folder(writable=False)), "Choose another one."),
