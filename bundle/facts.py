@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from mcsc_bundle.metrics import CaseMetric, read_metrics
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
-from mcsc_bundle.words import why_no_tensors
 
 
 class PackError(ValueError):
@@ -124,7 +124,7 @@ def load_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError: all mean that this is no file of tensors
         raise PackError(
-            f"{path}: expected tensors and plain containers alone, received {why_no_tensors(error)}. "
+            f"{path}: expected tensors and plain containers alone, received a pickle or damaged data: {_cause(error)}. "
             "Do not load it in another way."
         ) from None
 
@@ -139,6 +139,12 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PackError(f"{path}: expected a state dict, received a {type(state).__name__} of other things.")
     return dict(state)
+
+
+def _cause(error: Exception) -> str:
+    """What stands in the way, without torch's advice to unpickle all the same."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it would call {named[1]}" if named else type(error).__name__
 
 
 def _check_weights(plan: Plan, weights: Path) -> None:

@@ -35,10 +35,10 @@ from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
-from mcsc_bundle.shipped import BundleError, check_channels, check_code, check_weights
+from mcsc_bundle.shipped import BundleError, check_code, check_weights
 from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
-from mcsc_bundle.words import counted, why_no_tensors
+from mcsc_bundle.words import counted, first_line
 from mcsc_bundle.writer import SaveImageMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
@@ -101,7 +101,6 @@ class TrainedRun:
             (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
         )
         check_trained(self.folder / "models", plan, source)
-        check_channels(self.folder, plan.in_channels, plan.out_channels)
         return plan
 
     @property
@@ -148,8 +147,8 @@ def _read_weights(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds on a damaged file
         raise SystemExit(
-            f"error: {path}: expected a file of tensors, received one that cannot be read: {why_no_tensors(error)}. Do not "
-            "load it in another way: copy it again, or train for an epoch more, which writes it anew."
+            f"error: {path}: expected a file of tensors, received one that cannot be read, damaged or cut off "
+            f"({first_line(error)}). Copy it again, or train for an epoch more, which writes it anew."
         ) from None
 
 

@@ -71,28 +71,3 @@ def check_weights(bundle: Path, path: Path) -> None:
             f"{path}: expected sha256 {expected} as in {metadata.name}, received {file_digest(path)}. The file is "
             "damaged or was exchanged: get the bundle again, or pack it again if the exchange is meant."
         )
-
-
-def check_channels(bundle: Path, inputs: int, outputs: int) -> None:
-    """Refuse a bundle whose metadata tell another number of channels than its plan has; a folder without metadata passes.
-
-    Applications name channels and classes by the metadata: masks would come out under wrong names.
-
-    Args:
-        bundle: a packed bundle, or a run folder.
-        inputs, outputs: channels of the plan's images, and of the logits.
-
-    Raises:
-        BundleError: the numbers differ.
-    """
-    path = bundle / "configs" / "metadata.json"
-    if not path.exists():
-        return
-    told = json.loads(path.read_text(encoding="utf-8")).get("network_data_format", {})
-    for side, expected in (("inputs", inputs), ("outputs", outputs)):
-        for name, tensor in told.get(side, {}).items():
-            if tensor.get("num_channels", expected) != expected:
-                raise BundleError(
-                    f"{path}: expected {expected} channels of {side} {name!r} as in the plan, received "
-                    f"{tensor['num_channels']}. The metadata were exchanged or edited: get the bundle again."
-                )

@@ -5,7 +5,6 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.shipped import PACKAGE, BundleError, check_code, check_weights, code_digest
@@ -43,38 +42,3 @@ def test_a_config_may_bring_its_plan_and_its_code(tmp_path):
     assert TrainedRun(tmp_path, plan=plan, code=code_digest()).plan is plan
     with pytest.raises(SystemExit, match="process of its own"):
         TrainedRun(tmp_path, plan=plan, code="0" * 64)
-
-
-@pytest.mark.parametrize(("side", "name"), [("inputs", "image"), ("outputs", "pred")])
-def test_metadata_that_lie_about_channels_are_told(tmp_path, side, name):
-    plan = make_plan("3d")
-    (tmp_path / "configs").mkdir()
-    formats = {
-        "inputs": {"image": {"num_channels": plan.in_channels}},
-        "outputs": {"pred": {"num_channels": plan.out_channels}},
-    }
-    (tmp_path / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": formats}))
-    assert TrainedRun(tmp_path, plan=plan).plan == plan
-    formats[side][name]["num_channels"] = 7
-    (tmp_path / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": formats}))
-    with pytest.raises(SystemExit, match=rf"channels of {side} '{name}' as in the plan, received 7"):
-        TrainedRun(tmp_path, plan=plan)
-
-
-class Marker:
-    """A pickle that would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-def test_a_pickle_in_place_of_weights_is_not_run_and_no_advice_to_run_it_is_given(tmp_path):
-    make_plan("3d").save(tmp_path / "plan.json")
-    (tmp_path / "models").mkdir()
-    torch.save(Marker(tmp_path / "marker"), tmp_path / "models" / "model.pt")
-    with pytest.raises(SystemExit, match=r"a pickle that would call .*open\. Do not load it in another way"):
-        _ = TrainedRun(tmp_path).weights
-    assert not (tmp_path / "marker").exists()
