@@ -179,7 +179,7 @@ def _labelled_items(run: Path) -> dict[str, dict[str, Any]]:
     """Image and label files of each labelled case, with the options that fold 0 was trained with."""
     options = account(run / "fold_0")["options"]
     files = [str(ROOT / "configs" / "train.yaml")]
-    return prepare_folds(files, {**options, "output_dir": str(run), "fold": 0, "check_memory": False})
+    return prepare_folds(files, {**options, "output_dir": str(run), "fold": "all", "check_memory": False})
 
 
 def _single_dice(run: Path, split: Sequence[Any]) -> dict[str, float]:

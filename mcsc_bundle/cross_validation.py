@@ -92,9 +92,14 @@ def cross_validate(
         raise SystemExit(f"error: {error}") from None
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
-    items = prepare_folds(files, {**options, "output_dir": str(runs), "fold": 0}, world)
+    items = prepare_folds(files, {**options, "output_dir": str(runs), "fold": "all"}, world)
     references = {case: item["label"] for case, item in items.items()}
     possible = range(len(json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]))
+    if not possible:
+        raise SystemExit(
+            "error: expected labelled scans of two patients or more to cross-validate, received those of one. Train on them with "
+            "--fold all; python -m mcsc_bundle suggest RUN then says which scan to label next."
+        )
     mine = _chosen(folds, possible)[rank::world]
     if world > 1 and torch.cuda.is_available():
         options.setdefault("device", f"$torch.device('cuda', {os.environ.get('LOCAL_RANK', 0)})")

@@ -110,3 +110,9 @@ def predict(dataset, run_dir, output_dir, **options):
     mask = nib.load(output_dir / image_file.name)
     assert mask.shape == nib.load(image_file).shape and set(np.unique(mask.dataobj)) <= {0, 1, 2, 3}
     return np.asarray(mask.dataobj)
+
+
+def test_one_labelled_patient_is_told_before_anything_is_trained(tmp_path):
+    alone = small_dataset(tmp_path / "one", labeled=1, unlabeled=1)
+    with pytest.raises(SystemExit, match="labelled scans of two patients or more to cross-validate"):
+        cross_validate(str(alone), str(tmp_path / "runs"), **OPTIONS)
