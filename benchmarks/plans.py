@@ -1,7 +1,7 @@
 """Our plans beside nnU-Net's own, from the same fingerprints.
 
-    python benchmarks/plans.py --nnunet-python PYTHON_WITH_NNUNETV2 [--memory_gb 8] [--real
-    NAME=FINGERPRINT,DATASET_JSON ...]
+    python benchmarks/plans.py --nnunet-python PYTHON_WITH_NNUNETV2 [--memory_gb 8] [--preset resenc_l] \\
+        [--real NAME=FINGERPRINT,DATASET_JSON ...]
     python benchmarks/plans.py --nnunet-python PYTHON_WITH_NNUNETV2 --fuzz 300 [--seed 0]      # random ones
 
 Makes fingerprints that span what people segment, lets nnU-Net v2 plan them in its own environment, plans them here with
@@ -28,6 +28,7 @@ from benchmarks.plan_examples import EXAMPLES, place, write_example
 from benchmarks.plan_fuzz import random_files
 from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.configuration import CONFIGURATIONS
+from preprocessing.families import FAMILIES
 from preprocessing.nnunet import plan_from_nnunet
 from preprocessing.nnunet_plans import SCHEMES
 from preprocessing.plan_from_files import plan_from_files
@@ -35,21 +36,26 @@ from preprocessing.plan_from_files import plan_from_files
 ORACLE = """
 import json, os, sys
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncL, nnUNetPlannerResEncM, nnUNetPlannerResEncXL,
+)
+kinds = {"plan": ExperimentPlanner, "resenc_m": nnUNetPlannerResEncM, "resenc_l": nnUNetPlannerResEncL,
+         "resenc_xl": nnUNetPlannerResEncXL}
 plans = {}
 for name in json.loads(sys.argv[1]):
     try:
-        plans[name] = ExperimentPlanner(name, gpu_memory_target_in_gb=float(sys.argv[2])).plan_experiment()
+        plans[name] = kinds[sys.argv[4]](name, gpu_memory_target_in_gb=float(sys.argv[2])).plan_experiment()
     except Exception as error:
         plans[name] = {"refused": repr(error)}
 open(sys.argv[3], "w").write(json.dumps(plans, default=lambda value: value.tolist()))
 """
 
 
-def nnunet_plans(python: str, work: Path, names: list[str], memory_gb: float) -> dict[str, Any]:
+def nnunet_plans(python: str, work: Path, names: list[str], memory_gb: float, preset: str) -> dict[str, Any]:
     """Let nnU-Net plan the data sets of a folder; ``{"refused": why}`` where it cannot."""
     variables = {f"nnUNet_{kind}": str(work / kind) for kind in ("raw", "preprocessed", "results")}
     result = work / "plans.json"
-    command = [python, "-c", ORACLE, json.dumps(names), str(memory_gb), str(result)]
+    command = [python, "-c", ORACLE, json.dumps(names), str(memory_gb), str(result), preset]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"nnU-Net did not plan:\n{done.stderr[-3000:]}")
@@ -66,6 +72,7 @@ def as_nnunet(plan: Plan) -> dict[str, Any]:
         "strides": [list(stage) for stage in plan.cnn.strides],
         "kernels": [list(stage) for stage in plan.cnn.kernel_sizes],
         "features": list(plan.cnn.features),
+        "blocks": list(plan.cnn.blocks_per_stage),
         "batch dice": plan.batch_dice,
         "normalization": [entry.scheme for entry in plan.normalization],
         "masked": [entry.inside_mask for entry in plan.normalization],
@@ -83,6 +90,7 @@ def of_nnunet(configuration: dict[str, Any]) -> dict[str, Any]:
         "strides": network["strides"],
         "kernels": network["kernel_sizes"],
         "features": network["features_per_stage"],
+        "blocks": list(network.get("n_blocks_per_stage", ())),
         "batch dice": configuration["batch_dice"],
         "normalization": [SCHEMES[name] for name in configuration["normalization_schemes"]],
         "masked": configuration["use_mask_for_norm"],
@@ -98,11 +106,13 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple
     }
 
 
-def compare(name: str, files: tuple[Path, Path], plans: dict[str, Any], memory_gb: float) -> list[dict[str, Any]]:
+def compare(
+    name: str, files: tuple[Path, Path], plans: dict[str, Any], planning: dict[str, Any]
+) -> list[dict[str, Any]]:
     """One row per configuration that nnU-Net planned."""
     rows = []
     for title in CONFIGURATIONS:
-        request = {"memory_gb": memory_gb, "configuration": title}
+        request = {**planning, "configuration": title}
         if title not in plans["configurations"]:
             refused = False
             try:
@@ -123,14 +133,14 @@ def compare(name: str, files: tuple[Path, Path], plans: dict[str, Any], memory_g
     return rows
 
 
-def compare_default(files: tuple[Path, Path], plans: dict[str, Any], memory_gb: float) -> dict[str, Any]:
+def compare_default(files: tuple[Path, Path], plans: dict[str, Any], planning: dict[str, Any]) -> dict[str, Any]:
     """Differences of what the command line gives without further options, and of nnU-Net's plans when imported."""
     title = "3d_fullres" if "3d_fullres" in plans["configurations"] else "2d"
     theirs = of_nnunet(plans["configurations"][title])
     plans_file = files[0].parent / "nnUNetPlans.json"
     made = {
         "planned": lambda: plan_from_files(
-            fingerprint=str(files[0]), dataset_json=str(files[1]), networks="cnn", memory_gb=memory_gb
+            fingerprint=str(files[0]), dataset_json=str(files[1]), networks="cnn", **planning
         ),
         "imported": lambda: plan_from_files(nnunet_plans=str(plans_file), dataset_json=str(files[1]), networks="cnn"),
     }
@@ -175,11 +185,14 @@ def main() -> None:
     """Plan everything twice and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nnunet-python", required=True, help="interpreter of an environment with nnunetv2")
-    parser.add_argument("--memory_gb", type=float, default=8.0)
+    parser.add_argument("--preset", choices=list(FAMILIES), default="plan", help="family of the CNN")
+    parser.add_argument("--memory_gb", type=float, help="without, what the family is planned for")
     parser.add_argument("--real", nargs="*", default=[], metavar="NAME=FINGERPRINT,DATASET_JSON")
     parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="random fingerprints instead of the examples")
     parser.add_argument("--seed", type=int, default=0, help="of the first random fingerprint")
     options = parser.parse_args()
+    memory_gb = FAMILIES[options.preset].memory_gb if options.memory_gb is None else options.memory_gb
+    options.planning = {"memory_gb": memory_gb, "preset": options.preset}
     with tempfile.TemporaryDirectory() as folder:
         summary = (fuzz if options.fuzz else table)(options, Path(folder))
     print(json.dumps(summary))
@@ -199,8 +212,8 @@ def table(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             target.parent.mkdir(parents=True)
             target.write_text(Path(source).read_text())
     folders = {name: pair[1].parent.name for name, pair in files.items()}
-    plans = nnunet_plans(options.nnunet_python, work, list(folders.values()), options.memory_gb)
-    rows = [row for name, pair in files.items() for row in compare(name, pair, plans[folders[name]], options.memory_gb)]
+    plans = nnunet_plans(options.nnunet_python, work, list(folders.values()), **options.planning)
+    rows = [row for name, pair in files.items() for row in compare(name, pair, plans[folders[name]], options.planning)]
     print(markdown(rows))
     wrong = {f"{row['name']} {row['configuration']}": row["differences"] for row in rows if row["differences"]}
     return {
@@ -220,12 +233,12 @@ def fuzz(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(content))
     folders = {seed: pair[1].parent.name for seed, pair in files.items()}
-    plans = nnunet_plans(options.nnunet_python, work, list(folders.values()), options.memory_gb)
+    plans = nnunet_plans(options.nnunet_python, work, list(folders.values()), **options.planning)
     for seed, pair in files.items():
         made = plans[folders[seed]]
         if "refused" in made:
             refused[seed] = made["refused"]
-        elif found := compare_default(pair, made, options.memory_gb):
+        elif found := compare_default(pair, made, options.planning):
             wrong[seed] = found
             print(f"seed {seed}: {found}")
     equal = len(files) - len(refused) - len(wrong)

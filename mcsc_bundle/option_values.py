@@ -87,7 +87,9 @@ RULES = {
     "split_seed": Rule("a whole number", _whole(-(2**63))),
     "seed": Rule("a whole number of 0 or more", _whole(0)),
     "fold": Rule("the number of a fold, all or auto", lambda value: value in ("all", "auto") or str(value).isdecimal()),
-    "preset": Rule("plan or paper", _one_of("plan", "paper")),
+    "preset": Rule(
+        "plan, resenc_m, resenc_l, resenc_xl or paper", _one_of("plan", "resenc_m", "resenc_l", "resenc_xl", "paper")
+    ),
     "configuration": Rule(
         "2d, 3d_fullres, 3d_lowres or auto",
         _one_of("2d", "3d_fullres", "3d_lowres", "auto"),

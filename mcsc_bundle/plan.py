@@ -69,11 +69,13 @@ class CNNPlan:
     """Shape of the U-Net. Entry ``i`` of each tuple is resolution stage ``i``, from full size to the bottleneck.
 
     Args:
-        preset: ``plan`` (shaped by the fields below) or ``paper`` (METHOD: SSL4MIS 2-D U-Net; the fields describe it).
+        preset: ``plan`` (shaped by the fields below), ``resenc`` (the same with a residual encoder) or ``paper`` (METHOD:
+            SSL4MIS 2-D U-Net; the fields describe it).
         features: channels of each stage.
         kernel_sizes: convolution kernel of each stage, per network axis.
         strides: downsampling on entering each stage, per network axis; the first is all ones.
         convs_per_stage: convolutions in each encoder stage (decoder stages take as many).
+        blocks_per_stage: of ``resenc``, residual blocks in each encoder stage instead; else empty.
     """
 
     preset: str
@@ -81,6 +83,7 @@ class CNNPlan:
     kernel_sizes: tuple[tuple[int, ...], ...]
     strides: tuple[tuple[int, ...], ...]
     convs_per_stage: int = 2
+    blocks_per_stage: tuple[int, ...] = ()
 
     @property
     def cumulative_strides(self) -> tuple[tuple[int, ...], ...]:

@@ -18,6 +18,7 @@ CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "")
 MAX_CLASSES = 255  # class indices are stored as uint8
 AXIS_CODES = ("LR", "AP", "IS")
 PAPER_STAGES = 5
+CNN_PRESETS = ("plan", "resenc", "paper")
 
 
 def check_plan(plan: Plan) -> None:
@@ -134,10 +135,16 @@ def _check_orientation(plan: Plan) -> None:
 
 def _check_cnn(plan: Plan) -> None:
     cnn, dims = plan.cnn, plan.spatial_dims
-    _expect(cnn.preset in ("plan", "paper"), "cnn.preset", "'plan' or 'paper'", cnn.preset)
+    _expect(cnn.preset in CNN_PRESETS, "cnn.preset", f"one of {', '.join(CNN_PRESETS)}", cnn.preset)
     stages = len(cnn.features)
     _expect(stages > 0 and min(cnn.features) > 0, "cnn.features", "channels above 0 for each stage", cnn.features)
     _expect(cnn.convs_per_stage > 0, "cnn.convs_per_stage", "at least 1", cnn.convs_per_stage)
+    blocks = cnn.blocks_per_stage
+    if cnn.preset == "resenc":
+        fits = len(blocks) == stages and min(blocks) > 0
+        _expect(fits, "cnn.blocks_per_stage", f"1 or more for each of {stages} stages", blocks)
+    else:
+        _expect(not blocks, "cnn.blocks_per_stage", f"none with preset {cnn.preset!r}", blocks)
     for name in ("kernel_sizes", "strides"):
         value = getattr(cnn, name)
         _expect(len(value) == stages, f"cnn.{name}", f"{stages} stages, as in cnn.features", value)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
-from preprocessing.memory import attended_tokens, full_size_channels, token_grids
+from preprocessing.memory import attended_tokens, encoder_products, full_size_channels, token_grids
 
 CNN_CPU_FLOPS = {2: 1.0e11, 3: 8.0e10}
 TRANSFORMER_CPU_FLOPS = {2: 5.0e10, 3: 3.5e10}
@@ -32,8 +32,7 @@ def cnn_flops(patch: Sequence[int], cnn: CNNPlan, in_channels: int, num_classes:
     ]
     total, width = 0.0, in_channels
     for stage, features in enumerate(cnn.features):
-        products = width * features + (cnn.convs_per_stage - 1) * features**2
-        total += voxels[stage] * math.prod(cnn.kernel_sizes[stage]) * products
+        total += voxels[stage] * math.prod(cnn.kernel_sizes[stage]) * encoder_products(cnn, stage, width)
         width = features
     for stage in range(len(cnn.features) - 1):
         features, below = cnn.features[stage], cnn.features[stage + 1]

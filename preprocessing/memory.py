@@ -16,10 +16,8 @@ from mcsc_bundle.plan import CNNPlan, TransformerPlan
 from preprocessing.topology import Topology
 from preprocessing.transformer import FULL_SIZE_CHANNELS
 
-REFERENCE_COUNT = {2: 8.5e7, 3: 5.6e8}
-"""Feature-map voxels of one patch at which ``REFERENCE_BATCH`` patches fill ``REFERENCE_GB`` (nnU-Net)."""
 REFERENCE_BATCH = {2: 12, 3: 2}
-REFERENCE_GB = 8.0
+"""Patches that fill a family's memory at its reference count (nnU-Net)."""
 
 FEATURE_CAP = {2: 512, 3: 320}
 """Most channels of a stage (nnU-Net)."""
@@ -37,14 +35,30 @@ def stage_features(base: int, stages: int, dims: int) -> tuple[int, ...]:
     return tuple(min(cap, base * 2**stage) for stage in range(stages))
 
 
-def cnn_count(topology: Topology, features: Sequence[int], num_classes: int, convs_per_stage: int = 2) -> int:
+def cnn_count(
+    topology: Topology,
+    features: Sequence[int],
+    num_classes: int,
+    convs_per_stage: int = 2,
+    blocks_per_stage: Sequence[int] = (),
+) -> int:
     """Voxels of all convolution outputs of the U-Net for one patch, as nnU-Net counts them.
 
-    Encoder: each convolution of each stage. Decoder: per stage the transposed convolution and the convolutions; the
+    Encoder: each convolution of each stage; of a residual one the stem, two for each block, and one for the shortcut of a
+    block that changes width or size. Decoder: per stage the transposed convolution and the convolutions; the
     segmentation output of the finest stage. Inputs and normalisations do not count.
     """
     shapes = [math.prod(shape) for shape in topology.stage_shapes]
-    encoder = sum(convs_per_stage * width * voxels for width, voxels in zip(features, shapes, strict=True))
+    convs = [convs_per_stage] * len(shapes)
+    if blocks_per_stage:
+        widths = (features[0], *features)
+        changes = [
+            widths[stage] != features[stage] or any(step != 1 for step in strides)
+            for stage, strides in enumerate(topology.strides)
+        ]
+        convs = [2 * blocks + change for blocks, change in zip(blocks_per_stage, changes, strict=True)]
+        convs[0] += 1
+    encoder = sum(count * width * voxels for count, width, voxels in zip(convs, features, shapes, strict=True))
     decoder = sum(
         (convs_per_stage + 1) * width * voxels for width, voxels in zip(features[:-1], shapes[:-1], strict=True)
     )
@@ -95,17 +109,32 @@ def full_size_channels(swin: TransformerPlan) -> int:
 
 def cnn_parameters(cnn: CNNPlan, in_channels: int, num_classes: int) -> int:
     """Weights of the U-Net (without the few of biases and normalisations)."""
-    total, width = 0, in_channels
+    total, width = 0.0, in_channels
     for stage, features in enumerate(cnn.features):
-        kernel = math.prod(cnn.kernel_sizes[stage])
-        total += kernel * features * (width + (cnn.convs_per_stage - 1) * features)
+        total += math.prod(cnn.kernel_sizes[stage]) * encoder_products(cnn, stage, width)
         width = features
     for stage in reversed(range(len(cnn.features) - 1)):
         features, below = cnn.features[stage], cnn.features[stage + 1]
         kernel = math.prod(cnn.kernel_sizes[stage])
         total += math.prod(cnn.strides[stage + 1]) * below * features
         total += kernel * features * (2 * features + (cnn.convs_per_stage - 1) * features)
-    return total + cnn.features[0] * num_classes
+    return round(total) + cnn.features[0] * num_classes
+
+
+def encoder_products(cnn: CNNPlan, stage: int, width: int) -> float:
+    """Products of input and output channels, summed over the convolutions of an encoder stage.
+
+    Args:
+        cnn: the U-Net.
+        stage: which.
+        width: channels that come in.
+    """
+    features = cnn.features[stage]
+    if not cnn.blocks_per_stage:
+        return width * features + (cnn.convs_per_stage - 1) * features**2
+    stem, width = (width * features, features) if stage == 0 else (0, width)
+    shortcut = 0 if width == features else width * features / math.prod(cnn.kernel_sizes[stage])
+    return stem + shortcut + width * features + (2 * cnn.blocks_per_stage[stage] - 1) * features**2
 
 
 def transformer_parameters(swin: TransformerPlan, in_channels: int, num_classes: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats, Plan, PlanError
+from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
 from preprocessing.nnunet_files import (
     class_values,
@@ -39,9 +40,10 @@ def plan_from_nnunet(
     fingerprint_file: str | os.PathLike,
     dataset_json: str | os.PathLike,
     networks: str = "pair",
-    memory_gb: float = 8.0,
+    memory_gb: float | None = None,
     device: str = "cuda",
     configuration: str = "auto",
+    preset: str = "plan",
 ) -> Plan:
     """Plan from nnU-Net's files, as nnU-Net would.
 
@@ -52,10 +54,11 @@ def plan_from_nnunet(
         fingerprint_file, dataset_json: see ``read_nnunet_fingerprint``.
         networks: ``cnn`` plans one network, which gives nnU-Net's own patch, batch, pooling, kernels and widths;
             ``pair`` shares the memory with the Transformer.
-        memory_gb: of the GPU (nnU-Net's ``-gpu_memory_target``).
+        memory_gb: of the GPU (nnU-Net's ``-gpu_memory_target``); ``None`` is what nnU-Net plans the family for, 8 by default.
         device: ``cuda``, for which nnU-Net plans; ``cpu`` narrows the networks.
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres``, or ``auto`` for nnU-Net's ``3d_fullres``, and its ``2d`` where it
             has no 3-D configuration.
+        preset: ``plan``, or ``resenc_m``, ``resenc_l``, ``resenc_xl`` for its residual encoders.
 
     Raises:
         PlanError: a file is missing, is not nnU-Net's, or asks for an impossible plan.
@@ -66,7 +69,9 @@ def plan_from_nnunet(
     as_theirs = "3d_fullres" if _has_3d(fingerprint, geometry) else "2d"
     order = geometry.order
     asked = as_theirs if configuration == "auto" else configuration
-    plan = make_plan(_transposed(fingerprint, order), memory_gb, device, networks, asked, int(cases))
+    if memory_gb is None and preset in FAMILIES:
+        memory_gb = FAMILIES[preset].memory_gb
+    plan = make_plan(_transposed(fingerprint, order), memory_gb, device, networks, asked, int(cases), preset=preset)
     if configuration == "auto":
         why = "nnU-Net's 3d_fullres." if asked != "2d" else "nnU-Net's 2d: it has no 3-D configuration for one slice."
         plan = plan.replace(why={**plan.why, "configuration": why, "spatial_dims": why})

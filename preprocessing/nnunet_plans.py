@@ -32,7 +32,7 @@ SCHEMES = {
 }
 """nnU-Net's normalisation classes by our names."""
 
-PLAIN = "PlainConvUNet"
+PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 
 
 def import_nnunet_plans(
@@ -142,17 +142,19 @@ def _cnn(chosen: Mapping[str, Any], path: str | os.PathLike) -> CNNPlan:
         kind, kwargs = str(chosen["architecture"]["network_class_name"]), chosen["architecture"]["arch_kwargs"]
         features, strides, kernels = (kwargs[key] for key in ("features_per_stage", "strides", "kernel_sizes"))
         down, up = kwargs.get("n_conv_per_stage", ()), kwargs.get("n_conv_per_stage_decoder", ())
+        blocks = _each(kwargs.get("n_blocks_per_stage", ()), len(strides))
     else:
         kind, strides, kernels = (
             chosen[key] for key in ("UNet_class_name", "pool_op_kernel_sizes", "conv_kernel_sizes")
         )
         base, most = int(chosen["UNet_base_num_features"]), int(chosen["unet_max_num_features"])
         features = [min(most, base * 2**stage) for stage in range(len(strides))]
-        down, up = chosen["n_conv_per_stage_encoder"], chosen["n_conv_per_stage_decoder"]
-    convs = {int(count) for count in (*_each(down, len(strides)), *_each(up, len(strides) - 1))}
-    if not kind.endswith(PLAIN) or len(convs) != 1:
+        down, up, blocks = chosen["n_conv_per_stage_encoder"], chosen["n_conv_per_stage_decoder"], []
+    residual = kind.endswith(RESIDUAL)
+    convs = {int(count) for count in (*_each([] if residual else down, len(strides)), *_each(up, len(strides) - 1))}
+    if not kind.endswith((PLAIN, RESIDUAL)) or len(convs) != 1 or residual != bool(blocks):
         raise PlanError(
-            f"{path}: expected a {PLAIN} with as many convolutions in each stage, received {kind.rpartition('.')[2]} with "
+            f"{path}: expected a {PLAIN} or {RESIDUAL} with as many convolutions in each stage, received {kind.rpartition('.')[2]} with "
             f"{down} and {up}. Let nnU-Net's default planner plan (nnUNetv2_plan_experiment -pl ExperimentPlanner), or "
             f"plan here from its fingerprint (--fingerprint dataset_fingerprint.json)."
         )
@@ -160,7 +162,9 @@ def _cnn(chosen: Mapping[str, Any], path: str | os.PathLike) -> CNNPlan:
     def stages(values: Any) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(int(value) for value in stage) for stage in values)
 
-    return CNNPlan("plan", tuple(int(width) for width in features), stages(kernels), stages(strides), convs.pop())
+    widths = tuple(int(width) for width in features)
+    preset = "resenc" if residual else "plan"
+    return CNNPlan(preset, widths, stages(kernels), stages(strides), convs.pop(), tuple(int(count) for count in blocks))
 
 
 def _each(counts: Any, stages: int) -> list[Any]:
@@ -207,7 +211,7 @@ def _networks(task: Task, topology: Topology, cnn: CNNPlan) -> Networks:
     return dataclasses.replace(
         planned,
         cnn=cnn,
-        cnn_count=cnn_count(topology, cnn.features, task.num_classes, cnn.convs_per_stage),
+        cnn_count=cnn_count(topology, cnn.features, task.num_classes, cnn.convs_per_stage, cnn.blocks_per_stage),
         cnn_flops=cnn_flops(topology.patch, cnn, *ends),
         parameters=planned.parameters - usual + own,
     )

@@ -21,9 +21,18 @@ from preprocessing.configuration import (
     slices_only,
 )
 from preprocessing.contrast import plan_contrast
+from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
 from preprocessing.reasons import Decisions, reasons
-from preprocessing.sizing import CPU_STEP_SECONDS, Task, build_networks, fit_networks, memory_of_step, plan_lowres
+from preprocessing.sizing import (
+    CPU_MEMORY_CAP_GB,
+    CPU_STEP_SECONDS,
+    Task,
+    build_networks,
+    fit_networks,
+    memory_of_step,
+    plan_lowres,
+)
 
 SCHEMES = {
     "ct": "ct",
@@ -37,8 +46,6 @@ SCHEMES = {
 MASK_BELOW_KEPT_RATIO = 3 / 4
 """Normalise inside the non-zero voxels if cropping to them keeps less than this share of the image (nnU-Net)."""
 
-CPU_MEMORY_CAP_GB = 8.0
-
 
 def make_plan(
     fingerprint: Fingerprint,
@@ -48,6 +55,7 @@ def make_plan(
     configuration: str = "auto",
     num_cases: int | None = None,
     step_seconds: float | None = None,
+    preset: str = "plan",
 ) -> Plan:
     """Plan preprocessing, networks and training of a data set.
 
@@ -61,6 +69,7 @@ def make_plan(
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto``: 2-D for images, and slice by slice for volumes with
             thick slices; 3-D otherwise, see ``configuration.choose_resolution``.
         num_cases: training cases, if the fingerprint lists fewer.
+        preset: family of the CNN: ``plan``, ``resenc_m``, ``resenc_l`` or ``resenc_xl`` (see ``families``).
         step_seconds: on a CPU, time that a step may take on two cores; ``None`` is 2 s. Of no effect on a GPU.
 
     Returns:
@@ -69,10 +78,12 @@ def make_plan(
     Raises:
         PlanError: an impossible request; the message says what would be possible.
     """
-    _check_request(fingerprint, memory_gb, device, networks, step_seconds)
+    _check_request(fingerprint, memory_gb, device, networks, step_seconds, preset)
     check_configuration(fingerprint, configuration)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    budget = default_memory_gb(device) if memory_gb is None else float(memory_gb)
+    family = FAMILIES[preset]
+    usual = family.memory_gb if preset != "plan" and device == "cuda" else default_memory_gb(device)
+    budget = usual if memory_gb is None else float(memory_gb)
     fingerprint, as_stored = keep_slices_together(fingerprint)
     geometry = measure_geometry(fingerprint, num_cases)
     if as_stored:
@@ -89,6 +100,7 @@ def make_plan(
         device=device,
         pair=networks == "pair",
         step_seconds=CPU_STEP_SECONDS if step_seconds is None else float(step_seconds),
+        family=family,
     )
     sizing = fit_networks(task)
     chosen, why, lowres = "2d", slices_only(fingerprint, configuration == "2d"), None
@@ -222,7 +234,12 @@ def available_gb() -> float:
 
 
 def _check_request(
-    fingerprint: Fingerprint, memory_gb: float | None, device: str, networks: str, step_seconds: float | None
+    fingerprint: Fingerprint,
+    memory_gb: float | None,
+    device: str,
+    networks: str,
+    step_seconds: float | None,
+    preset: str,
 ) -> None:
     def refuse(argument: str, expected: str, received: object) -> None:
         raise PlanError(
@@ -233,6 +250,8 @@ def _check_request(
         refuse("networks", "'pair' or 'cnn'", networks)
     if device not in ("auto", "cpu", "cuda"):
         refuse("device", "'cpu', 'cuda' or 'auto'", device)
+    if preset not in FAMILIES:
+        refuse("preset", f"one of {', '.join(FAMILIES)}", preset)
     if memory_gb is not None and not memory_gb > 0:
         refuse("memory_gb", "a positive number of gigabytes", memory_gb)
     if step_seconds is not None and not step_seconds > 0:

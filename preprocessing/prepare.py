@@ -92,7 +92,8 @@ def prepare(
         split_seed: decides which cases keep their labels.
         split_file: a file that names the cases instead (see ``preprocessing.split``).
         fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``.
-        preset: ``plan``, or ``paper`` for the paper's networks and patch (2-D only).
+        preset: ``plan``; ``resenc_m``, ``resenc_l`` or ``resenc_xl`` for nnU-Net's residual encoders; or ``paper`` for the
+            paper's networks and patch (2-D only).
         plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
             ``preprocessing.adopt``).
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto`` (see ``preprocessing.configuration``).

@@ -10,12 +10,12 @@ from mcsc_bundle.plan import Fingerprint, Plan
 from preprocessing.configuration import in_image_order
 from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
 from preprocessing.geometry import COARSE_AXIS_PERCENTILE, Geometry
-from preprocessing.memory import FEATURE_CAP, REFERENCE_GB
+from preprocessing.memory import FEATURE_CAP
 from preprocessing.sizing import (
     CPU_BATCH,
+    CPU_MEMORY_CAP_GB,
     FULL_WIDTH,
     LOWRES_BELOW,
-    MAX_DATASET_SHARE,
     MIN_BATCH,
     Sizing,
     Task,
@@ -214,7 +214,7 @@ def _pair_cost(made: Decisions) -> str:
 def _batch(plan: Plan, made: Decisions) -> str:
     sizing, batch = made.sizing, plan.batch_labeled + plan.batch_unlabeled
     text = (
-        f"{batch} patches in a step. Memory allows {sizing.memory_batch}; {MAX_DATASET_SHARE:.0%} of the data set's "
+        f"{batch} patches in a step. Memory allows {sizing.memory_batch}; {made.task.family.dataset_share:.0%} of the data set's "
         f"voxels are {sizing.dataset_batch} patches; never fewer than {MIN_BATCH}."
     )
     if plan.device == "cpu" and batch < min(sizing.memory_batch, max(sizing.dataset_batch, MIN_BATCH)):
@@ -249,6 +249,9 @@ def _cnn(plan: Plan, made: Decisions) -> str:
         f"finest spacing. Axes are convolved over once their spacing is that near to the finest. {width} channels, "
         f"doubled per stage up to {cap}."
     )
+    if cnn.blocks_per_stage:
+        blocks = ", ".join(map(str, cnn.blocks_per_stage))
+        text += f" A residual encoder of {blocks} blocks and a decoder of one convolution a stage (nnU-Net Revisited, 2024)."
     if width < FULL_WIDTH:
         seconds = made.task.step_seconds
         text += f" Narrower than nnU-Net's {FULL_WIDTH}, to keep a step on 2 CPU cores under {seconds:g} s."
@@ -284,11 +287,11 @@ def _contrast(plan: Plan) -> str:
 def _memory(plan: Plan, made: Decisions) -> str:
     if not made.default_memory:
         return "Given."
-    return (
-        "What the GPU has."
-        if plan.device == "cuda"
-        else f"Half of the free memory, at most nnU-Net's {REFERENCE_GB:g} GB."
-    )
+    if plan.device == "cuda" and plan.cnn.preset == "resenc":
+        return f"nnU-Net plans this family of networks for {made.task.family.memory_gb:g} GB; --memory_gb plans for more or less."
+    if plan.device == "cuda":
+        return "What the GPU has."
+    return f"Half of the free memory, at most {CPU_MEMORY_CAP_GB:g} GB, nnU-Net's budget."
 
 
 def _estimate(plan: Plan, made: Decisions) -> str:

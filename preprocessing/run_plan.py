@@ -31,7 +31,7 @@ class Request:
     """What a plan is asked to be.
 
     Args:
-        preset: ``plan``, or ``paper`` for the paper's networks and patch.
+        preset: ``plan``, a family of ``families``, or ``paper`` for the paper's networks and patch.
         plan_from: run, bundle or plan file whose plan is used, see ``preprocessing.adopt``.
         options: of ``make_plan``.
         check_memory: try a step of a new plan for its memory, see ``preprocessing.measured``.
@@ -48,9 +48,14 @@ class Request:
         source = None if self.plan_from is None else plan_file(self.plan_from).read_text(encoding="utf-8")
         return text_hash(json.dumps({**self.options, "preset": self.preset, "plan_from": source}, sort_keys=True))
 
+    @property
+    def family(self) -> dict[str, str]:
+        """``preset`` of ``make_plan``: the paper's plan is changed from a plain one."""
+        return {} if self.preset == "paper" else {"preset": self.preset}
+
     def make(self, fingerprint: Fingerprint) -> Plan:
         """The plan, its memory not yet measured."""
-        plan = make_plan(fingerprint, **self.options)
+        plan = make_plan(fingerprint, **self.options, **self.family)
         if self.preset == "paper":
             plan = paper_plan(plan)
         if self.plan_from is not None:
@@ -64,7 +69,7 @@ class Request:
         log.info("Trying a training step for its memory.")
 
         def replan(memory_gb: float) -> Plan:
-            return make_plan(fingerprint, **{**self.options, "memory_gb": memory_gb})
+            return make_plan(fingerprint, **{**self.options, "memory_gb": memory_gb}, **self.family)
 
         as_it_stands = self.preset == "paper" or self.plan_from is not None
         return fit_measured(plan, self.options["networks"], None if as_it_stands else replan)

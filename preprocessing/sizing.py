@@ -15,11 +15,10 @@ import numpy as np
 
 from mcsc_bundle.plan import CNNPlan, PlanError, TransformerPlan
 from preprocessing.compute import cnn_flops, cpu_step_seconds, transformer_flops
+from preprocessing.families import PLAIN, Family
 from preprocessing.memory import (
     BYTES_PER_COUNT,
     REFERENCE_BATCH,
-    REFERENCE_COUNT,
-    REFERENCE_GB,
     cnn_count,
     cnn_parameters,
     stage_features,
@@ -37,12 +36,13 @@ TRANSFORMER_WIDTH = 3
 """Channels of the Transformer's first stage per channel of the CNN's: 96 beside 32 (Swin-T)."""
 
 MIN_BATCH = 2
-MAX_DATASET_SHARE = 0.05
-"""A batch may cover at most this share of the data set's voxels (nnU-Net)."""
 
 CPU_WIDTHS = (16, 8)
 CPU_BATCH = {2: 8, 3: 4}
 """Patches of a CPU step where time allows: the paper's 2 + 2 in 3-D, twice as many where a patch is a slice."""
+
+CPU_MEMORY_CAP_GB = 8.0
+"""Most memory that a CPU plan takes by default."""
 
 CPU_STEP_SECONDS = 2.0
 """Time budget of one step on two cores, by default."""
@@ -63,6 +63,7 @@ class Task:
         device: ``cpu`` or ``cuda``.
         pair: count the Transformer too.
         step_seconds: time budget of one step on two cores, on a CPU.
+        family: of the CNN.
     """
 
     spacing_mm: tuple[float, ...]
@@ -74,6 +75,7 @@ class Task:
     device: str
     pair: bool
     step_seconds: float = CPU_STEP_SECONDS
+    family: Family = PLAIN
 
     @property
     def dims(self) -> int:
@@ -84,7 +86,7 @@ class Task:
     def reference_count(self) -> float:
         """Feature-map voxels of one patch that fill the budget at the reference batch."""
         on_device = BYTES_PER_COUNT["cuda"] / BYTES_PER_COUNT[self.device]
-        return REFERENCE_COUNT[self.dims] * (self.memory_gb / REFERENCE_GB) * on_device
+        return self.family.reference_count[self.dims] * (self.memory_gb / self.family.memory_gb) * on_device
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Sizing:
         batch: patches in a step.
         first_patch: the patch first tried.
         memory_batch: the batch that memory alone would allow.
-        dataset_batch: the batch at which a step covers ``MAX_DATASET_SHARE`` of the data set.
+        dataset_batch: the batch at which a step covers the family's share of the data set.
         memory_patch: the patch that memory alone would allow (larger than the chosen one only on a CPU).
     """
 
@@ -143,10 +145,12 @@ class Sizing:
 def build_networks(task: Task, topology: Topology, width: int) -> Networks:
     """Both networks for a patch, and their costs; the Transformer's are 0 if it is not counted."""
     cnn = CNNPlan(
-        preset="plan",
+        preset=task.family.preset,
         features=stage_features(width, len(topology.strides), task.dims),
         kernel_sizes=topology.kernels,
         strides=topology.strides,
+        convs_per_stage=task.family.convs_per_stage,
+        blocks_per_stage=task.family.blocks(len(topology.strides)),
     )
     swin = plan_transformer(
         topology.patch, task.spacing_mm, width * TRANSFORMER_WIDTH, fine_tokens=task.device == "cuda"
@@ -156,7 +160,7 @@ def build_networks(task: Task, topology: Topology, width: int) -> Networks:
         topology,
         cnn,
         swin,
-        cnn_count(topology, cnn.features, task.num_classes),
+        cnn_count(topology, cnn.features, task.num_classes, cnn.convs_per_stage, cnn.blocks_per_stage),
         transformer_count(patch, swin, task.num_classes) if task.pair else 0,
         cnn_flops(patch, cnn, *ends),
         transformer_flops(patch, swin, *ends) if task.pair else 0.0,
@@ -219,8 +223,9 @@ def plan_lowres(task: Task, patch: Sequence[int]) -> LowRes | None:
 
 
 def _fits_memory(task: Task, topology: Topology, width: int) -> bool:
+    patches = REFERENCE_BATCH[task.dims] if task.family.fills_with_reference_batch else MIN_BATCH
     count = build_networks(task, topology, width).count
-    return count / REFERENCE_BATCH[task.dims] * MIN_BATCH <= task.reference_count
+    return count / REFERENCE_BATCH[task.dims] * patches <= task.reference_count
 
 
 def _fit_memory(task: Task, width: int) -> Sizing:
@@ -234,7 +239,7 @@ def _fit_memory(task: Task, width: int) -> Sizing:
         ) from None
     networks = build_networks(task, topology, width)
     by_memory = round(task.reference_count / networks.count * REFERENCE_BATCH[task.dims])
-    by_dataset = round(task.dataset_voxels * MAX_DATASET_SHARE / math.prod(topology.patch))
+    by_dataset = round(task.dataset_voxels * task.family.dataset_share / math.prod(topology.patch))
     batch = max(min(by_memory, by_dataset), MIN_BATCH)
     return Sizing(networks, batch, first.patch, by_memory, by_dataset, topology.patch)
 
@@ -248,7 +253,7 @@ def _fit_time(task: Task, widest: Sizing) -> Sizing:
         return quick and _fits_memory(task, topology, width)
 
     topology, _ = fit_patch(task.spacing_mm, task.median_shape, fits)
-    by_dataset = round(task.dataset_voxels * MAX_DATASET_SHARE / math.prod(topology.patch))
+    by_dataset = round(task.dataset_voxels * task.family.dataset_share / math.prod(topology.patch))
     networks = build_networks(task, topology, width)
     return Sizing(networks, MIN_BATCH, widest.first_patch, widest.memory_batch, by_dataset, widest.memory_patch)
 

@@ -1,7 +1,8 @@
 """U-Net shaped by the plan: strided convolutions down, transposed convolutions up, skips concatenated.
 
-Ronneberger et al., U-Net, 2015; in the plain form of Isensee et al., nnU-Net, 2021 (dynamic_network_architectures:
-unet.py, PlainConvUNet), or in the 2-D form the MCSC authors trained (SSL4MIS: networks/unet.py), preset ``paper``.
+Ronneberger et al., U-Net, 2015; in the plain form of Isensee et al., nnU-Net, 2021 (dynamic_network_architectures: unet.py,
+PlainConvUNet), with its residual encoder (ResidualEncoderUNet), preset ``resenc``, or in the 2-D form the MCSC authors trained
+(SSL4MIS: networks/unet.py), preset ``paper``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from mcsc_bundle.networks.residual import ResidualBlock
 from mcsc_bundle.plan import Plan
 
 PAPER_DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)  # of each encoder stage, full size to bottleneck; the decoder has none
@@ -29,8 +31,10 @@ class UNet(nn.Module):
         kernel_sizes: kernel of each stage per axis; odd.
         strides: downsampling on entering each stage per axis; ones in the first.
         convs_per_stage: convolutions in each encoder and decoder stage.
-        preset: ``plan``, or ``paper``: SSL4MIS 2-D U-Net with batch norm, dropout, max-pooling and bilinear upsampling,
-            five stages, 3 x 3 kernels, stride 2, two convolutions (1.8 M parameters with 16 features at full size).
+        preset: ``plan``; ``resenc``: a residual encoder; or ``paper``: SSL4MIS 2-D U-Net with batch norm, dropout, max-pooling
+            and bilinear upsampling, five stages, 3 x 3 kernels, stride 2, two convolutions (1.8 M parameters with 16 features
+            at full size).
+        blocks_per_stage: residual blocks of each encoder stage of ``resenc``, in place of convolutions.
 
     Attributes:
         feature_channels, feature_strides: width and stride (input voxels per map voxel, per axis) of each map that
@@ -51,11 +55,14 @@ class UNet(nn.Module):
         strides: Sequence[Sequence[int]],
         convs_per_stage: int = 2,
         preset: str = "plan",
+        blocks_per_stage: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if preset not in ("plan", "paper"):
-            raise ValueError(f"expected preset to be 'plan' or 'paper', received {preset!r}.")
+        if preset not in ("plan", "resenc", "paper"):
+            raise ValueError(f"expected preset to be 'plan', 'resenc' or 'paper', received {preset!r}.")
         parts = _PlanParts(spatial_dims, convs_per_stage)
+        if preset == "resenc":
+            parts = _ResidualParts(spatial_dims, convs_per_stage, blocks_per_stage)
         if preset == "paper":
             _check_paper_shape(spatial_dims, features, kernel_sizes, strides, convs_per_stage)
             parts = _PaperParts(spatial_dims, convs_per_stage)
@@ -91,6 +98,7 @@ class UNet(nn.Module):
             cnn.strides,
             cnn.convs_per_stage,
             cnn.preset,
+            cnn.blocks_per_stage,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,6 +176,27 @@ class _PlanParts:
 
     def head(self, channels: int, out_channels: int) -> nn.Module:
         return _he(Conv[Conv.CONV, self.dims](channels, out_channels, 1))
+
+
+class _ResidualParts(_PlanParts):
+    """nnU-Net's residual encoder: a stem of one convolution, then residual blocks; the decoder is the plain one's."""
+
+    def __init__(self, spatial_dims: int, convs_per_stage: int, blocks: Sequence[int]) -> None:
+        super().__init__(spatial_dims, convs_per_stage)
+        self.blocks = blocks
+
+    def down(
+        self, stage: int, in_channels: int, channels: int, kernel: Sequence[int], stride: Sequence[int]
+    ) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        if stage == 0:
+            layers += _PlanParts(self.dims, 1).block(in_channels, channels, kernel)
+            in_channels = channels
+        for index in range(self.blocks[stage]):
+            step = tuple(stride) if index == 0 else (1,) * self.dims
+            width = in_channels if index == 0 else channels
+            layers.append(ResidualBlock(self.dims, width, channels, kernel, step, _he, _activation))
+        return nn.Sequential(*layers)
 
 
 class _PaperParts(_PlanParts):
