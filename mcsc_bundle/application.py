@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from mcsc_bundle.ensemble import count_members
+from mcsc_bundle.files import replacing
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.plan_files import save_json
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
@@ -54,10 +54,8 @@ class ReplaceWeights:
         if not is_main_process():
             return
         weights = self.bundle / "models" / "model.pt"
-        weights.parent.mkdir(exist_ok=True)
-        temporary = weights.with_name(f".{weights.name}.{os.getpid()}.tmp")
-        shutil.copyfile(self.trained, temporary)
-        os.replace(temporary, weights)
+        with replacing(weights) as temporary:
+            shutil.copyfile(self.trained, temporary)
         if (self.trained.parent / FILE).exists():
             plan = read_trained(self.trained.parent)["plan"]
             save_json(weights.parent / FILE, {"plan": plan})  # without the names of cases

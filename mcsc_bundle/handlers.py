@@ -15,6 +15,8 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 from torch import nn
 
+from mcsc_bundle.claim import ClaimError, claim
+from mcsc_bundle.files import replacing
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.trained import plan_record, refuse_edits, save_trained, tell_edits
 from mcsc_bundle.trainer import CheckpointError, MCSCTrainer
@@ -24,14 +26,9 @@ log = logging.getLogger(__name__)
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` beside ``path``, then rename: a killed run leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """``torch.save``, see ``mcsc_bundle.files``."""
+    with replacing(path) as temporary:
         torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_main_process() -> bool:
@@ -76,9 +73,22 @@ class CheckpointHandler:
 
     def attach(self, engine: MCSCTrainer) -> None:
         """Listen: resume at the start, save after each epoch (attach after the ``ValidationHandler``)."""
+        engine.add_event_handler(Events.STARTED, self.claim)
         if self.resumes:
             engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def claim(self, engine: MCSCTrainer) -> None:
+        """Refuse to train where another process does.
+
+        Raises:
+            CheckpointError: one does.
+        """
+        if is_main_process():
+            try:
+                claim(self.folder)
+            except ClaimError as error:
+                raise CheckpointError(str(error)) from None
 
     def resume(self, engine: MCSCTrainer) -> None:
         """Load ``checkpoint.pt`` if there is one.
@@ -178,7 +188,7 @@ class CSVLog:
         """Forget rows past ``iteration``: they belong to work that was lost."""
         if not self.path.exists():
             return
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             rows = [
                 row for row in csv.DictReader(file) if row["iteration"].isdigit() and int(row["iteration"]) <= iteration
             ]
@@ -188,18 +198,15 @@ class CSVLog:
         """Add a row; new columns widen the file."""
         rows: list[Mapping[str, Any]] = []
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
         self._write([*rows, row])
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
 
 
 class LossLog:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from mcsc_bundle.files import replacing
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
 from mcsc_bundle.words import counted
@@ -143,13 +144,10 @@ class Predictions:
     def _save(self, path: Path) -> None:
         rows = [self.rows[name] for name in sorted(self.rows)]
         columns = dict.fromkeys(key for row in rows for key in row)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}{path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, path)
 
     def _is_done(self, item: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> bool:
         row, mask = known.get(item["case"]), mask_file(self.folder, item["case"], item["image"][0])

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.files import DiskError, save_text
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
@@ -31,7 +32,7 @@ from preprocessing.split import Split, make_split, training_cases
 log = logging.getLogger(__name__)
 
 STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
-USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
+USER_ERRORS = (DatasetError, DiskError, ImageError, OptionError, PlanError)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _fingerprint(
     fingerprint.save(run / "fingerprint.json")
     save_json(run / "fingerprint.rejected.json", rejected)
     save_json(run / "rejected.json", rejected)
-    key_file.write_text(key)
+    save_text(key_file, key)
     return fingerprint, rejected, True
 
 

@@ -205,17 +205,36 @@ def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
 
     whole, write = CaseStore.write, CaseStore.write
 
-    def full_disk(self, case, *args, **kwargs):
+    def little_memory(self, case, *args, **kwargs):
         if case.endswith("1"):
-            raise OSError("No space left on device")
+            raise MemoryError
         return write(self, case, *args, **kwargs)
 
-    monkeypatch.setattr(CaseStore, "write", full_disk)
+    monkeypatch.setattr(CaseStore, "write", little_memory)
     first = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
     monkeypatch.setattr(CaseStore, "write", whole)
     second = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
     assert len(first.train) < len(second.train) == 5
     assert (tmp_path / "rejected.json").read_text().strip() == "{}"
+
+
+def test_a_full_disk_ends_the_preparation_and_room_lets_it_go_on(dataset, tmp_path, monkeypatch):
+    """Trained on the cases that fit, the run could not go on once there is room for all: that would be another training."""
+    from mcsc_bundle.files import DiskError
+    from mcsc_bundle.store import CaseStore
+    from preprocessing.prepare import prepare, prepare_or_exit
+
+    write = CaseStore.write
+
+    def full_disk(self, case, *args, **kwargs):
+        if case.endswith("1"):
+            raise DiskError(f"{case}.image.b2nd: cannot be written")
+        return write(self, case, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"error: .*\.image\.b2nd: cannot be written"):
+        patched.setattr(CaseStore, "write", full_disk)
+        prepare_or_exit(str(dataset), str(tmp_path), workers=1, device="cpu")
+    assert len(prepare(str(dataset), str(tmp_path), workers=1, device="cpu").train) == 5
 
 
 @pytest.mark.parametrize(
