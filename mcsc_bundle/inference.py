@@ -27,7 +27,6 @@ from mcsc_bundle.ensemble import (
     network_from_plan,
     run_folders,
 )
-from mcsc_bundle.files import DiskError
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
@@ -271,7 +270,7 @@ class CaseEvaluator(SupervisedEvaluator):
         """Predict the pending cases.
 
         Raises:
-            SystemExit: the weights do not fit the plan, the account cannot be written, or Ctrl-C, with code 130.
+            SystemExit: the weights do not fit the plan, or Ctrl-C, with code 130.
         """
         if not self.predictions.pending:
             return
@@ -282,8 +281,6 @@ class CaseEvaluator(SupervisedEvaluator):
             if "loading state_dict" not in str(error):
                 raise
             raise SystemExit(f"error: the weights do not fit plan.json, was it edited since? {error}") from None
-        except DiskError as error:  # of summary.csv, without which nobody would know what is done
-            raise SystemExit(f"error: {error}") from None
 
     def _stopped(self) -> str:
         done = len(self.predictions.rows) - len(self.predictions.failed)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from mcsc_bundle.files import replacing
+from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
 from mcsc_bundle.words import counted
@@ -110,11 +110,12 @@ class Predictions:
         self._save(self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv"))
 
     def _refuse_to_overwrite(self) -> None:
-        """No mask may take the place of an image: they bear the same name.
+        """No mask may take the place of an image, as they bear the same name, nor of what else is not ours, such as a label.
 
         Raises:
             SystemExit: one would; nothing has been written yet.
         """
+        ours = any(path.exists() for path in self._accounts())
         images = {os.path.realpath(path): path for item in self.cases for path in item["image"]}
         for item in self.cases:
             mask = mask_file(self.folder, item["case"], item["image"][0])
@@ -123,13 +124,20 @@ class Predictions:
                     f"error: expected output_dir to be another folder than that of the images, received {self.folder}: "
                     f"the mask of {item['case']} would replace {images[os.path.realpath(mask)]}. Choose another."
                 )
+            if not ours and mask.exists():
+                raise SystemExit(
+                    f"error: expected output_dir to be a new folder or one of masks, received {self.folder}: it has no "
+                    f"summary.csv, and the mask of {item['case']} would replace {mask}. Choose another, or remove what is in it."
+                )
 
     def _settle(self) -> None:
-        """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away."""
+        """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away.
+
+        It is there before the first mask, as it tells whose the masks are.
+        """
         _wait_for_all()
         if self.rank == 0:
-            if self.rows:
-                self._save(self.folder / "summary.csv")
+            self._save(self.folder / "summary.csv")
             for path in self._accounts()[1:]:
                 path.unlink()
         _wait_for_all()
@@ -143,11 +151,14 @@ class Predictions:
 
     def _save(self, path: Path) -> None:
         rows = [self.rows[name] for name in sorted(self.rows)]
-        columns = dict.fromkeys(key for row in rows for key in row)
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
-            writer.writeheader()
-            writer.writerows(rows)
+        columns = dict.fromkeys(["case", "error", *(key for row in rows for key in row)])
+        try:
+            with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
+                writer.writeheader()
+                writer.writerows(rows)
+        except DiskError as error:  # without the account nobody would know what is done
+            raise SystemExit(f"error: {error}") from None
 
     def _is_done(self, item: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> bool:
         row, mask = known.get(item["case"]), mask_file(self.folder, item["case"], item["image"][0])
