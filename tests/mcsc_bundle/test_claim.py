@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from mcsc_bundle.claim import ClaimError, claim
+from mcsc_bundle.handlers import CheckpointHandler
+from mcsc_bundle.trainer import CheckpointError
 
 pytest.importorskip("fcntl")
 
@@ -27,6 +29,8 @@ def test_what_another_process_trains_is_left_alone_until_it_ends_or_is_killed(tm
     process = other_process(tmp_path / "models")
     with pytest.raises(ClaimError, match=rf"found that process {process.pid} on .* trains there\. Wait for it"):
         claim(tmp_path / "models")
+    with pytest.raises(CheckpointError, match="expected no other training in"):
+        CheckpointHandler(str(tmp_path / "models")).claim(None)
     process.kill()
     process.wait()
     claim(tmp_path / "models")
