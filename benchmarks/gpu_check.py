@@ -34,6 +34,7 @@ from mcsc_bundle.methods import (
     URPC,
     CrossTeaching,
     MeanTeacher,
+    Method,
     MultiScaleContrast,
     PaperMCSC,
     Supervised,
@@ -106,8 +107,8 @@ class Batches:
             yield self.batch
 
 
-def make_trainer(plan: Plan, name: str, device: torch.device, steps: int, **kwargs: Any) -> MCSCTrainer:
-    """A trainer of the named method on random data."""
+def make_method(plan: Plan, name: str) -> Method:
+    """The named method with new networks, contrast on every part of the batch."""
     torch.manual_seed(0)
     networks = NetworkPair.from_plan(plan)
     method_class = METHODS[name]
@@ -118,7 +119,12 @@ def make_trainer(plan: Plan, name: str, device: torch.device, steps: int, **kwar
         options["contrast_unlabeled_from"] = 0.0
     if method_class is CPS:
         options["second"] = unet_from_plan(plan)
-    method = method_class(networks, **options).to(device)
+    return method_class(networks, **options)
+
+
+def make_trainer(plan: Plan, name: str, device: torch.device, steps: int, **kwargs: Any) -> MCSCTrainer:
+    """A trainer of the named method on random data."""
+    method = make_method(plan, name).to(device)
     optimizer = torch.optim.AdamW(method.parameter_groups(1e-3))
     return MCSCTrainer(device, 1, Batches(plan, device), method, optimizer, steps, **kwargs)
 

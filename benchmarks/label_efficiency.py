@@ -1,7 +1,8 @@
 """Dice over the number of labelled cases: methods x label budgets x seeds on one data set, with the product's own commands.
 
     python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10
-    ... --protocol paper --split_file ACDC_3.json          # the paper's networks, slices and steps: for a GPU
+    ... --splits 3=benchmarks/splits/acdc_3.json,7=benchmarks/splits/acdc_7.json   # cases named by file; seeds are weights alone
+    ... --protocol paper                                   # the paper's networks, slices and steps: for a GPU
     ... --methods mcsc --variant 'no contrast={"method#contrast_weight": 0}'     # an ablation: mcsc with settings changed
 
 Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled cases that were kept out of everything
@@ -15,7 +16,6 @@ the others go on. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import re
@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
-from scipy.stats import ttest_rel
+
+from benchmarks.label_table import DISTANCES, mean_dice_per_case, mean_per_class, plot, summary, table
+from benchmarks.voxel_distances import voxel_distances
 
 ROOT = Path(__file__).resolve().parents[1]
-BASELINE = "supervised"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "cpu": Protocol(400, 25),  # the plan of a CPU has narrow networks
+    "cpu": Protocol(
+        800, 25, {"step_seconds": 1.4}
+    ),  # networks half as wide as a CPU plan's, so that there can be many runs
     "paper": Protocol(30000, 250, {"preset": "paper", "configuration": "2d"}),
 }
 
@@ -117,9 +120,20 @@ def settings(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
         **json.loads(arguments.overrides),
         **job.overrides,
     }
-    if arguments.split_file:
-        overrides |= {"split_file": arguments.split_file, "num_labeled": None, "num_test": None}
+    splits = named_splits(arguments.splits)
+    if splits:
+        part = {
+            "split_file": splits["all" if job.budget is None else str(job.budget)],
+            "num_labeled": None,
+            "num_test": None,
+        }
+        overrides |= part
     return overrides
+
+
+def named_splits(text: str) -> dict[str, str]:
+    """``--splits``: the file of each budget."""
+    return dict(entry.split("=", 1) for entry in text.split(",")) if text else {}
 
 
 def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
@@ -156,103 +170,14 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
         "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
         "dice": 100 * statistics.mean(cases.values()), "cases": cases,
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
-        "hd95_mm": mean_per_class(folder / "metrics.csv", "hd95_mm"),
+        **{column: mean_per_class(folder / "metrics.csv", column) for column in DISTANCES},
+        **voxel_distances(folder, arguments.dataset_dir, cases),
         "train_seconds": trained - began,
     }  # fmt: skip
     result_file.write_text(json.dumps(result))
     for heavy in ("checkpoint.pt", "pair.pt"):
         (folder / "models" / heavy).unlink(missing_ok=True)
     return result
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def mean_dice_per_case(path: Path) -> dict[str, float]:
-    """Mean over the classes for each case."""
-    per_case: dict[str, list[float]] = {}
-    for row in read_rows(path):
-        if row["dice"] not in ("", "nan"):
-            per_case.setdefault(row["case"], []).append(float(row["dice"]))
-    return {case: statistics.mean(values) for case, values in per_case.items()}
-
-
-def mean_per_class(path: Path, column: str) -> dict[str, float]:
-    """Mean over the cases for each class, finite values only."""
-    per_class: dict[str, list[float]] = {}
-    for row in read_rows(path):
-        value = float(row[column] or "nan")
-        if value == value and value != float("inf"):
-            per_class.setdefault(row["class_name"], []).append(value)
-    return {name: statistics.mean(values) for name, values in per_class.items()}
-
-
-def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per budget and method: mean and spread over seeds, gain over the baseline, paired test over cases and seeds."""
-    rows = []
-    for budget in dict.fromkeys(r["budget"] for r in results):
-        runs = [r for r in results if r["budget"] == budget]
-        base = {r["seed"]: r for r in runs if r["method"] == BASELINE}
-        for method in dict.fromkeys(r["method"] for r in runs):
-            mine = [r for r in runs if r["method"] == method]
-            scores = [r["dice"] for r in mine]
-            row = {"labels": budget, "method": method, "dice": statistics.mean(scores), "seeds": len(scores)}
-            row["sd"] = statistics.stdev(scores) if len(scores) > 1 else 0.0
-            row["train_minutes"] = statistics.mean(r["train_seconds"] for r in mine) / 60
-            pairs = [
-                (r["cases"][case], base[r["seed"]]["cases"][case])
-                for r in mine
-                if r["seed"] in base
-                for case in r["cases"]
-            ]
-            if pairs and method != BASELINE:
-                row["gain"] = 100 * statistics.mean(a - b for a, b in pairs)
-                row["p"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
-            rows.append(row)
-    return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The summary as a markdown table."""
-    lines = [
-        "| labels | method | Dice (mean of seeds) | sd | gain over supervised | paired t | minutes |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        gain = f"{r['gain']:+.2f} | {r['p']:.1e}" if "gain" in r else "- | -"
-        lines.append(
-            f"| {r['labels'] or 'all'} | {r['method']} | {r['dice']:.2f} | {r['sd']:.2f} ({r['seeds']}) | {gain} "
-            f"| {r['train_minutes']:.1f} |"
-        )
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Dice over the number of labelled cases, one line per method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 3.5))
-    for method in dict.fromkeys(r["method"] for r in rows):
-        mine = sorted((r for r in rows if r["method"] == method and r["labels"]), key=lambda r: r["labels"])
-        if mine:
-            axes.errorbar(
-                [r["labels"] for r in mine],
-                [r["dice"] for r in mine],
-                [r["sd"] for r in mine],
-                marker="o",
-                capsize=3,
-                label=method,
-            )
-    axes.set(xlabel="labelled cases", ylabel="mean Dice on held-out cases (%)")
-    axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main() -> int:
@@ -262,7 +187,7 @@ def main() -> int:
     parser.add_argument(
         "--methods", default="supervised,mean_teacher,cross_teaching,mcsc_paper,mcsc", help=f"of {', '.join(methods())}"
     )
-    parser.add_argument("--budgets", default="4,10", help="numbers of labelled cases")
+    parser.add_argument("--budgets", help="numbers of labelled cases; without --splits 4,10")
     parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them")
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="cpu")
     parser.add_argument("--iterations", type=int, help="instead of the protocol's")
@@ -274,13 +199,20 @@ def main() -> int:
         help="mcsc with these config overrides, repeatable",
     )
     parser.add_argument("--num_test", type=int, default=40)
-    parser.add_argument("--split_file", help="names the labelled and test cases instead of budgets")
+    parser.add_argument(
+        "--splits", default="", help="BUDGET=FILE,...: files that name the cases; all=FILE for --upper_bound"
+    )
     parser.add_argument("--upper_bound", action="store_true", help="also train on every label")
     parser.add_argument("--overrides", default="{}", help="JSON of further config overrides")
     arguments = parser.parse_args()
     unknown = set(arguments.methods.split(",")) - set(methods())
     if unknown:
         parser.error(f"--methods: expected names out of {', '.join(methods())}, received {', '.join(sorted(unknown))}.")
+    splits = named_splits(arguments.splits)
+    arguments.budgets = arguments.budgets or (",".join(name for name in splits if name != "all") if splits else "4,10")
+    missing = {*arguments.budgets.split(","), *(["all"] if arguments.upper_bound else [])} - set(splits)
+    if splits and missing:
+        parser.error(f"--splits: expected a file for {', '.join(sorted(missing))}, received {arguments.splits}.")
     logging.getLogger().setLevel(logging.WARNING)
     results, failed = [], []
     jobs = all_jobs(arguments)

@@ -96,12 +96,14 @@ RULES = {
     "memory_gb": Rule(
         "a number of GB above 0, or None", _or_none(_number(lambda value: value > 0)), "Give 8 for 8 GB."
     ),
+    "step_seconds": Rule("a number of seconds above 0, or None", _or_none(_number(lambda value: value > 0))),
     "workers": Rule("a whole number of 1 or more, or None", _or_none(_whole(1))),
     "amp_dtype": Rule("bfloat16, float16 or None", _or_none(_one_of("bfloat16", "float16"))),
     "max_epochs": AT_LEAST_1,
     "epoch_length": AT_LEAST_1,
     "val_interval": AT_LEAST_1,
     "lr": Rule("a number of 0 or more", _number(lambda value: 0 <= value < float("inf")), YAML_FLOAT),
+    "transformer_lr": Rule("a number of 0 or more", _number(lambda value: 0 <= value < float("inf")), YAML_FLOAT),
     "device": Rule("cpu, or a GPU that is there (cuda, cuda:1, ...)", _is_device),
     "output_dir": Rule("a folder that can be written to", _folder(writable=True), "Choose another one."),
     "cache_dir": Rule("a folder, or None", _or_none(_folder(writable=False)), "Choose another one."),

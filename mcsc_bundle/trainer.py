@@ -22,6 +22,8 @@ from mcsc_bundle.methods.base import Method
 
 log = logging.getLogger(__name__)
 
+GOING_ON = "%s: going on with %s; the epochs before ran with %s."
+
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -228,6 +230,7 @@ class MCSCTrainer(SupervisedTrainer):
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.grad_scaler.state_dict(),
             "nonfinite_steps": self.nonfinite_steps,
+            "seed": self.seed,
         }
 
     @staticmethod
@@ -237,14 +240,13 @@ class MCSCTrainer(SupervisedTrainer):
             changes = [(old.get(name), new[name]) for old, new in zip(before, now, strict=True)]
             if any(old != new for old, new in changes):
                 (old, new) = next((old, new) for old, new in changes if old != new)
-                log.warning(
-                    "%s: going on with %s; the epochs before ran with %s.", name.removeprefix("initial_"), new, old
-                )
+                log.warning(GOING_ON, name.removeprefix("initial_"), new, old)
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``training_state``; the next iteration reads the batch it would have read without the interruption.
 
-        Settings of the optimizer (learning rate, weight decay, ...) stay as they are asked for now; the log names changes.
+        Settings of the optimizer (learning rate, weight decay, ...) and the seed stay as they are asked for now; the log names
+        changes.
 
         Raises:
             CheckpointError: the state is of a training with another epoch length, method or plan.
@@ -269,6 +271,8 @@ class MCSCTrainer(SupervisedTrainer):
                 f"the checkpoint is of another method or plan: {str(error).splitlines()[0]} "
                 "Keep both, or start in another output_dir."
             ) from None
+        if state.get("seed", self.seed) != self.seed:
+            log.warning(GOING_ON, "seed", self.seed, state["seed"])
         self._tell_changes([_settings(group) for group in self.optimizer.param_groups], asked)
         for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(settings)

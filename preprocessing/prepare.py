@@ -72,6 +72,7 @@ def prepare(
     plan_from: str | None = None,
     configuration: str = "auto",
     memory_gb: float | None = None,
+    step_seconds: float | None = None,
     device: str = "auto",
     networks: str = "pair",
     cache_dir: str | None = None,
@@ -98,6 +99,7 @@ def prepare(
             ``preprocessing.adopt``).
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto`` (see ``preprocessing.configuration``).
         memory_gb: memory budget; ``None`` takes what the device has.
+        step_seconds: on a CPU, time budget of a step; ``None`` is 2 s.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
         networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
         cache_dir: folder of preprocessed cases, to share among runs; ``None`` takes ``output_dir/preprocessed``.
@@ -113,9 +115,11 @@ def prepare(
             message says what to do.
     """
     choices = {"configuration": configuration, "memory_gb": memory_gb, "device": device, "networks": networks}
+    if step_seconds is not None:
+        choices["step_seconds"] = step_seconds
     check_values(
         {
-            **{name: choices[name] for name in ("configuration", "memory_gb")},
+            **{"configuration": configuration, "memory_gb": memory_gb, "step_seconds": step_seconds},
             **{"num_labeled": num_labeled, "num_test": num_test, "split_seed": split_seed, "fold": fold},
             **{"preset": preset, "workers": workers, "output_dir": output_dir, "cache_dir": cache_dir},
         }

@@ -13,7 +13,6 @@ from preprocessing.geometry import COARSE_AXIS_PERCENTILE, Geometry
 from preprocessing.memory import FEATURE_CAP, REFERENCE_GB
 from preprocessing.sizing import (
     CPU_BATCH,
-    CPU_STEP_SECONDS,
     FULL_WIDTH,
     LOWRES_BELOW,
     MAX_DATASET_SHARE,
@@ -191,7 +190,7 @@ def _patch(plan: Plan, made: Decisions) -> str:
     if chosen != sizing.memory_patch:
         text += (
             f" Memory would allow {per_axis(_image_order(made, sizing.memory_patch))}; shrunk further, because even "
-            f"the narrowest networks need more than {CPU_STEP_SECONDS[task.dims]:g} s per step for it on 2 CPU cores."
+            f"the narrowest networks need more than {task.step_seconds:g} s per step for it on 2 CPU cores."
         )
     return text + _pair_cost(made)
 
@@ -219,7 +218,7 @@ def _batch(plan: Plan, made: Decisions) -> str:
         f"voxels are {sizing.dataset_batch} patches; never fewer than {MIN_BATCH}."
     )
     if plan.device == "cpu" and batch < min(sizing.memory_batch, max(sizing.dataset_batch, MIN_BATCH)):
-        most, seconds = CPU_BATCH[plan.spatial_dims], CPU_STEP_SECONDS[plan.spatial_dims]
+        most, seconds = CPU_BATCH[plan.spatial_dims], made.task.step_seconds
         text += f" On a CPU at most {most}, halved until the step takes {seconds:g} s."
     return text
 
@@ -251,7 +250,7 @@ def _cnn(plan: Plan, made: Decisions) -> str:
         f"doubled per stage up to {cap}."
     )
     if width < FULL_WIDTH:
-        seconds = CPU_STEP_SECONDS[plan.spatial_dims]
+        seconds = made.task.step_seconds
         text += f" Narrower than nnU-Net's {FULL_WIDTH}, to keep a step on 2 CPU cores under {seconds:g} s."
     return text
 
@@ -305,7 +304,7 @@ def _device(plan: Plan, made: Decisions) -> str:
     if plan.device == "cuda":
         return "Planned for a GPU."
     seconds = made.sizing.networks.step_seconds(made.sizing.batch)
-    limit = CPU_STEP_SECONDS[plan.spatial_dims]
+    limit = made.task.step_seconds
     return (
         f"Planned for a CPU: a step of the networks is estimated at {seconds:.1f} s on 2 cores, of {limit:g} s allowed."
     )

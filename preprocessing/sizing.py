@@ -44,8 +44,8 @@ CPU_WIDTHS = (16, 8)
 CPU_BATCH = {2: 8, 3: 4}
 """Patches of a CPU step where time allows: the paper's 2 + 2 in 3-D, twice as many where a patch is a slice."""
 
-CPU_STEP_SECONDS = {2: 2.0, 3: 2.0}
-"""Time budget of one step on two cores."""
+CPU_STEP_SECONDS = 2.0
+"""Time budget of one step on two cores, by default."""
 
 LOWRES_BELOW, LOWRES_GROWTH, LOWRES_GAIN = 0.25, 1.03, 2.0
 """Low-resolution stage (nnU-Net): planned below this share of the image, spacing growth, least gain."""
@@ -62,6 +62,7 @@ class Task:
         memory_gb: budget.
         device: ``cpu`` or ``cuda``.
         pair: count the Transformer too.
+        step_seconds: time budget of one step on two cores, on a CPU.
     """
 
     spacing_mm: tuple[float, ...]
@@ -72,6 +73,7 @@ class Task:
     memory_gb: float
     device: str
     pair: bool
+    step_seconds: float = CPU_STEP_SECONDS
 
     @property
     def dims(self) -> int:
@@ -173,7 +175,7 @@ def fit_networks(task: Task) -> Sizing:
     for width in CPU_WIDTHS:
         sizing = _fit_memory(task, width)
         for batch in _halvings(min(sizing.batch, CPU_BATCH[task.dims]), at_most=2 if width > CPU_WIDTHS[-1] else None):
-            if sizing.networks.step_seconds(batch) <= CPU_STEP_SECONDS[task.dims]:
+            if sizing.networks.step_seconds(batch) <= task.step_seconds:
                 return _with_batch(sizing, batch)
     return _fit_time(task, sizing)
 
@@ -239,7 +241,7 @@ def _fit_memory(task: Task, width: int) -> Sizing:
 
 def _fit_time(task: Task, widest: Sizing) -> Sizing:
     """The narrowest networks and the smallest batch are still too slow: shrink the patch by the same loop."""
-    width, limit = CPU_WIDTHS[-1], CPU_STEP_SECONDS[task.dims]
+    width, limit = CPU_WIDTHS[-1], task.step_seconds
 
     def fits(topology: Topology) -> bool:
         quick = build_networks(task, topology, width).step_seconds(MIN_BATCH) <= limit

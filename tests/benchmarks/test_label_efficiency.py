@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import label_efficiency
-from benchmarks.label_efficiency import main, summary
+from benchmarks.acdc_splits import split as acdc_split
+from benchmarks.label_efficiency import main
+from benchmarks.label_table import summary
+from benchmarks.voxel_distances import voxel_distances
+from tests.plans import make_plan
+from tests.preprocessing import scans
 
 SCORES = {"supervised": 0.80, "mcsc": 0.84}
 
@@ -31,6 +36,7 @@ def trainings(monkeypatch):
         (folder / "metrics.csv").write_text("\n".join(rows))
 
     monkeypatch.setattr(label_efficiency, "run_workflow", run_workflow)
+    monkeypatch.setattr(label_efficiency, "voxel_distances", lambda *_: {"hd95_voxels": {"LV": 2.0}})
     return started
 
 
@@ -68,6 +74,23 @@ def test_a_variant_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatc
     assert [row["seeds"] for row in result["rows"]] == [2]
 
 
+def test_splits_by_file_take_the_place_of_drawn_ones(tmp_path, monkeypatch, trainings):
+    words = ("--methods", "mcsc", "--upper_bound", "--splits", "3=three.json,all=every.json")
+    assert run(monkeypatch, tmp_path, *words) == 0
+    assert [(each["split_file"], each["num_labeled"], each["seed"]) for each in trainings] == [
+        ("three.json", None, 0),
+        ("three.json", None, 1),
+        ("every.json", None, 0),
+        ("every.json", None, 1),
+    ]
+
+
+def test_a_budget_without_a_file_is_refused(tmp_path, monkeypatch, trainings, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, "--methods", "mcsc", "--upper_bound", "--splits", "3=three.json")
+    assert "expected a file for all" in capsys.readouterr().err
+
+
 def test_the_paired_test_needs_the_same_seed():
     def result(method, seed):
         cases = {"a": 0.5 + 0.1 * seed, "b": 0.6}
@@ -75,3 +98,24 @@ def test_the_paired_test_needs_the_same_seed():
 
     rows = summary([result("supervised", 0), result("mcsc", 1)])
     assert "gain" not in rows[1]
+
+
+def test_acdc_is_split_by_patient():
+    train = [f"patient{patient}_frame{frame}" for patient in ("099", "038", "007") for frame in ("01", "02")]
+    parts = acdc_split(train, ["patient002_frame01"], 1)
+    assert parts["labeled"] == ["patient099_frame01", "patient099_frame02"]
+    assert parts["unlabeled"] == train[2:]
+    assert parts["test"] == ["patient002_frame01"]
+    assert acdc_split(train, [], None)["labeled"] == train
+
+
+def test_distances_in_voxels_leave_the_spacing_out(tmp_path):
+    data, run_dir = scans.decathlon(tmp_path / "data", ["a"]), tmp_path / "run"
+    moved = scans.mask()
+    moved[0, 0], moved[0, 1] = 0, 1  # the next row, 2 mm away
+    scans.write(run_dir / "masks" / "a.nii.gz", moved)
+    make_plan().save(run_dir / "plan.json")
+    assert voxel_distances(run_dir, str(data), ["a"]) == {
+        "hd95_voxels": {"left": 1.0, "right": 0.0},
+        "asd_voxels": {"left": 1.0, "right": 0.0},
+    }

@@ -287,3 +287,9 @@ def test_bf16_on_a_cpu_has_to_be_asked_for_and_stays_near_fp32(tmp_path):
         assert torch.isfinite(weights(engine)).all()
     assert not torch.equal(losses["bf16"], losses["fp32"])
     torch.testing.assert_close(losses["bf16"].float(), losses["fp32"], rtol=0.1, atol=0.02)
+
+
+def test_another_seed_is_followed_and_named(tmp_path, caplog):
+    trainer(tmp_path, method=Supervised, seed=0).run()
+    trainer(tmp_path, method=Supervised, seed=1, max_epochs=3).run()
+    assert "seed: going on with 1; the epochs before ran with 0." in caplog.messages

@@ -1,0 +1,114 @@
+"""What ``label_efficiency`` makes of its runs: scores read back, one row per budget and method, a table, a plot."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+BASELINE = "supervised"
+DISTANCES = ("hd95_mm", "asd_mm")
+ALL_DISTANCES = (*DISTANCES, "hd95_voxels", "asd_voxels")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mean_dice_per_case(path: Path) -> dict[str, float]:
+    """Mean over the classes for each case."""
+    per_case: dict[str, list[float]] = {}
+    for row in read_rows(path):
+        if row["dice"] not in ("", "nan"):
+            per_case.setdefault(row["case"], []).append(float(row["dice"]))
+    return {case: statistics.mean(values) for case, values in per_case.items()}
+
+
+def mean_per_class(path: Path, column: str) -> dict[str, float]:
+    """Mean over the cases for each class, finite values only."""
+    per_class: dict[str, list[float]] = {}
+    for row in read_rows(path):
+        value = float(row.get(column) or "nan")
+        if math.isfinite(value):
+            per_class.setdefault(row["class_name"], []).append(value)
+    return {name: statistics.mean(values) for name, values in per_class.items()}
+
+
+def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per budget and method: mean and spread over seeds, gain over the baseline, paired test over cases and seeds."""
+    rows = []
+    for budget in dict.fromkeys(r["budget"] for r in results):
+        runs = [r for r in results if r["budget"] == budget]
+        base = {r["seed"]: r for r in runs if r["method"] == BASELINE}
+        for method in dict.fromkeys(r["method"] for r in runs):
+            mine = [r for r in runs if r["method"] == method]
+            scores = [r["dice"] for r in mine]
+            row = {"labels": budget, "method": method, "dice": statistics.mean(scores), "seeds": len(scores)}
+            row["sd"] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            row |= {column: mean_distance(mine, column) for column in ALL_DISTANCES}
+            row["train_minutes"] = statistics.mean(r["train_seconds"] for r in mine) / 60
+            pairs = [
+                (r["cases"][case], base[r["seed"]]["cases"][case])
+                for r in mine
+                if r["seed"] in base
+                for case in r["cases"]
+            ]
+            if pairs and method != BASELINE:
+                row["gain"] = 100 * statistics.mean(a - b for a, b in pairs)
+                row["p"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+            rows.append(row)
+    return rows
+
+
+def mean_distance(results: list[dict[str, Any]], column: str) -> float | None:
+    """Mean over runs and classes in mm; ``None`` if no run has one (``metrics.csv`` leaves out classes that were missed)."""
+    means = [value for result in results for value in result.get(column, {}).values()]
+    return statistics.mean(means) if means else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summary as a markdown table."""
+    lines = [
+        "| labels | method | Dice (of seeds) | sd | gain over supervised | paired t | HD95 / ASD mm | in voxels | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        gain = f"{r['gain']:+.2f} | {r['p']:.1e}" if "gain" in r else "- | -"
+        values = ["-" if r[column] is None else f"{r[column]:.2f}" for column in ALL_DISTANCES]
+        distances = f"{values[0]} / {values[1]} | {values[2]} / {values[3]}"
+        lines.append(
+            f"| {r['labels'] or 'all'} | {r['method']} | {r['dice']:.2f} | {r['sd']:.2f} ({r['seeds']}) | {gain} | {distances} "
+            f"| {r['train_minutes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Dice over the number of labelled cases, one line per method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.5))
+    for method in dict.fromkeys(r["method"] for r in rows):
+        mine = sorted((r for r in rows if r["method"] == method and r["labels"]), key=lambda r: r["labels"])
+        if mine:
+            axes.errorbar(
+                [r["labels"] for r in mine],
+                [r["dice"] for r in mine],
+                [r["sd"] for r in mine],
+                marker="o",
+                capsize=3,
+                label=method,
+            )
+    axes.set(xlabel="labelled cases", ylabel="mean Dice on held-out cases (%)")
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
