@@ -315,6 +315,7 @@ class CaseEvaluator(SupervisedEvaluator):
         """
         if not self.predictions.pending:
             return
+        self.predictions.begin()
         try:
             with stops_with(self._stopped):
                 super().run(global_epoch)

@@ -62,6 +62,10 @@ class Predictions:
         """Case and reason of those that were set aside."""
         return {case: row["error"] for case, row in self.rows.items() if row["error"]}
 
+    def begin(self) -> None:
+        """Write an account before the first mask is written: it tells whose the masks are, should this be killed in between."""
+        self._save(self._own_account())
+
     def add(self, case: str, mask: MetaTensor, seconds: float) -> None:
         """Count a finished case.
 
@@ -107,7 +111,7 @@ class Predictions:
     def _record(self, case: str, row: Mapping[str, Any]) -> None:
         key = {"settings": self.settings, "inputs": self.inputs.get(case, "")}
         self.rows[case] = {"case": case, "error": "", **row, **key}
-        self._save(self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv"))
+        self._save(self._own_account())
 
     def _refuse_to_overwrite(self) -> None:
         """No mask may take the place of an image, as they bear the same name, nor of what else is not ours, such as a label.
@@ -131,19 +135,20 @@ class Predictions:
                 )
 
     def _settle(self) -> None:
-        """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away.
-
-        It is there before the first mask, as it tells whose the masks are.
-        """
+        """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away."""
         _wait_for_all()
         if self.rank == 0:
-            self._save(self.folder / "summary.csv")
+            if self.rows:
+                self._save(self.folder / "summary.csv")
             for path in self._accounts()[1:]:
                 path.unlink()
         _wait_for_all()
 
     def _is_mine(self, case: str, row: Mapping[str, str]) -> bool:
         return row.get("settings") == self.settings and any(item["case"] == case for item in self.cases)
+
+    def _own_account(self) -> Path:
+        return self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv")
 
     def _accounts(self) -> list[Path]:
         """``summary.csv``, and what ranks that were stopped or still run have left."""
