@@ -8,11 +8,11 @@ import pickle
 import pytest
 import torch
 
-from bundle.card import DataTerms
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
+from bundle.terms import DataTerms
 from bundle.verify import verify
 from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.plan import ChannelNormalization, Plan
