@@ -2,16 +2,18 @@
 
 python -m mcsc_bundle suggest RUN                  # which unlabelled scans are most worth labelling next
 python -m mcsc_bundle cross_validate DATA RUNS     # train all folds, score what each left out, decide the post-processing
+python -m mcsc_bundle choose RUNS                  # the best of several cross-validated configurations, or pair of them
 """
 
 from __future__ import annotations
 
 import fire
 
+from mcsc_bundle.choose import choose
 from mcsc_bundle.cross_validation import cross_validate
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.suggest import suggest
 
 if __name__ == "__main__":
     with stops_with("Stopped; the same command goes on."):
-        fire.Fire({"suggest": suggest, "cross_validate": cross_validate})
+        fire.Fire({"suggest": suggest, "cross_validate": cross_validate, "choose": choose})

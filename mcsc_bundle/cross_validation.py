@@ -1,6 +1,7 @@
 """Train every fold, score the cases it left out, and decide the post-processing on them.
 
     python -m mcsc_bundle cross_validate DATA RUNS [--folds 0,1,2] [--max_epochs 80] [any other training option]
+    python -m mcsc_bundle cross_validate DATA RUNS --configurations 2d,3d_fullres    # each in RUNS/2d, ...; then `choose`
     torchrun --nproc_per_node=4 -m mcsc_bundle cross_validate DATA RUNS      # a fold for each process at a time
 
 ``RUNS`` gets the plan and the preprocessed cases, once for all folds; ``RUNS/fold_0``, ``RUNS/fold_1``, ... are run folders
@@ -59,6 +60,7 @@ def cross_validate(
     runs_dir: str,
     folds: int | Sequence[int] | None = None,
     config_file: str | Sequence[str] | None = None,
+    configurations: str | Sequence[str] | None = None,
     **options: Any,
 ) -> None:
     """Train and score the folds that are not done yet; with all of them done, decide the post-processing.
@@ -68,11 +70,14 @@ def cross_validate(
         runs_dir: folder of the runs.
         folds: which, e.g. ``0,1``; ``None`` takes all that the labelled patients allow (five, or one per patient).
         config_file: ``configs/train.yaml``, or a list of it and overlays (another method).
+        configurations: one after the other, each in its own folder below ``runs_dir``, with the same folds.
         **options: of the training, as for ``monai.bundle run training``.
 
     Raises:
         SystemExit: with a message for a user's mistake; with code 1 if a case could not be predicted.
     """
+    if configurations is not None:
+        return _cross_validate_all(configurations, dataset_dir, Path(runs_dir), folds, config_file, options)
     given = [name for name in OWN if name in options]
     if given:
         raise SystemExit(f"error: expected no option {', '.join(given)}: each fold has its own. Use --folds and RUNS.")
@@ -87,8 +92,14 @@ def cross_validate(
         raise SystemExit(f"error: {error}") from None
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
-    references = _prepare(files, {**options, "output_dir": str(runs), "fold": 0}, world)
+    items = prepare_folds(files, {**options, "output_dir": str(runs), "fold": "all"}, world)
+    references = {case: item["label"] for case, item in items.items()}
     possible = range(len(json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]))
+    if not possible:
+        raise SystemExit(
+            "error: expected labelled scans of two patients or more to cross-validate, received those of one. Train on them with "
+            "--fold all; python -m mcsc_bundle suggest RUN then says which scan to label next."
+        )
     mine = _chosen(folds, possible)[rank::world]
     if world > 1 and torch.cuda.is_available():
         options.setdefault("device", f"$torch.device('cuda', {os.environ.get('LOCAL_RANK', 0)})")
@@ -97,6 +108,26 @@ def cross_validate(
     if incomplete:
         log.error("Not every case of fold %s could be predicted; the same command tries again.", incomplete)
         raise SystemExit(1)
+
+
+def _cross_validate_all(
+    configurations: str | Sequence[str],
+    dataset_dir: str,
+    runs: Path,
+    folds: int | Sequence[int] | None,
+    config_file: str | Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> None:
+    """Each configuration in turn; they share the folder of preprocessed cases, and the folds, as the split is the same."""
+    names = configurations.split(",") if isinstance(configurations, str) else list(configurations)
+    if "configuration" in options or len(set(names)) < len(names):
+        raise SystemExit(
+            f"error: expected each configuration once under --configurations and no --configuration, received {names}."
+        )
+    shared = {"cache_dir": str(runs / "preprocessed"), **options}
+    for name in names:
+        cross_validate(dataset_dir, str(runs / name), folds, config_file, configuration=name, **shared)
+    print(f"To choose among them: python -m mcsc_bundle choose {runs}")
 
 
 def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, Any]) -> bool:
@@ -113,9 +144,9 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         "config_files": [Path(name).name for name in files],
         "options": json.loads(json.dumps(options, default=str)),
     }
-    account = _account(folder)
-    _check_same(runs, folder, asked, account)
-    if account.get("done") and account["options"].get("max_epochs") == asked["options"].get("max_epochs"):
+    before = account(folder)
+    _check_same(runs, folder, asked, before)
+    if before.get("done") and before["options"].get("max_epochs") == asked["options"].get("max_epochs"):
         log.info("Fold %d is done.", fold)
         return True
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +193,7 @@ def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -
     Returns:
         Tables and reasons, for the console.
     """
-    done = [fold for fold in folds if _account(runs / f"fold_{fold}").get("done")]
+    done = [fold for fold in folds if account(runs / f"fold_{fold}").get("done")]
     rows = {fold: read_metrics(runs / f"fold_{fold}" / "metrics.csv") for fold in done}
     if not any(rows.values()):
         return "No fold has scores yet."
@@ -222,11 +253,11 @@ def _write_csv(path: Path, rows: Mapping[int, Sequence[CaseMetric]]) -> bool:
     return False
 
 
-def _prepare(files: Sequence[str], overrides: Mapping[str, Any], world: int) -> dict[str, str]:
+def prepare_folds(files: Sequence[str], overrides: Mapping[str, Any], world: int = 1) -> dict[str, dict[str, Any]]:
     """Split, plan and preprocess in ``RUNS``; under torchrun the first process works and the others wait.
 
     Returns:
-        The label file of every labelled case.
+        Every labelled case with the files of its ``image`` and its ``label``.
     """
     workflow = _workflow(files, "training", overrides)
     if world > 1:
@@ -240,7 +271,7 @@ def _prepare(files: Sequence[str], overrides: Mapping[str, Any], world: int) -> 
     prepared = workflow.parser.get_parsed_content("prepared")
     if world > 1:
         torch.distributed.destroy_process_group()
-    return {item["case"]: item["label"] for item in (*prepared.train, *prepared.val) if item["labeled"]}
+    return {item["case"]: item for item in (*prepared.train, *prepared.val) if item["labeled"]}
 
 
 def _workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
@@ -264,7 +295,8 @@ def _chosen(folds: int | Sequence[int] | None, possible: range) -> list[int]:
     return chosen
 
 
-def _account(folder: Path) -> dict[str, Any]:
+def account(folder: Path) -> dict[str, Any]:
+    """What a fold was trained with, and whether it is ``done``; empty without a training."""
     path = folder / ACCOUNT
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

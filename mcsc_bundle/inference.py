@@ -5,6 +5,7 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir NE
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, MapTransform
 from torch import nn
 
+from mcsc_bundle.choice import chosen_folders
 from mcsc_bundle.ensemble import (
     Ensemble,
     EnsembleError,
@@ -29,6 +31,7 @@ from mcsc_bundle.ensemble import (
 )
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
+from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd, check_joinable
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.outputs import outputs_of
@@ -71,7 +74,8 @@ class TrainedRun:
         if branch not in BRANCHES:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
         self.run_dir, self.branch, self.option = run_dir, branch, option
-        self.folder, *others = _folders_or_exit(run_dir)
+        first, *configurations = _chosen_or_exit(run_dir)
+        self.folder, *others = _folders_or_exit(first)
         if plan is None and not (self.folder / "plan.json").exists():
             kinds = "run" if option == "output_dir" else "run or packed bundle"
             raise SystemExit(
@@ -92,6 +96,13 @@ class TrainedRun:
             _same_plan_or_exit(self, run)
         if others:
             log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+        self.configurations = [TrainedRun(folder, branch, option=option) for folder in configurations]
+        if configurations:
+            log.info("Averaging the configurations %s.", ", ".join(map(str, (first, *configurations))))
+            try:
+                check_joinable({str(run.folder): run.plan for run in (self, *self.configurations)})
+            except PlanError as error:
+                raise SystemExit(f"error: {error}") from None
 
     def _plan(self, plan: Plan | None) -> Plan:
         path = self.folder / "plan.json"
@@ -108,7 +119,16 @@ class TrainedRun:
     @property
     def all_weights(self) -> list[Path]:
         """The files of all runs; the first is ``weights``."""
-        return [self.weights, *(run.weights for run in self.others)]
+        own = [self.weights, *(run.weights for run in self.others)]
+        return own + [path for run in self.configurations for path in run.all_weights]
+
+    @property
+    def network(self) -> nn.Module:
+        """The trained network, all runs averaged."""
+        one = _trained_network(self)
+        if not self.others:
+            return one
+        return Ensemble([one, *(_trained_network(run) for run in self.others)], outputs_of(self.plan))
 
     def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
         """Classes whose largest component is kept, together, step by step.
@@ -185,12 +205,23 @@ def loadable(network: nn.Module) -> dict[str, nn.Module]:
     return {"model": network}
 
 
+def further(
+    trained: TrainedRun, device: torch.device | str, overlap: float | None = None, mirror: bool = False
+) -> list[Configuration]:
+    """The configurations that are averaged with the first, by ``best.json``; arguments as in ``configs/inference.json``."""
+    return [
+        Configuration(run.plan, run.network, window_inferer(run.plan, overlap, mirror), device)
+        for run in trained.configurations
+    ]
+
+
 def postprocessing(
     plan: Plan,
     transform: Compose,
     output_dir: str | Path,
     save_probabilities: bool = False,
     largest: Sequence[Sequence[str]] = (),
+    others: Sequence[Configuration] = (),
 ) -> Compose:
     """From logits ``pred`` to masks on the original grid, and to files.
 
@@ -200,12 +231,22 @@ def postprocessing(
         output_dir: where masks go.
         save_probabilities: write them as well, float32, one channel per class or region; it stays as the network gave it.
         largest: classes whose largest component is kept, together, step by step (``mcsc_bundle.postprocessing``).
+        others: configurations to average with, on the original grid (``mcsc_bundle.joined``).
     """
     probabilities = "probabilities" if save_probabilities else None
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
+    if others:
+        steps = [RestoreJoinedd("pred", plan, transform, others, "image", probabilities)]
     if largest:
         steps.append(KeepLargestd("pred", largest, plan.scored_values))
     return Compose([*steps, SaveImageMaskd("pred", output_dir)])
+
+
+def _chosen_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Any]:
+    try:
+        return chosen_folders(Path(run_dir)) if isinstance(run_dir, (str, Path)) else [run_dir]
+    except PlanError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -241,7 +282,7 @@ class CaseDataset(Dataset):
             image = self.transform({"image": item["image"]})["image"]
         except Exception as error:  # whatever is wrong with one case, the others go on
             return {"case": item["case"], "error": reason(error)}
-        image.meta["case"] = item["case"]
+        image.meta |= {"case": item["case"], FILES: json.dumps(item["image"], default=str)}
         return {"case": item["case"], "image": image, "seconds": time.perf_counter() - began}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.trained import described, plan_record
@@ -12,13 +13,16 @@ WIDTH = 110
 MISSING_REASON = "Set by hand."
 
 
-def explain(plan: Plan, fingerprint: Fingerprint | None = None, planned: Plan | None = None) -> str:
+def explain(
+    plan: Plan, fingerprint: Fingerprint | None = None, planned: Plan | None = None, advice: Sequence[str] = ()
+) -> str:
     """The plan as a readable page.
 
     Args:
         plan: any plan, also one that was edited by hand.
         fingerprint: adds a line on the cases it was made from, and their warnings.
         planned: as it was before anybody edited it; what differs is marked, with the value that the reason is for.
+        advice: sentences on the cases, see ``preprocessing.advice``.
     """
     edited = _edited(plan, planned) if planned is not None else {}
     heading = f"Plan for {plan.dataset_name}"
@@ -26,6 +30,7 @@ def explain(plan: Plan, fingerprint: Fingerprint | None = None, planned: Plan | 
     if fingerprint is not None:
         lines.append(f"From {len(fingerprint.labeled)} labelled and {len(fingerprint.unlabeled)} unlabelled cases.")
         lines += [_wrapped(f"Warning: {warning}", "") for warning in fingerprint.warnings]
+    lines += [_wrapped(sentence, "") for sentence in advice]
     for names, title, value in _choices(plan):
         by_hand = [text for name in names for text in edited.pop(name, [])]
         lines += ["", f"{title}: {value}{' (edited by hand)' if by_hand else ''}"]

@@ -8,7 +8,9 @@ from pathlib import Path
 from mcsc_bundle.option_values import check_values
 from mcsc_bundle.options import check_names
 from mcsc_bundle.plan import Fingerprint, Plan
+from mcsc_bundle.plan_files import load_json
 from mcsc_bundle.words import counted
+from preprocessing.advice import label_advice
 from preprocessing.check import check as check_cases
 from preprocessing.check import table
 from preprocessing.clean import find_unused, listing, remove
@@ -17,7 +19,7 @@ from preprocessing.export import export as export_dataset
 from preprocessing.plan_from_files import plan_from_files
 from preprocessing.prepare import prepare
 from preprocessing.run_plan import PLANNED
-from preprocessing.split import make_split
+from preprocessing.split import Split, make_split
 
 
 def run(dataset_dir: str, output_dir: str, **options: object) -> None:
@@ -39,7 +41,9 @@ def show(run_dir: str) -> None:
     measured, planned = folder / "fingerprint.json", folder / PLANNED
     fingerprint = Fingerprint.load(measured) if measured.exists() else None
     before = Plan.load(planned) if planned.exists() else None
-    print(explain(Plan.load(folder / "plan.json"), fingerprint, before))
+    splits = folder / "splits.json"
+    advice = label_advice(load_json(splits, Split)) if splits.exists() else ()
+    print(explain(Plan.load(folder / "plan.json"), fingerprint, before, advice))
 
 
 def plan(

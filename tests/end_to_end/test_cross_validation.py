@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mcsc_bundle.choose import choose
 from mcsc_bundle.cross_validation import cross_validate
 from tests.end_to_end.road import ROOT, SHORT, small_dataset, workflow
 
@@ -50,11 +51,7 @@ def test_folds_that_are_done_are_skipped(dataset, runs):
 
 
 def test_the_folds_predict_together(dataset, runs, tmp_path):
-    folders = {"dataset_dir": str(dataset / "imagesTs"), "output_dir": str(tmp_path), "run_dir": str(runs)}
-    workflow(["inference.json"], "infer", **folders).run()
-    (image_file,) = (dataset / "imagesTs").glob("*.nii.gz")
-    mask = nib.load(tmp_path / image_file.name)
-    assert mask.shape == nib.load(image_file).shape and set(np.unique(mask.dataobj)) <= {0, 1, 2, 3}
+    predict(dataset, runs, tmp_path)
 
 
 @pytest.mark.slow
@@ -73,3 +70,49 @@ def test_two_processes_give_the_scores_of_one(dataset, runs, tmp_path):
         for f in (runs, tmp_path / "runs")
     )
     assert two == pytest.approx(one, abs=0.02) and (tmp_path / "runs" / "postprocessing.json").exists()
+
+
+@pytest.fixture(scope="module")
+def chosen(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configurations")
+    cross_validate(str(dataset), str(folder), configurations="2d,3d_fullres", **OPTIONS)
+    choose(str(folder))
+    return folder
+
+
+def test_the_best_configuration_is_chosen_and_predicts(dataset, chosen, tmp_path):
+    best = json.loads((chosen / "best.json").read_text())
+    names = [" + ".join(each["configurations"]) for each in best["candidates"]]
+    assert sorted(names) == ["2d", "2d + 3d_fullres", "3d_fullres"] and best["cases"] == 2
+    means = [np.mean(list(each["dice"].values())) for each in best["candidates"]]
+    assert means == sorted(means, reverse=True) and best["candidates"][0]["configurations"] == best["configurations"]
+    assert len(list(chosen.glob("pairs/*/fold_*/*.nii.gz"))) == 2  # each left-out case by the pair
+    assert not list(chosen.glob("*/preprocessed")) and (chosen / "preprocessed").is_dir()  # shared
+    predict(dataset, chosen, tmp_path)
+
+
+def test_a_pair_predicts_the_mean_of_both_on_the_scans_own_grid(dataset, chosen, tmp_path):
+    single = {}
+    for name in ("2d", "3d_fullres"):
+        predict(dataset, chosen / name, tmp_path / name, save_probabilities=True, postprocess=False)
+        (path,) = (tmp_path / name).glob("*_probabilities.nii.gz")
+        single[name] = np.asarray(nib.load(path).dataobj)
+    best = json.loads((chosen / "best.json").read_text())
+    (chosen / "best.json").write_text(json.dumps({**best, "configurations": ["2d", "3d_fullres"]}))
+    mask = predict(dataset, chosen, tmp_path / "pair", postprocess=False)
+    assert np.array_equal(mask, ((single["2d"] + single["3d_fullres"]) / 2).argmax(-1))
+
+
+def predict(dataset, run_dir, output_dir, **options):
+    folders = {"dataset_dir": str(dataset / "imagesTs"), "output_dir": str(output_dir), "run_dir": str(run_dir)}
+    workflow(["inference.json"], "infer", **folders, **options).run()
+    (image_file,) = (dataset / "imagesTs").glob("*.nii.gz")
+    mask = nib.load(output_dir / image_file.name)
+    assert mask.shape == nib.load(image_file).shape and set(np.unique(mask.dataobj)) <= {0, 1, 2, 3}
+    return np.asarray(mask.dataobj)
+
+
+def test_one_labelled_patient_is_told_before_anything_is_trained(tmp_path):
+    alone = small_dataset(tmp_path / "one", labeled=1, unlabeled=1)
+    with pytest.raises(SystemExit, match="labelled scans of two patients or more to cross-validate"):
+        cross_validate(str(alone), str(tmp_path / "runs"), **OPTIONS)

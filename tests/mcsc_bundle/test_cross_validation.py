@@ -38,7 +38,7 @@ def road(tmp_path, monkeypatch):
             for name in set(cross_validation.PLANNING) - {"plan.json", "splits.json"}:
                 (runs / name).write_text("{}")
             (runs / "splits.json").write_text(json.dumps({"folds": [{}] * len(CASES)}))
-        return references
+        return {case: {"case": case, "label": path} for case, path in references.items()}
 
     def run_workflow(files, run_id, overrides):
         folder, case = runs / f"fold_{overrides['fold']}", CASES[overrides["fold"]]
@@ -53,7 +53,7 @@ def road(tmp_path, monkeypatch):
             save(drawn(1), folder / "masks" / f"{case}.nii.gz")
             evaluate(folder / "masks", {case: references[case]}, PLAN.labels, folder / "metrics.csv")
 
-    monkeypatch.setattr(cross_validation, "_prepare", prepare)
+    monkeypatch.setattr(cross_validation, "prepare_folds", prepare)
     monkeypatch.setattr(cross_validation, "run_workflow", run_workflow)
     return runs, ran
 

@@ -1,0 +1,217 @@
+"""Find the best configuration, or pair of them, by cross-validation.
+
+    python -m mcsc_bundle cross_validate DATA RUNS --configurations 2d,3d_fullres
+    python -m mcsc_bundle choose RUNS                                             # RUNS/best.json, RUNS/postprocessing.json
+    python -m monai.bundle run --config_file configs/inference.json --run_dir RUNS --dataset_dir NEW --output_dir MASKS
+
+A pair is scored like its halves: each labelled case by the folds that left it out, probabilities averaged on the grid of
+the file. Memory holds one case and the networks of one fold of each configuration. Masks of pairs stay in ``RUNS/pairs``; a case
+that is done is not predicted again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
+from mcsc_bundle.cross_validation import ROOT, account, prepare_folds
+from mcsc_bundle.inference import TrainedRun
+from mcsc_bundle.inferers import window_inferer
+from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
+from mcsc_bundle.metrics import masks_in, read_metrics, score_cases
+from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
+from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
+from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
+from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.writer import mask_file, write_like
+
+log = logging.getLogger(__name__)
+
+PAIRS = "pairs"
+
+
+class ChoiceError(ValueError):
+    """Cross-validations that cannot be compared; the message says why and what to do."""
+
+
+def choose(runs_dir: str, device: str | None = None) -> None:
+    """Compare the cross-validations in ``runs_dir`` and all pairs of them; write what inference will follow.
+
+    Args:
+        runs_dir: folder of ``cross_validate --configurations``.
+        device: to predict pairs on; ``None`` takes a GPU if there is one.
+
+    Raises:
+        SystemExit: with a message for a user's mistake.
+    """
+    runs = Path(str(runs_dir))
+    try:
+        names = find_configurations(runs)
+        plans = {name: Plan.load(runs / name / "plan.json") for name in names}
+        check_joinable(plans)
+        split = _common_split(runs, names)
+        items = _labelled_items(runs / names[0])
+        pairs = list(itertools.combinations(names, 2))
+        predict_pairs(runs, pairs, plans, split, items, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        references = {case: items[case]["label"] for fold in split for case in fold["val"]}
+        candidates = {name: Candidate((name,), _single_dice(runs / name, split)) for name in names}
+        for pair in pairs:
+            candidates[AND.join(pair)] = Candidate(pair, _pair_dice(runs, pair, plans[pair[0]], references))
+    except (ChoiceError, PlanError) as error:
+        raise SystemExit(f"error: {error}") from None
+    choice = best_of(candidates, len(references))
+    _decide_postprocessing(runs, choice, plans[choice.configurations[0]], references)
+    save_json(runs / FILE, choice)
+    print(table(choice))
+    print(f"{choice.why}\nMasks for new scans: python -m monai.bundle run --config_file configs/inference.json "
+          f"--run_dir {runs} --dataset_dir NEW --output_dir MASKS")  # fmt: skip
+
+
+def find_configurations(runs: Path) -> list[str]:
+    """Names of the folders that hold a cross-validation that is done.
+
+    Raises:
+        ChoiceError: there is none, or one is not done.
+    """
+    names = sorted(path.parent.name for path in runs.glob("*/splits.json"))
+    if not names:
+        raise ChoiceError(
+            f"expected cross-validations in {runs}, found none. Make them: python -m mcsc_bundle cross_validate DATA {runs} "
+            "--configurations 2d,3d_fullres"
+        )
+    for name in names:
+        folds = json.loads((runs / name / "splits.json").read_text(encoding="utf-8"))["folds"]
+        left = [str(fold) for fold in range(len(folds)) if not account(runs / name / f"fold_{fold}").get("done")]
+        if left:
+            raise ChoiceError(
+                f"expected all folds of {runs / name} to be done, fold {', '.join(left)} is not. Repeat the command that "
+                "trained it, or move that folder away."
+            )
+    return names
+
+
+def predict_pairs(
+    runs: Path,
+    pairs: Sequence[tuple[str, str]],
+    plans: Mapping[str, Plan],
+    split: Sequence[Mapping[str, Any]],
+    items: Mapping[str, Mapping[str, Any]],
+    device: str,
+) -> None:
+    """Masks of every left-out case by every pair, where they are not there yet.
+
+    Args:
+        runs: folder of the cross-validations.
+        pairs: names of two configurations each.
+        plans: of each configuration.
+        split: the folds, with the names of their ``val`` cases.
+        items: files of each labelled case.
+        device: to compute on.
+    """
+    with tqdm(total=len(items), desc="pairs", unit="case", delay=5, disable=None if pairs else True) as progress:
+        for fold, parts in enumerate(split):
+            trained = {name: TrainedRun(runs / name / f"fold_{fold}") for name in plans}
+            cases = [items[case] for case in parts["val"]]
+            accounts = {
+                pair: Predictions(
+                    runs / PAIRS / AND.join(pair) / f"fold_{fold}",
+                    plans[pair[0]],
+                    cases,
+                    {"weights": [trained[name].weights for name in pair], "plan": to_plain(plans[pair[1]])},
+                )
+                for pair in pairs
+            }
+            pending = {item["case"]: item for done in accounts.values() for item in done.pending}
+            if pending:
+                networks = {
+                    name: Configuration(run.plan, run.network, window_inferer(run.plan), device)
+                    for name, run in trained.items()
+                }
+            for case, item in pending.items():
+                found = {name: network.probabilities(item["image"]) for name, network in networks.items()}
+                for pair, done in accounts.items():
+                    mask = mask_of(mean_of([found[name] for name in pair]), plans[pair[0]])
+                    image = item["image"][0]
+                    write_like(mask.as_tensor().numpy(), image, mask_file(done.folder, case, image))
+                    done.add(case, mask, 0.0)
+                progress.update()
+
+
+def table(choice: Choice) -> str:
+    """Mean Dice of every candidate, best first, and of each class."""
+    classes = list(choice.candidates[0].dice)
+    lines = [["configuration", "mean Dice", *classes]]
+    for each in choice.candidates:
+        lines.append([each.name, f"{each.mean:.4f}", *(f"{each.dice.get(name, 0.0):.4f}" for name in classes)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _common_split(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The folds, which all cross-validations share.
+
+    Raises:
+        ChoiceError: they differ, so the scores are of other cases or of networks that saw other cases.
+    """
+    splits = {name: json.loads((runs / name / "splits.json").read_text(encoding="utf-8"))["folds"] for name in names}
+    first = splits[names[0]]
+    for name, folds in splits.items():
+        if folds != first:
+            raise ChoiceError(
+                f"expected the same folds in {runs / names[0]} and {runs / name}, they differ. Train both with the same data "
+                "set, --num_labeled and --split_seed."
+            )
+    return first
+
+
+def _labelled_items(run: Path) -> dict[str, dict[str, Any]]:
+    """Image and label files of each labelled case, with the options that fold 0 was trained with."""
+    options = account(run / "fold_0")["options"]
+    files = [str(ROOT / "configs" / "train.yaml")]
+    return prepare_folds(files, {**options, "output_dir": str(run), "fold": "all", "check_memory": False})
+
+
+def _single_dice(run: Path, split: Sequence[Any]) -> dict[str, float]:
+    rows = [row for fold in range(len(split)) for row in read_metrics(run / f"fold_{fold}" / "metrics.csv")]
+    return mean_dice([{row.class_name: row.dice} for row in rows])
+
+
+def _pair_masks(runs: Path, pair: Sequence[str]) -> dict[str, Path]:
+    folders = sorted((runs / PAIRS / AND.join(pair)).glob("fold_*"))
+    return {case: path for folder in folders for case, path in masks_in(folder).items()}
+
+
+def _pair_dice(runs: Path, pair: Sequence[str], plan: Plan, references: Mapping[str, str]) -> dict[str, float]:
+    rows: list[dict[str, float]] = []
+    for folder in sorted((runs / PAIRS / AND.join(pair)).glob("fold_*")):
+        own = {case: path for case, path in references.items() if case in masks_in(folder)}
+        scored, failed = score_cases(folder, own, plan.scored_values, ignore_value=plan.ignore_value)
+        if failed:
+            raise ChoiceError(f"masks of {AND.join(pair)} could not be scored: {failed}. Delete {folder} and repeat.")
+        rows += [{row.class_name: row.dice} for row in scored]
+    return mean_dice(rows)
+
+
+def _decide_postprocessing(runs: Path, choice: Choice, plan: Plan, references: Mapping[str, str]) -> None:
+    """``postprocessing.json`` beside ``best.json``: of one configuration its own; of a pair decided on its masks."""
+    if len(choice.configurations) == 1:
+        shutil.copyfile(runs / choice.configurations[0] / POSTPROCESSING, runs / POSTPROCESSING)
+        return
+    masks = _pair_masks(runs, choice.configurations)
+    decided = decide(
+        {case: masks[case] for case in sorted(references)}, references, plan.scored_values, plan.ignore_value
+    )
+    decided.save(runs / POSTPROCESSING)
+    for step in Postprocessing.load(runs / POSTPROCESSING).steps:
+        print(f"{'adopted' if step.adopted else 'not adopted'}: {step.why}")

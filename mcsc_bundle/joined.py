@@ -1,0 +1,134 @@
+"""Configurations averaged: networks that see a case on different grids meet on the grid of its file.
+
+Folds of one plan are averaged window by window (``mcsc_bundle.ensemble``). Two plans cut other windows from another spacing,
+so their probabilities are brought back to the original grid first, as nnU-Net does for its ensembles. That holds every class of
+one case at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import Compose
+from torch import Tensor, nn
+
+from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.transforms import RestoreMaskd, preprocessing, restore_probabilities
+
+FILES = "case_files"
+"""Entry of an image's metadata: the paths of its files as JSON, since MONAI's batches turn lists of texts round."""
+
+SAME = (
+    "channel_names",
+    "labels",
+    "ignore_value",
+    "regions",
+    "image_dims",
+)  # of plans whose probabilities can be averaged
+
+
+class Configuration:
+    """A plan with its trained network: from the files of a case to probabilities on their grid.
+
+    Args:
+        plan: the plan.
+        network: trained on it; folds are averaged inside.
+        inferer: its windows.
+        device: to compute on.
+    """
+
+    def __init__(self, plan: Plan, network: nn.Module, inferer: Inferer, device: torch.device | str = "cpu") -> None:
+        self.plan, self.inferer, self.device = plan, inferer, torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.transform = preprocessing(plan, "image")
+
+    @torch.no_grad()
+    def probabilities(self, files: Any) -> MetaTensor:
+        """``(C, *spatial)``, float32, on the grid of the files.
+
+        Args:
+            files: path of the image, or one for each channel.
+        """
+        image = self.transform({"image": files})["image"]
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            logits = self.inferer(image.as_tensor()[None].to(self.device), self.network)[0]
+        return restore_probabilities(logits.float(), image, self.transform, self.plan)
+
+
+def mask_of(probabilities: MetaTensor, plan: Plan) -> MetaTensor:
+    """Label values ``(1, *spatial)`` of probabilities ``(C, *spatial)``: the largest class, or the last region above a half."""
+    plain = probabilities.as_tensor()
+    if plan.regions:
+        order = torch.arange(1, len(plain) + 1).view(-1, *[1] * (plain.ndim - 1))
+        index = (order * (plain > 0.5)).amax(0, keepdim=True)
+    else:
+        index = plain.argmax(0, keepdim=True)
+    values = np.array(list(plan.labels.values()))
+    values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
+    return MetaTensor(torch.from_numpy(values[index.numpy()]), meta=probabilities.meta, applied_operations=[])
+
+
+def check_joinable(plans: Mapping[str, Plan]) -> None:
+    """Refuse to average networks that speak of other classes or images.
+
+    Raises:
+        PlanError: naming two folders and what differs.
+    """
+    (first, one), *others = plans.items()
+    for name, other in others:
+        differing = [entry for entry in SAME if getattr(one, entry) != getattr(other, entry)]
+        if differing:
+            raise PlanError(
+                f"expected configurations of one data set, received {first} and {name}, which differ in "
+                f"{', '.join(differing)}. Cross-validate both on the same data."
+            )
+
+
+class RestoreJoinedd(RestoreMaskd):
+    """Like ``RestoreMaskd``, the probabilities averaged with those of further configurations.
+
+    Args:
+        keys: of the logits of the first configuration; the mask takes their place.
+        plan, transform: of the first configuration.
+        others: further ones.
+        orig_keys: of the preprocessed image; its metadata name the files of the case (``FILES``).
+        probabilities_key: where probabilities go, ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        plan: Plan,
+        transform: Compose,
+        others: Sequence[Configuration],
+        orig_keys: str = "image",
+        probabilities_key: str | None = None,
+    ) -> None:
+        super().__init__(keys, plan, transform, orig_keys, probabilities_key)
+        self.others = others
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its logits replaced by the mask on the original grid."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = item[self.orig_key]
+            own = restore_probabilities(item[key], image, self.transform, self.plan)
+            files = json.loads(image.meta[FILES])
+            mean = mean_of([own, *(other.probabilities(files) for other in self.others)])
+            item[key] = mask_of(mean, self.plan)
+            if self.probabilities_key is not None:
+                item[self.probabilities_key] = mean
+        return item
+
+
+def mean_of(probabilities: Sequence[MetaTensor]) -> MetaTensor:
+    """The mean of probabilities on one grid, with the metadata of the first."""
+    total: Tensor = sum(each.as_tensor() for each in probabilities)  # type: ignore[assignment]
+    return MetaTensor(total / len(probabilities), meta=probabilities[0].meta, applied_operations=[])
