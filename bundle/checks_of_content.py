@@ -11,7 +11,7 @@ from bundle.checking import config_of, expect, metadata_of, plan_of, read_json
 from bundle.facts import PackError, load_weights
 from mcsc_bundle.ensemble import count_members, network_from_plan
 from mcsc_bundle.plan import to_plain
-from mcsc_bundle.shipped import code_digest
+from mcsc_bundle.shipped import code_digest, stated
 
 REQUIRED_METADATA: dict[str, type | tuple[type, ...]] = {
     "schema": str,
@@ -65,16 +65,8 @@ def check_schema(bundle: Path) -> str:
 
 def check_truth(bundle: Path) -> str:
     """Metadata, plan, config and weights speak of the same network."""
-    plan, form = plan_of(bundle), metadata_of(bundle)["network_data_format"]
-    image, pred = form["inputs"]["image"], form["outputs"]["pred"]
-    for what, received, expected in (
-        ("input channels", image["num_channels"], plan.in_channels),
-        ("names of input channels", list(image["channel_def"].values()), list(plan.channel_names)),
-        ("output channels", pred["num_channels"], plan.out_channels),
-        ("classes", list(pred["channel_def"].values()), list(plan.channel_classes)),
-        ("spatial dimensions", len(image["spatial_shape"]), plan.spatial_dims),
-        ("output dimensions", len(pred["spatial_shape"]), plan.spatial_dims),
-    ):
+    plan = plan_of(bundle)
+    for what, received, expected in stated(metadata_of(bundle), plan):
         expect(received == expected, f"{what} {expected} in metadata.json, as in plan.json", repr(received))
     content = config_of(bundle, "inference").get("shipped_plan", {}).get("content")
     planned = {name: value for name, value in to_plain(plan).items() if name != "why"}

@@ -80,7 +80,7 @@ def _train(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
     bundle's weights replaced.
     """
     config = _replaced(config, "@device.type", "torch.device(@device).type")
-    prepared = {**config["prepared"], "data_optional": True}
+    prepared = {**config["prepared"], "data_optional": True, "_requires_": "@shipped"}
     del prepared["demo_dir"]
     train, validate = {**config["train"]}, {**config["validate"]}
     options = {key: value for key, value in train["dataset"].items() if key != "_target_"}
@@ -104,6 +104,11 @@ def _train(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
     changes = {
         "dataset_dir": _default_data(plan),
         "plan_from": "$@bundle_root + '/plan.json'",
+        "shipped": {
+            "_desc_": "a bundle whose weights or metadata were exchanged does not train",
+            "_target_": "mcsc_bundle.shipped.check_bundle_or_exit",
+            "bundle_root": "@bundle_root",
+        },
         "prepared": prepared,
         "on_folder": "$all('case' in item for item in @train#dataset#data)",
         "network": "$@network_def",

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from bundle.archive import pack_zip
-from bundle.card import EXPORTS, table
+from bundle.card import EXPORTS
 from bundle.checking import metadata_of
 from bundle.checks_of_content import check_code
 from bundle.checks_of_files import check_checksums
 from bundle.facts import PackError, load_weights
+from bundle.markdown import table
 from bundle.pack import LARGE_FILES_URL, seal
 from bundle.torchscript import export_torchscript
 from mcsc_bundle.ensemble import count_members, network_from_plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle import tensors
 from mcsc_bundle.ensemble import EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.metrics import CaseMetric, read_metrics
@@ -121,12 +121,9 @@ def load_tensors(path: Path) -> Any:
     if not path.exists():
         raise PackError(f"expected weights in {path}, which does not exist. Train first.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError: all mean that this is no file of tensors
-        raise PackError(
-            f"{path}: expected tensors and plain containers alone, received a pickle or damaged data: {_cause(error)}. "
-            "Do not load it in another way."
-        ) from None
+        return tensors.load_tensors(path)
+    except tensors.TensorFileError as error:
+        raise PackError(str(error)) from None
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -139,12 +136,6 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PackError(f"{path}: expected a state dict, received a {type(state).__name__} of other things.")
     return dict(state)
-
-
-def _cause(error: Exception) -> str:
-    """What stands in the way, without torch's advice to unpickle all the same."""
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"it would call {named[1]}" if named else type(error).__name__
 
 
 def _check_weights(plan: Plan, weights: Path) -> None:

@@ -15,10 +15,11 @@ import torch
 import yaml
 
 from bundle.archive import files_of, pack_zip
-from bundle.card import DataTerms, write_card
+from bundle.card import write_card
 from bundle.configs import REPOSITORY, packed_configs
 from bundle.facts import PackError, RunFacts, load_weights, read_run
 from bundle.metadata import OURS, make_metadata
+from bundle.terms import DataTerms
 from bundle.torchscript import export_torchscript
 from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.ensemble import joined_weights

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
-import torch
 from ignite.engine import Engine, Events
 
 from mcsc_bundle.ensemble import count_members
+from mcsc_bundle.files import replacing
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.plan_files import save_json
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
+from mcsc_bundle.tensors import load_tensors_or_exit
 from mcsc_bundle.trained import FILE, read_trained
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class ReplaceWeights:
     def __init__(self, bundle_root: str, models_dir: str) -> None:
         self.bundle, self.trained = Path(bundle_root), Path(models_dir) / "model.pt"
         weights = self.bundle / "models" / "model.pt"
-        if weights.exists() and count_members(torch.load(weights, map_location="cpu", weights_only=True)) > 1:
+        if weights.exists() and count_members(load_tensors_or_exit(weights)) > 1:
             raise SystemExit(
                 f"error: expected a bundle of one network to train on, received {self.bundle}, which averages several. Pack a "
                 "single run for this application, or train on a folder: python -m monai.bundle run --config_file "
@@ -54,10 +54,8 @@ class ReplaceWeights:
         if not is_main_process():
             return
         weights = self.bundle / "models" / "model.pt"
-        weights.parent.mkdir(exist_ok=True)
-        temporary = weights.with_name(f".{weights.name}.{os.getpid()}.tmp")
-        shutil.copyfile(self.trained, temporary)
-        os.replace(temporary, weights)
+        with replacing(weights) as temporary:
+            shutil.copyfile(self.trained, temporary)
         if (self.trained.parent / FILE).exists():
             plan = read_trained(self.trained.parent)["plan"]
             save_json(weights.parent / FILE, {"plan": plan})  # without the names of cases

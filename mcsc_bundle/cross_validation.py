@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 
+from mcsc_bundle.files import replacing
 from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics
 from mcsc_bundle.option_values import OptionError
 from mcsc_bundle.options import check_options
@@ -247,9 +248,8 @@ def _write_csv(path: Path, rows: Mapping[int, Sequence[CaseMetric]]) -> bool:
     text = buffer.getvalue().encode()
     if path.exists() and path.read_bytes() == text:
         return True
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(text)
     return False
 
 

@@ -38,10 +38,11 @@ from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
 from mcsc_bundle.predictions import Predictions
-from mcsc_bundle.shipped import BundleError, check_code, check_weights
+from mcsc_bundle.shipped import BundleError, check_code, check_metadata, check_weights
+from mcsc_bundle.tensors import load_tensors_or_exit
 from mcsc_bundle.trained import check_trained
 from mcsc_bundle.transforms import RestoreMaskd, reason
-from mcsc_bundle.words import counted, first_line
+from mcsc_bundle.words import counted
 from mcsc_bundle.writer import SaveImageMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
@@ -85,6 +86,7 @@ class TrainedRun:
             if code is not None:
                 check_code(code)
             self.plan = self._plan(plan)
+            check_metadata(self.folder, self.plan)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:
@@ -153,23 +155,12 @@ class TrainedRun:
             check_weights(self.folder, path)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
-        if "transformer" not in _read_weights(path) and self.branch != "cnn":
+        if "transformer" not in load_tensors_or_exit(path) and self.branch != "cnn":
             raise SystemExit(
                 f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
                 "Use --branch cnn, or train with MCSC or cross teaching."
             )
         return path
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
-    """For configs: a file that is damaged ends the program with a message."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds on a damaged file
-        raise SystemExit(
-            f"error: {path}: expected a file of tensors, received one that cannot be read, damaged or cut off "
-            f"({first_line(error)}). Copy it again, or train for an epoch more, which writes it anew."
-        ) from None
 
 
 def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
@@ -192,7 +183,7 @@ def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: S
 
 
 def _trained_network(run: TrainedRun) -> nn.Module:
-    state = _read_weights(run.weights)
+    state = load_tensors_or_exit(run.weights)
     members = count_members(state) if run.branch == "cnn" else 1
     network = predictor(network_from_plan(run.plan, members), run.plan, run.branch)
     try:
@@ -315,6 +306,7 @@ class CaseEvaluator(SupervisedEvaluator):
         """
         if not self.predictions.pending:
             return
+        self.predictions.begin()
         try:
             with stops_with(self._stopped):
                 super().run(global_epoch)

@@ -32,6 +32,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from tqdm import tqdm
 
+from mcsc_bundle.files import replacing
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import Values, as_tuple, inside
 from mcsc_bundle.plan import Plan
@@ -227,14 +228,10 @@ def masks_in(folder: str | os.PathLike) -> dict[str, Path]:
 
 def write_metrics(rows: Sequence[CaseMetric], path: str | os.PathLike) -> None:
     """``metrics.csv``: one row per case and class, written whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(CaseMetric)])
         writer.writeheader()
         writer.writerows(dataclasses.asdict(row) for row in rows)
-    os.replace(temporary, path)
 
 
 def read_metrics(path: str | os.PathLike) -> list[CaseMetric]:

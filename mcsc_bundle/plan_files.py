@@ -7,18 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.files import save_text
 from mcsc_bundle.plain import PlanError, from_plain, to_plain
 
 __all__ = ["PlanError", "from_plain", "load_json", "save_json", "to_plain"]
 
 
 def save_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a dataclass or plain value as JSON beside ``path``, then rename: a killed run leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a dataclass or plain value as JSON, see ``mcsc_bundle.files``."""
+    save_text(path, json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def load_json(path: str | os.PathLike, kind: Any) -> Any:

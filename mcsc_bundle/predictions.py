@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
 from mcsc_bundle.words import counted
@@ -61,6 +62,10 @@ class Predictions:
         """Case and reason of those that were set aside."""
         return {case: row["error"] for case, row in self.rows.items() if row["error"]}
 
+    def begin(self) -> None:
+        """Write an account before the first mask is written: it tells whose the masks are, should this be killed in between."""
+        self._save(self._own_account())
+
     def add(self, case: str, mask: MetaTensor, seconds: float) -> None:
         """Count a finished case.
 
@@ -106,14 +111,15 @@ class Predictions:
     def _record(self, case: str, row: Mapping[str, Any]) -> None:
         key = {"settings": self.settings, "inputs": self.inputs.get(case, "")}
         self.rows[case] = {"case": case, "error": "", **row, **key}
-        self._save(self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv"))
+        self._save(self._own_account())
 
     def _refuse_to_overwrite(self) -> None:
-        """No mask may take the place of an image: they bear the same name.
+        """No mask may take the place of an image, as they bear the same name, nor of what else is not ours, such as a label.
 
         Raises:
             SystemExit: one would; nothing has been written yet.
         """
+        ours = any(path.exists() for path in self._accounts())
         images = {os.path.realpath(path): path for item in self.cases for path in item["image"]}
         for item in self.cases:
             mask = mask_file(self.folder, item["case"], item["image"][0])
@@ -121,6 +127,11 @@ class Predictions:
                 raise SystemExit(
                     f"error: expected output_dir to be another folder than that of the images, received {self.folder}: "
                     f"the mask of {item['case']} would replace {images[os.path.realpath(mask)]}. Choose another."
+                )
+            if not ours and mask.exists():
+                raise SystemExit(
+                    f"error: expected output_dir to be a new folder or one of masks, received {self.folder}: it has no "
+                    f"summary.csv, and the mask of {item['case']} would replace {mask}. Choose another, or remove what is in it."
                 )
 
     def _settle(self) -> None:
@@ -136,20 +147,23 @@ class Predictions:
     def _is_mine(self, case: str, row: Mapping[str, str]) -> bool:
         return row.get("settings") == self.settings and any(item["case"] == case for item in self.cases)
 
+    def _own_account(self) -> Path:
+        return self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv")
+
     def _accounts(self) -> list[Path]:
         """``summary.csv``, and what ranks that were stopped or still run have left."""
         return [self.folder / "summary.csv", *sorted(self.folder.glob(".summary.*.csv"))]
 
     def _save(self, path: Path) -> None:
         rows = [self.rows[name] for name in sorted(self.rows)]
-        columns = dict.fromkeys(key for row in rows for key in row)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}{path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
+        columns = dict.fromkeys(["case", "error", *(key for row in rows for key in row)])
+        try:
+            with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
+                writer.writeheader()
+                writer.writerows(rows)
+        except DiskError as error:  # without the account nobody would know what is done
+            raise SystemExit(f"error: {error}") from None
 
     def _is_done(self, item: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> bool:
         row, mask = known.get(item["case"]), mask_file(self.folder, item["case"], item["image"][0])

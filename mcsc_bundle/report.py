@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mcsc_bundle.figures import dice_figure, loss_figure, overlay_figure, read_rows, validation_figure
+from mcsc_bundle.files import replacing, save_text
 from mcsc_bundle.io import load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import painted
 from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics, summary_table
@@ -71,11 +72,7 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
     title = f"{html.escape(plan.dataset_name if plan else run.resolve().name)}: segmentation run"
     body = "".join(f"<h2>{name}</h2>{content}" for name, content in sections.items() if content)
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
-    temporary = run / ".report.html.tmp"
-    temporary.write_text(
-        f"{page}<h1>{title}</h1>{body or '<p>Nothing was found in the run folder.</p>'}", encoding="utf-8"
-    )
-    os.replace(temporary, run / "report.html")
+    save_text(run / "report.html", f"{page}<h1>{title}</h1>{body or '<p>Nothing was found in the run folder.</p>'}")
     log.info("Report: %s", run / "report.html")
     return run / "report.html"
 
@@ -187,9 +184,8 @@ def _image(figure: Figure, text: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def report(run_dir: str, images: str | None = None, references: str | None = None) -> None:

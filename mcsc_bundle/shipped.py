@@ -1,4 +1,5 @@
-"""What a packed bundle says about itself, checked before use: its weights are those it was packed with, its code too.
+"""What a packed bundle says about itself, checked before use: its weights are those it was packed with, its code too, and
+its metadata speak of its network.
 
 A process imports ``mcsc_bundle`` once, while every packed bundle holds a copy of it. Bundles with the same copy share the
 one that came first; a bundle with another copy is refused, since its networks might mean something else by the same
@@ -11,8 +12,12 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from mcsc_bundle.plan import Plan, PlanError
 
 PACKAGE = Path(__file__).parent
+METADATA = "configs/metadata.json"
 CHECKSUMS = "sha256"  # entry of metadata.json: file of the bundle to the checksum of its bytes
 
 
@@ -61,13 +66,76 @@ def check_weights(bundle: Path, path: Path) -> None:
     Raises:
         BundleError: the checksum differs.
     """
-    metadata = bundle / "configs" / "metadata.json"
-    if not metadata.exists():
-        return
-    checksums = json.loads(metadata.read_text(encoding="utf-8")).get(CHECKSUMS, {})
-    expected = checksums.get(path.relative_to(bundle).as_posix())
+    expected = _metadata(bundle).get(CHECKSUMS, {}).get(path.relative_to(bundle).as_posix())
     if expected is not None and file_digest(path) != expected:
         raise BundleError(
-            f"{path}: expected sha256 {expected} as in {metadata.name}, received {file_digest(path)}. The file is "
+            f"{path}: expected sha256 {expected} as in metadata.json, received {file_digest(path)}. The file is "
             "damaged or was exchanged: get the bundle again, or pack it again if the exchange is meant."
         )
+
+
+def check_metadata(bundle: Path, plan: Plan) -> None:
+    """Refuse a bundle whose metadata tell of another network; a folder without metadata passes, and what they leave out.
+
+    Args:
+        bundle: a packed bundle, or a run folder.
+        plan: of its weights.
+
+    Raises:
+        BundleError: other channels, classes or dimensions.
+    """
+    for what, received, expected in stated(_metadata(bundle), plan):
+        if received is not None and received != expected:
+            raise BundleError(
+                f"{bundle / METADATA}: expected {what} {expected}, as in plan.json, received {received!r}. It tells of "
+                "another network than the bundle holds: get the bundle again, or pack it again."
+            )
+
+
+def stated(metadata: dict[str, Any], plan: Plan) -> list[tuple[str, Any, Any]]:
+    """What metadata say of the network: in words, as they have it (``None``: not at all), as the plan has it."""
+    form = _entry(metadata, "network_data_format")
+    image, pred = _entry(_entry(form, "inputs"), "image"), _entry(_entry(form, "outputs"), "pred")
+    return [
+        ("input channels", _entry(image, "num_channels"), plan.in_channels),
+        ("names of input channels", _listed(_entry(image, "channel_def")), list(plan.channel_names)),
+        ("output channels", _entry(pred, "num_channels"), plan.out_channels),
+        ("classes", _listed(_entry(pred, "channel_def")), list(plan.channel_classes)),
+        ("spatial dimensions", _length(_entry(image, "spatial_shape")), plan.spatial_dims),
+        ("output dimensions", _length(_entry(pred, "spatial_shape")), plan.spatial_dims),
+    ]
+
+
+def check_bundle_or_exit(bundle_root: str | Path) -> None:
+    """For the training config of a packed bundle: what is not in order ends the program before any work.
+
+    Weights that were not downloaded yet are no fault: a training does not need them.
+
+    Raises:
+        SystemExit: metadata of another network, weights that are not the bundle's own, an unreadable plan.
+    """
+    bundle = Path(bundle_root)
+    weights = bundle / "models" / "model.pt"
+    try:
+        check_metadata(bundle, Plan.load(bundle / "plan.json"))
+        if weights.exists():
+            check_weights(bundle, weights)
+    except (BundleError, PlanError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _metadata(bundle: Path) -> dict[str, Any]:
+    path = bundle / METADATA
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _entry(content: Any, key: str) -> Any:
+    return content.get(key) if isinstance(content, dict) else None
+
+
+def _listed(content: Any) -> Any:
+    return list(content.values()) if isinstance(content, dict) else content
+
+
+def _length(content: Any) -> Any:
+    return len(content) if isinstance(content, list) else content

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -19,6 +18,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from mcsc_bundle.files import replacing
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import save_json
 
@@ -145,8 +145,10 @@ class CaseStore:
             label: ``(*spatial)`` uint8 class indices, ``None`` for an unlabelled case.
             source: as in ``is_current``.
             patch_size: per image axis, what training will mostly read; shapes the blocks. ``None`` for a cube.
+
+        Raises:
+            DiskError: it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         if _image_hash(self._meta(case).get("source", "")) != _image_hash(source):
             (self.folder / f"{case}.json").unlink(missing_ok=True)  # from here until the end the case does not exist
         patch = tuple(patch_size or (64,) * (image.ndim - 1))
@@ -165,18 +167,9 @@ class CaseStore:
 
     def _write_array(self, name: str, array: np.ndarray, patch: tuple[int, ...]) -> None:
         chunks, blocks = chunks_and_blocks(array.shape, patch, array.itemsize)
-        temporary = self.folder / f".{os.getpid()}.{name}"
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            mode="w",
-            chunks=chunks,
-            blocks=blocks,
-            cparams=COMPRESSION,
-        )
-        os.replace(temporary, self.folder / name)
+        contiguous = np.ascontiguousarray(array)
+        with replacing(self.folder / name) as place:
+            blosc2.asarray(contiguous, urlpath=str(place), mode="w", chunks=chunks, blocks=blocks, cparams=COMPRESSION)
 
     def _write_foreground(self, case: str, label: np.ndarray) -> None:
         rng = np.random.default_rng(0)
@@ -190,9 +183,8 @@ class CaseStore:
             if len(voxels) > FOREGROUND_VOXELS:
                 voxels = np.sort(rng.choice(voxels, FOREGROUND_VOXELS, replace=False))
             positions[name] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
-        temporary = self.folder / f".{os.getpid()}.{case}.foreground.npz"
-        np.savez(temporary, **positions)  # type: ignore[arg-type]  # numbers alone; NumPy before 2.1 would store allow_pickle
-        os.replace(temporary, self.folder / f"{case}.foreground.npz")
+        with replacing(self.folder / f"{case}.foreground.npz") as place:
+            np.savez(place, **positions)  # type: ignore[arg-type]  # numbers alone; NumPy before 2.1 would store allow_pickle
 
 
 def chunks_and_blocks(

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from mcsc_bundle.data import TwoStreamLoader
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
 
@@ -132,7 +133,7 @@ class MCSCTrainer(SupervisedTrainer):
         try:
             with stops_with(self._stopped):
                 self.run()
-        except TrainingError as error:
+        except (TrainingError, DiskError) as error:
             raise SystemExit(f"error: {error}") from None
 
     def _stopped(self) -> str:

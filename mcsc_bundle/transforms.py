@@ -18,6 +18,7 @@ from monai.transforms import Compose, CropForegroundd, LoadImaged, MapTransform,
 from monai.transforms.utils import allow_missing_keys_mode
 from torch import Tensor
 
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.io import ImageError, LabelReader, ScanReader
 from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan
@@ -130,12 +131,12 @@ class RestoreMaskd(MapTransform):
 
 
 def reason(error: BaseException) -> str:
-    """The words of the first ``ImageError`` of a chain, which names file and remedy; else of the error at its root."""
-    while error.__cause__ is not None and not isinstance(error, ImageError):
+    """The words of the first ``ImageError`` or ``DiskError`` of a chain, which names file and remedy; else of its root."""
+    while error.__cause__ is not None and not isinstance(error, (ImageError, DiskError)):
         error = error.__cause__
     if isinstance(error, MemoryError):
         return "the memory of this machine does not suffice; give it more, or use fewer processes."
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (ValueError, DiskError)) else f"{type(error).__name__}: {error}"
 
 
 def _plain(tensor: Tensor) -> Tensor:

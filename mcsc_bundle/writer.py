@@ -6,7 +6,6 @@ they may hold the patient's name. The other formats get the image's origin, spac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import SimpleITK as sitk
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
+from mcsc_bundle.files import replacing
 from mcsc_bundle.formats import FLAT_SUFFIXES, NIFTI_SUFFIXES, image_suffix, itk_reader, open_nifti
 from mcsc_bundle.io import case_name
 
@@ -34,13 +34,11 @@ def write_like(array: np.ndarray, image: str | Path, path: str | Path) -> None:
         ValueError: the array has another number of voxels than the image.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    if image_suffix(image) in NIFTI_SUFFIXES and image_suffix(path) in NIFTI_SUFFIXES:
-        _write_nifti(array, open_nifti(image), temporary)
-    else:
-        _write_itk(array, Path(image), temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        if image_suffix(image) in NIFTI_SUFFIXES and image_suffix(path) in NIFTI_SUFFIXES:
+            _write_nifti(array, open_nifti(image), temporary)
+        else:
+            _write_itk(array, Path(image), temporary)
 
 
 def _write_nifti(array: np.ndarray, image: Any, path: Path) -> None:

@@ -122,13 +122,16 @@ def labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) ->
         DatasetError: no or too many values.
     """
     files = {case.name: (case.label,) for case in labeled if case.label is not None}
-    results = map_cases(label_values, files, choose_workers(files, workers), "Reading labels")
-    found = set().union(*(result for _, result in results if isinstance(result, set)))  # the others are set aside later
+    results = [result for _, result in map_cases(label_values, files, choose_workers(files, workers), "Reading labels")]
+    found = set().union(*(result for result in results if isinstance(result, set)))  # the others are set aside later
     foreground = sorted(found - {0})
     if not 1 <= len(foreground) < MAX_CLASSES:
+        unread = next(
+            (f" The first that cannot be read: {result}" for result in results if not isinstance(result, set)), ""
+        )
         raise DatasetError(
             f"{dataset.root}: expected 1 to {MAX_CLASSES - 1} label values besides 0 in the {len(files)} label files, "
-            f"received {len(foreground)}. Give label maps, and declare their labels in dataset.json."
+            f"received {len(foreground)}. Give label maps, and declare their labels in dataset.json.{unread}"
         )
     log.warning(
         "%s declares no labels: naming the values found class_%s.", dataset.root, ", class_".join(map(str, foreground))

@@ -167,7 +167,7 @@ def _report_unused(root: Path, cases: Sequence[Case]) -> None:
     unused = [path for path in image_files(find_child(root, *IMAGE_FOLDERS)) if path.resolve() not in used]
     if unused:
         log.warning(
-            'dataset.json does not list %s of %s: not used; list under under "unlabeled". First: %s.',
+            'dataset.json does not list %s of %s: not used; list them under "unlabeled". First: %s.',
             *(counted(len(unused), "image"), unused[0].parent, unused[0].name),
         )
 

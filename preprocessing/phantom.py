@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 from monai.apps import DecathlonDataset
 
+from mcsc_bundle.files import replacing
 from mcsc_bundle.plan import save_json
 from preprocessing.phantom_anatomy import KINDS, LV, MYO, RV, draw_chest, draw_heart
 from preprocessing.phantom_scanner import SCANNERS, Scanner, acquire, draw_affine, draw_grid, store_flipped
@@ -137,14 +138,12 @@ def _nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
 
 def _write(image: nib.Nifti1Image, path: Path) -> None:
     """Compressed without name and time, so that the same case is the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     with (
+        replacing(path) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as packed,
     ):
         packed.write(image.to_bytes())
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mcsc_bundle.files import DiskError, save_text
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
-from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
+from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json, to_plain
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.words import counted
 from preprocessing.adopt import plan_file
@@ -31,7 +33,7 @@ from preprocessing.split import Split, make_split, training_cases
 log = logging.getLogger(__name__)
 
 STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
-USER_ERRORS = (DatasetError, ImageError, OptionError, PlanError)
+USER_ERRORS = (DatasetError, DiskError, ImageError, OptionError, PlanError)
 
 
 @dataclass(frozen=True)
@@ -185,20 +187,36 @@ def _fingerprint(
         found = run / "fingerprint.rejected.json"  # without what preprocessing may have set aside since: it tries again
         rejected = json.loads((found if found.exists() else run / "rejected.json").read_text())
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
-    if (run / "models" / "checkpoint.pt").exists():
-        raise DatasetError(
-            f"{run} holds a training on other data or another split than {dataset.root} gives now. "
-            "Choose another --output_dir, or delete that folder to train again."
-        )
-    save_json(run / "splits.json", split)
     fingerprint, rejected = measure(dataset, split, workers)
+    if (run / "models" / "checkpoint.pt").exists():
+        if not _is_copy(run, fingerprint, rejected, split):
+            raise DatasetError(
+                f"{run} holds a training on other data or another split than {dataset.root} gives now. "
+                "Choose another --output_dir, or delete that folder to train again."
+            )
+        save_text(key_file, key)
+        return Fingerprint.load(run / "fingerprint.json"), rejected, False
+    save_json(run / "splits.json", split)
     for warning in fingerprint.warnings:
         log.warning("%s", warning)
     fingerprint.save(run / "fingerprint.json")
     save_json(run / "fingerprint.rejected.json", rejected)
     save_json(run / "rejected.json", rejected)
-    key_file.write_text(key)
+    save_text(key_file, key)
     return fingerprint, rejected, True
+
+
+def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], split: Split) -> bool:
+    """Whether files of other times or in another folder hold what the run was trained on: copied, or unpacked again."""
+    files = [run / name for name in ("fingerprint.json", "fingerprint.rejected.json", "splits.json")]
+    if not all(file.exists() for file in files):
+        return False
+    measured, set_aside, parts = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    now = {
+        **to_plain(fingerprint),
+        "dataset_name": measured["dataset_name"],
+    }  # without a dataset.json, that of its folder
+    return (now, set(rejected), to_plain(split)) == (measured, set(set_aside), parts)
 
 
 def _preprocess(

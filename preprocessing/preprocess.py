@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose
 
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.transforms import preprocessing, reason
@@ -50,6 +51,8 @@ def preprocess(
     rejected = {}
     with _one_thread():
         for case, result in map_cases(store_case, arguments, choose_workers(files, workers), "Preprocessing"):
+            if isinstance(result, DiskError):  # no fault of the case; a training on those that fit would be another one
+                raise result
             if result is not None:
                 rejected[case] = result if isinstance(result, str) else f"{', '.join(map(str, files[case]))}: {result}"
                 log.warning("Set aside %s: %s", case, rejected[case])
@@ -71,8 +74,8 @@ def store_case(item: Mapping[str, Any], plan: Plan, store: CaseStore) -> str | N
         ready = _chain(plan)(files)
         label = ready["label"].numpy()[0] if "label" in ready else None
         store.write(item["case"], ready["image"].numpy(), label, _source(item), plan.image_patch_size)
-    except OSError as error:  # of the store: a full disk is no fault of the case
-        raise OSError(f"cannot write to {store.folder}: {error}") from None
+    except DiskError:  # no fault of the case
+        raise
     except Exception as error:
         return reason(error)
     return None

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.files import save_text
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.trained import check_trained
 from preprocessing.adopt import adopt_plan, plan_file
@@ -128,7 +129,7 @@ def _save(plan: Plan, run: Path, request: Request) -> None:
     path = run / "plan.json"
     plan.save(path)
     plan.save(run / PLANNED)
-    (run / "plan.key").write_text(f"{text_hash(path.read_text())} {request.key}")
+    save_text(run / "plan.key", f"{text_hash(path.read_text())} {request.key}")
 
 
 def text_hash(text: str) -> str:

@@ -61,5 +61,6 @@ def strong_intensity(image: Tensor) -> Tensor:
     jittered = (curved - mean) * uniform(0.5, 1.5) + mean + uniform(-0.5, 0.5)
     jittered = torch.where(uniform(0, 1) < 0.8, jittered, image)
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
-    blurred = pool(jittered, 3, stride=1, padding=1, count_include_pad=False)
+    kernel = tuple(3 if size > 2 else 1 for size in image.shape[2:])  # PyTorch pools no axis shorter than its kernel
+    blurred = pool(jittered, kernel, stride=1, padding=tuple(size // 2 for size in kernel), count_include_pad=False)
     return torch.where(uniform(0, 1) < 0.5, blurred, jittered)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
+
+from mcsc_bundle.shipped import BundleError, check_weights
+from mcsc_bundle.tensors import TensorFileError, load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ def init_from(networks: Mapping[str, nn.Module], run_dir: str | os.PathLike) -> 
         What was taken over for each branch that the folder holds.
 
     Raises:
-        TransferError: no weights there, a file that cannot be read, or weights of which no kernel fits the CNN.
+        TransferError: no weights there, a file that cannot be read, weights that are not those of a packed
+            bundle's metadata, or weights of which no kernel fits the CNN.
     """
     transfers = {}
     for branch, state in _weights(Path(run_dir)).items():
@@ -76,9 +79,10 @@ def _weights(folder: Path) -> dict[str, dict[str, Tensor]]:
         path = models / name
         if path.exists():
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch.load raises many kinds on a damaged file
-                raise TransferError(f"init_from: expected a file of tensors, received {path}: {error}") from None
+                check_weights(folder, path)
+                content = load_tensors(path)
+            except (BundleError, TensorFileError) as error:
+                raise TransferError(f"init_from: {error}") from None
             return content if name == "pair.pt" else {"cnn": _first_member(content)}
     raise TransferError(
         f"init_from: expected pair.pt or model.pt in {models}, found neither. Give a run folder or a packed bundle."

@@ -205,17 +205,60 @@ def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
 
     whole, write = CaseStore.write, CaseStore.write
 
-    def full_disk(self, case, *args, **kwargs):
+    def little_memory(self, case, *args, **kwargs):
         if case.endswith("1"):
-            raise OSError("No space left on device")
+            raise MemoryError
         return write(self, case, *args, **kwargs)
 
-    monkeypatch.setattr(CaseStore, "write", full_disk)
+    monkeypatch.setattr(CaseStore, "write", little_memory)
     first = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
     monkeypatch.setattr(CaseStore, "write", whole)
     second = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
     assert len(first.train) < len(second.train) == 5
     assert (tmp_path / "rejected.json").read_text().strip() == "{}"
+
+
+def test_a_copy_of_the_data_set_goes_on_with_the_training_and_other_data_do_not(dataset, tmp_path):
+    """Files that were copied, or unpacked again, have other times; so may the folder another name."""
+    from preprocessing.prepare import DatasetError, prepare
+
+    run, copy = tmp_path / "run", tmp_path / "a copy"
+    first = prepare(str(dataset), str(run), workers=1, device="cpu")
+    (run / "models").mkdir()
+    (run / "models" / "checkpoint.pt").write_bytes(b"")
+    shutil.copytree(dataset, copy, copy_function=shutil.copyfile)
+    before = (run / "plan.json").read_bytes()
+    again = prepare(str(copy), str(run), workers=1, device="cpu")
+    assert again.training_key == first.training_key and (run / "plan.json").read_bytes() == before
+    (label,) = (item["label"] for item in again.train if item["case"] == first.train[0]["case"])
+    mask = nib.load(label)
+    voxels = np.array(mask.dataobj)
+    voxels[tuple(np.argwhere(voxels > 0)[0])] = 0
+    nib.save(nib.Nifti1Image(voxels, mask.affine, mask.header), label)
+    with pytest.raises(DatasetError, match="holds a training on other data"):
+        prepare(str(copy), str(run), workers=1, device="cpu")
+
+
+def test_a_full_disk_ends_the_preparation_and_room_lets_it_go_on(dataset, tmp_path, monkeypatch):
+    """Trained on the cases that fit, the run could not go on once there is room for all: that would be another training."""
+    from mcsc_bundle.files import DiskError
+    from mcsc_bundle.store import CaseStore
+    from preprocessing.prepare import prepare, prepare_or_exit
+
+    write = CaseStore.write
+
+    def full_disk(self, case, *args, **kwargs):
+        if case.endswith("1"):
+            raise DiskError(f"{case}.image.b2nd: cannot be written")
+        return write(self, case, *args, **kwargs)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(SystemExit, match=r"error: .*\.image\.b2nd: cannot be written"),
+    ):
+        patched.setattr(CaseStore, "write", full_disk)
+        prepare_or_exit(str(dataset), str(tmp_path), workers=1, device="cpu")
+    assert len(prepare(str(dataset), str(tmp_path), workers=1, device="cpu").train) == 5
 
 
 @pytest.mark.parametrize(

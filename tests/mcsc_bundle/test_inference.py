@@ -300,3 +300,26 @@ def test_masks_never_take_the_place_of_the_images(images, run_dir):
     with pytest.raises(SystemExit, match="would replace"):
         infer(images, run_dir, images)
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_masks_never_take_the_place_of_what_is_not_a_mask_of_ours(tmp_path, images, run_dir):
+    """Labels bear the names of the masks, and masks written over them could not be told from them."""
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "a.nii.gz").write_bytes(b"days of work")
+    with pytest.raises(SystemExit, match=r"it has no summary\.csv, and the mask of a would replace .*a\.nii\.gz"):
+        infer(images, run_dir, labels)
+    assert [(path.name, path.read_bytes()) for path in labels.iterdir()] == [("a.nii.gz", b"days of work")]
+
+
+def test_a_mask_whose_case_was_not_counted_before_a_kill_is_made_again(tmp_path, images, run_dir, monkeypatch):
+    def killed(*args):
+        raise SystemExit("killed")
+
+    (images / "b.nii.gz").unlink()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="killed"):
+        patched.setattr(Predictions, "add", killed)
+        infer(images, run_dir, tmp_path / "masks")
+    assert (tmp_path / "masks" / "a.nii.gz").exists() and not summary(tmp_path / "masks")
+    infer(images, run_dir, tmp_path / "masks")
+    assert sorted(summary(tmp_path / "masks")) == ["a", "c"]

@@ -7,7 +7,15 @@ import shutil
 import pytest
 
 from mcsc_bundle.inference import TrainedRun
-from mcsc_bundle.shipped import PACKAGE, BundleError, check_code, check_weights, code_digest
+from mcsc_bundle.shipped import (
+    PACKAGE,
+    BundleError,
+    check_bundle_or_exit,
+    check_code,
+    check_metadata,
+    check_weights,
+    code_digest,
+)
 from tests.plans import make_plan
 
 
@@ -42,3 +50,35 @@ def test_a_config_may_bring_its_plan_and_its_code(tmp_path):
     assert TrainedRun(tmp_path, plan=plan, code=code_digest()).plan is plan
     with pytest.raises(SystemExit, match="process of its own"):
         TrainedRun(tmp_path, plan=plan, code="0" * 64)
+
+
+def described(folder, **image):
+    """A bundle of which only the metadata and the plan are there."""
+    plan = make_plan()
+    tensor = {"num_channels": plan.in_channels, "channel_def": dict(enumerate(plan.channel_names)), **image}
+    (folder / "configs").mkdir(exist_ok=True)
+    plan.save(folder / "plan.json")
+    content = {"network_data_format": {"inputs": {"image": tensor}}}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(content))
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        ({"num_channels": 3}, "expected input channels 1, as in plan.json, received 3"),
+        ({"num_channels": "one"}, "received 'one'"),
+        ({"channel_def": {"0": "PET"}}, r"names of input channels .*received \['PET'\]"),
+        ({"channel_def": ["PET"]}, "names of input channels"),
+        ({"spatial_shape": [16, 16]}, "expected spatial dimensions 3, as in plan.json, received 2"),
+    ],
+)
+def test_metadata_of_another_network_are_refused_in_inference_and_training(tmp_path, lie, told):
+    plan = described(tmp_path)
+    check_metadata(tmp_path, plan)  # what it leaves out is no lie
+    check_bundle_or_exit(tmp_path)  # nor are weights that were not downloaded yet
+    described(tmp_path, **lie)
+    with pytest.raises(SystemExit, match=told):
+        TrainedRun(tmp_path, plan=plan)
+    with pytest.raises(SystemExit, match=told):
+        check_bundle_or_exit(tmp_path)

@@ -7,7 +7,8 @@ from torch import nn
 
 from mcsc_bundle.augmentation import PatchAugmentation
 from mcsc_bundle.data import TwoStreamDataset, TwoStreamLoader
-from mcsc_bundle.handlers import CheckpointHandler, LossLog, Pace, save_atomically
+from mcsc_bundle.handlers import CheckpointHandler, save_atomically
+from mcsc_bundle.logs import LossLog, Pace
 from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import MCSC, MultiScaleContrast, Supervised
 from mcsc_bundle.methods.base import Method

@@ -163,3 +163,12 @@ def test_unlabelled_scans_that_differ_are_warned_about(tmp_path, image, grid, ch
 def test_other_units_of_mr_are_no_difference(tmp_path):
     write(image_of(decathlon(tmp_path, NAMES[:3], ("u",)), "u"), 1000 * voxels(9) - 300)
     assert fingerprint_of(tmp_path)[0].warnings == ()
+
+
+def test_where_no_label_file_can_be_read_the_first_reason_is_told(tmp_path):
+    folder = decathlon(tmp_path, NAMES[:2])
+    (folder / "dataset.json").unlink()
+    for name in NAMES[:2]:
+        label_of(folder, name).write_bytes(b"noise")
+    with pytest.raises(DatasetError, match=r"received 0\. .* The first that cannot be read: .*casea\.nii\.gz"):
+        fingerprint_of(folder)

@@ -1,0 +1,48 @@
+"""Files of weights: read as tensors and plain containers alone, so that a file from somebody else cannot run code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from mcsc_bundle.words import first_line
+
+CALLED = re.compile(r"GLOBAL ([\w.]+)")  # what torch found in a pickle and did not call
+
+
+class TensorFileError(ValueError):
+    """A file that holds other things than tensors, or that cannot be read; the message says which and what to do."""
+
+
+def load_tensors(path: str | Path) -> Any:
+    """What a file of weights holds, on the CPU.
+
+    Raises:
+        TensorFileError: it would have to be unpickled as code, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds on a damaged file
+        if isinstance(error, UnpicklingError):  # its words advise to unpickle it all the same
+            called = CALLED.search(str(error))
+            pickled = f"a pickle that would call {called[1]}" if called else "a pickle of other things"
+            raise TensorFileError(
+                f"{path}: expected a file of tensors, received {pickled}. Do not load it in another way; get the weights "
+                "from where you trust them."
+            ) from None
+        raise TensorFileError(
+            f"{path}: expected a file of tensors, received one that cannot be read, damaged or cut off "
+            f"({first_line(error)}). Copy it again, or train for an epoch more, which writes it anew."
+        ) from None
+
+
+def load_tensors_or_exit(path: str | Path) -> Any:
+    """``load_tensors`` for configs: a wrong file ends the program with its message instead of a traceback."""
+    try:
+        return load_tensors(path)
+    except TensorFileError as error:
+        raise SystemExit(f"error: {error}") from None

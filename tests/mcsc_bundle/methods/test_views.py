@@ -1,0 +1,23 @@
+"""Strong views keep shape and range of what they are made of."""
+
+import pytest
+import torch
+
+from mcsc_bundle.methods.views import strong_intensity
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (2, 8), (8, 8, 8), (8, 8, 2), (8, 1, 8), (2, 2, 2)])
+def test_images_of_any_size_have_a_strong_view(shape):
+    """A volume of two slices is a volume; PyTorch pools no 3-D axis that is shorter than its kernel."""
+    torch.manual_seed(0)
+    view = strong_intensity(torch.randn(6, 2, *shape))
+    assert view.shape == (6, 2, *shape) and torch.isfinite(view).all()
+
+
+def test_a_strong_view_changes_images_but_no_constant_one_gets_an_edge():
+    torch.manual_seed(0)
+    image = torch.randn(20, 1, 6, 6, 6)
+    changed = (strong_intensity(image) - image).flatten(1).abs().amax(1) > 0
+    assert 0.8 < changed.float().mean() <= 1
+    flat = strong_intensity(torch.full((20, 1, 6, 6, 6), 2.0))
+    assert torch.allclose(flat, flat[:, :, :1, :1, :1].expand_as(flat), atol=1e-5)  # blur counts no padding
