@@ -154,9 +154,9 @@ def _cnn(chosen: Mapping[str, Any], path: str | os.PathLike) -> CNNPlan:
     convs = {int(count) for count in (*_each([] if residual else down, len(strides)), *_each(up, len(strides) - 1))}
     if not kind.endswith((PLAIN, RESIDUAL)) or len(convs) != 1 or residual != bool(blocks):
         raise PlanError(
-            f"{path}: expected a {PLAIN} or {RESIDUAL} with as many convolutions in each stage, received {kind.rpartition('.')[2]} with "
-            f"{down} and {up}. Let nnU-Net's default planner plan (nnUNetv2_plan_experiment -pl ExperimentPlanner), or "
-            f"plan here from its fingerprint (--fingerprint dataset_fingerprint.json)."
+            f"{path}: expected a {PLAIN} or {RESIDUAL} with as many convolutions in each stage, received "
+            f"{kind.rpartition('.')[2]} with {down} and {up}. Let one of nnU-Net's own planners plan (nnUNetv2_plan_experiment "
+            f"-pl ExperimentPlanner), or plan here from its fingerprint (--fingerprint dataset_fingerprint.json)."
         )
 
     def stages(values: Any) -> tuple[tuple[int, ...], ...]:

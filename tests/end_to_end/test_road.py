@@ -264,7 +264,7 @@ def test_a_full_disk_ends_the_preparation_and_room_lets_it_go_on(dataset, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "papper"}, "preset: expected plan or paper, received 'papper'"),
+        ({"preset": "papper"}, "preset: expected plan, resenc_m, resenc_l, resenc_xl or paper, received 'papper'"),
         ({"memory_gb": "8GB"}, "memory_gb: expected a number"),
         ({"split_seed": None}, "split_seed: expected a whole number, received None"),
         ({"fold": 9}, "expected fold to be one of auto, all, 0, 1, 2,"),
@@ -338,3 +338,13 @@ def test_a_plan_at_low_resolution_trains_and_its_masks_are_at_full(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert nib.load(tmp_path / "masks" / "box_0.nii.gz").shape == (80, 80, 80)
+
+
+def test_a_residual_encoder_walks_the_road(dataset, tmp_path):
+    weights = train(dataset, tmp_path / "run", preset="resenc_m", max_epochs=1)
+    plan = Plan.load(tmp_path / "run" / "plan.json")
+    assert plan.cnn.preset == "resenc" and plan.cnn.blocks_per_stage[:3] == (1, 3, 4)
+    assert any("shortcut" in name for name in torch.load(weights, weights_only=True))
+    folders = {"dataset_dir": str(dataset / "imagesTs"), "output_dir": str(tmp_path / "masks")}
+    workflow(["inference.json"], "infer", run_dir=str(tmp_path / "run"), **folders).run()
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 1

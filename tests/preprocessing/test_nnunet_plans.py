@@ -108,6 +108,14 @@ def test_entries_of_plans_before_version_2_5_are_read(tmp_path) -> None:
     assert plan.cnn.features == (32, 64, 64)
 
 
+def test_a_residual_encoder_is_read(tmp_path) -> None:
+    kwargs = {key: value for key, value in NETWORK["arch_kwargs"].items() if key != "n_conv_per_stage"}
+    kwargs |= {"n_blocks_per_stage": [1, 3, 4], "n_conv_per_stage_decoder": [1, 1]}
+    network = {"network_class_name": "unet.ResidualEncoderUNet", "arch_kwargs": kwargs}
+    plan = import_nnunet_plans(*files(tmp_path, configurations={"3d_fullres": {**FULLRES, "architecture": network}}))
+    assert (plan.cnn.preset, plan.cnn.blocks_per_stage, plan.cnn.convs_per_stage) == ("resenc", (1, 3, 4), 1)
+
+
 def test_half_of_the_batch_goes_to_unlabelled_cases_where_asked(tmp_path) -> None:
     plan = import_nnunet_plans(*files(tmp_path), unlabeled=True)
     assert (plan.batch_labeled, plan.batch_unlabeled) == (3, 2)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcsc_bundle.networks import UNet, unet_from_plan
+from mcsc_bundle.networks.residual import ResidualBlock
 from tests.plans import KINDS, make_plan
 
 PAPER = {
@@ -83,7 +85,7 @@ def test_paper_preset_refuses_three_dimensions() -> None:
 
 
 def test_unknown_preset_lists_the_choices() -> None:
-    with pytest.raises(ValueError, match="'plan' or 'paper', received 'papper'"):
+    with pytest.raises(ValueError, match="'plan', 'resenc' or 'paper', received 'papper'"):
         UNet(2, 1, 2, (4,), ((3, 3),), ((1, 1),), preset="papper")
 
 
@@ -129,3 +131,46 @@ def reloaded(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     torch.jit.save(scripted, file)
     file.seek(0)
     return torch.jit.load(file)
+
+
+def residual(kind: str, blocks: tuple[int, ...] = (1, 2, 2), **changes: object) -> UNet:
+    plan = make_plan(kind)
+    cnn = dataclasses.replace(plan.cnn, preset="resenc", blocks_per_stage=blocks[: len(plan.cnn.features)])
+    return UNet.from_plan(plan.replace(cnn=dataclasses.replace(cnn, **changes)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_residual_encoder_has_the_maps_of_the_plain_one(kind: str) -> None:
+    network, plain, x = residual(kind), UNet.from_plan(make_plan(kind)), image_for(kind)
+    assert (network.feature_channels, network.feature_strides) == (plain.feature_channels, plain.feature_strides)
+    assert [m.shape for m in network.features(x)] == [m.shape for m in plain.features(x)]
+    assert network(x).shape == plain(x).shape
+
+
+def test_a_new_residual_block_passes_on_what_its_shortcut_gives() -> None:
+    """The second normalisation starts at 0. Halving an axis averages two voxels; equal widths need no projection."""
+    block = ResidualBlock(2, 3, 3, (3, 3), (1, 2), lambda conv: conv, lambda: nn.LeakyReLU(0.01))
+    x = torch.randn(2, 3, 4, 6)
+    average = (x[..., ::2] + x[..., 1::2]) / 2
+    torch.testing.assert_close(block(x), F.leaky_relu(average, 0.01))
+
+
+def test_a_residual_block_equals_the_formula() -> None:
+    block = ResidualBlock(2, 2, 3, (3, 1), (2, 1), lambda conv: conv, lambda: nn.LeakyReLU(0.01))
+    nn.init.constant_(block.path[-1].weight, 0.5)
+    weights, x = block.state_dict(), torch.randn(1, 2, 6, 5)
+
+    def normalised(x: Tensor, name: str) -> Tensor:
+        return F.instance_norm(x, weight=weights[f"{name}.weight"], bias=weights[f"{name}.bias"])
+
+    first = F.conv2d(x, weights["path.0.weight"], weights["path.0.bias"], stride=(2, 1), padding=(1, 0))
+    first = F.leaky_relu(normalised(first, "path.1"), 0.01)
+    second = normalised(F.conv2d(first, weights["path.3.weight"], weights["path.3.bias"], padding=(1, 0)), "path.4")
+    shortcut = normalised(F.conv2d((x[:, :, ::2] + x[:, :, 1::2]) / 2, weights["shortcut.1.weight"]), "shortcut.2")
+    torch.testing.assert_close(block(x), F.leaky_relu(second + shortcut, 0.01))
+
+
+@pytest.mark.parametrize("kind", ("slicewise", "3d"))
+def test_the_residual_encoder_scripts(kind: str) -> None:
+    network, x = residual(kind).eval(), image_for(kind)
+    torch.testing.assert_close(torch.jit.script(network)(x), network(x))
