@@ -132,7 +132,17 @@ def edits(trained: Mapping[str, Any], plan: Plan, entries: Sequence[str]) -> lis
         entries: which to compare.
     """
     now = plan_record(plan)
-    return list(described(trained, now, [entry for entry in entries if entry in trained], "trained with"))
+    before = {**trained, **_in_words_of_today(trained, now)}
+    return list(described(before, now, [entry for entry in entries if entry in trained], "trained with"))
+
+
+def _in_words_of_today(trained: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as this version would write it: what an older one did not know has its default."""
+    try:
+        read = plan_record(Plan.from_dict({**now, **{name: trained[name] for name in now if name in trained}}))
+    except PlanError:  # no plan together with what it does not hold: compared as it stands
+        return {}
+    return {name: read[name] for name in now if name in trained}
 
 
 def described(old: Mapping[str, Any], new: Mapping[str, Any], entries: Sequence[str], was: str) -> Iterator[str]:

@@ -122,3 +122,14 @@ def test_an_older_run_is_compared_by_the_key_of_its_training(tmp_path):
 def test_a_bundle_names_no_case(tmp_path):
     save_trained(tmp_path, PLAN)
     assert list(json.loads((tmp_path / FILE).read_text())) == ["plan"]
+
+
+def test_a_record_from_before_an_entry_existed_has_its_default(tmp_path):
+    save_trained(tmp_path, PLAN)
+    record = json.loads((tmp_path / FILE).read_text())
+    del record["plan"]["cnn"]["blocks_per_stage"]
+    (tmp_path / FILE).write_text(json.dumps(record))
+    check_trained(tmp_path, PLAN)
+    blocks = dataclasses.replace(PLAN.cnn, preset="resenc", blocks_per_stage=(1, 1, 1))
+    with pytest.raises(PlanError, match=r"cnn\.preset = \"resenc\" \(trained with \"plan\"\)"):
+        check_trained(tmp_path, PLAN.replace(cnn=blocks))
