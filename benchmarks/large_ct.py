@@ -31,6 +31,7 @@ LIMIT_GB = 6 * 2**30 / 1e9
 CASES, LABELED = 3, 2
 SPACING_MM = (0.8, 0.8, 1.0)
 SLAB = 50  # slices made at once
+OPTIONS = ["--workers", "2", "--configuration", "3d_fullres"]  # auto would take a coarser grid for so few labels
 
 
 def make_dataset(folder: Path, size: tuple[int, int, int]) -> None:
@@ -99,8 +100,8 @@ def command(folder: Path, training: bool) -> list[str]:
     """The user's command."""
     data, run_dir = str(folder / "data"), str(folder / "run")
     if not training:
-        return [sys.executable, "-m", "preprocessing", data, "--output_dir", run_dir, "--workers", "2"]
-    words = ["--config_file", "configs/train.yaml", "--dataset_dir", data, "--output_dir", run_dir, "--workers", "2"]
+        return [sys.executable, "-m", "preprocessing", data, "--output_dir", run_dir, *OPTIONS]
+    words = ["--config_file", "configs/train.yaml", "--dataset_dir", data, "--output_dir", run_dir, *OPTIONS]
     return [sys.executable, "-m", "monai.bundle", "run", "training", *words, "--max_epochs", "1", "--epoch_length", "4"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +108,7 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
         check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
     plan = request.tried(plan, fingerprint)
     _save(plan, run, request)
-    log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), run)
+    log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), shlex.quote(str(run)))
     return plan
 
 
