@@ -51,7 +51,7 @@ class Request:
         return text_hash(json.dumps({**self.options, "preset": self.preset, "plan_from": source}, sort_keys=True))
 
     @property
-    def family(self) -> dict[str, str]:
+    def family(self) -> dict[str, Any]:
         """``preset`` of ``make_plan``: the paper's plan is changed from a plain one."""
         return {} if self.preset == "paper" else {"preset": self.preset}
 

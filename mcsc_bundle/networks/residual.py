@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
             return [initialise(layer), Norm[Norm.INSTANCE, spatial_dims](channels, affine=True)]
 
         self.path = nn.Sequential(*conv(in_channels, stride), activation(), *conv(channels, (1,) * spatial_dims))
-        nn.init.zeros_(self.path[-1].weight)
+        nn.init.zeros_(self.path[-1].get_parameter("weight"))
         shortcut: list[nn.Module] = []
         if any(step != 1 for step in stride):
             shortcut.append(Pool[Pool.AVG, spatial_dims](tuple(stride), tuple(stride)))
