@@ -18,6 +18,18 @@ from mcsc_bundle.shipped import code_digest
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPRESSIONS = ("$", "@", "%", "+")  # what MONAI would evaluate or replace at the start of a text
 
+TENSORRT: dict[str, Any] = {
+    "_desc_": "over inference.json: the engine that monai.bundle trt_export made of this bundle, models/model_trt.ts",
+    "+imports": ["$import torch_tensorrt", "$from pathlib import Path"],
+    "engine": "$Path(@bundle_root) / 'models' / 'model_trt.ts'",
+    "network_def": "$torch.jit.load(str(@engine))",
+    "predictor": "$@network_def",
+    "handlers#0#_disabled_": True,
+    "predictions#settings#weights": "$[*@trained.all_weights, @engine]",
+    "evaluator#amp": False,
+}
+"""As the zoo's bundles have it: TensorRT's engines are TorchScript files, which hold their weights and precision."""
+
 
 def packed_configs(plan: Plan, members: int = 1, source: Path = REPOSITORY / "configs") -> dict[str, dict[str, Any]]:
     """Config files by name, without the metadata.
@@ -38,6 +50,7 @@ def packed_configs(plan: Plan, members: int = 1, source: Path = REPOSITORY / "co
     multi_gpu = ConfigParser.load_config_file(str(source / "multi_gpu_train.yaml"))
     return {
         "inference.json": inference,
+        "inference_trt.json": TENSORRT,
         "train.json": train,
         "evaluate.json": evaluate,
         "multi_gpu_train.json": multi_gpu,
