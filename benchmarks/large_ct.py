@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT_GB = 6 * 2**30 / 1e9
 CASES, LABELED = 3, 2
 SPACING_MM = (0.8, 0.8, 1.0)
+NOISE = ((150, 150, 200), (300, 300, 400))  # voxels of two cases of noise
 SLAB = 50  # slices made at once
 OPTIONS = ["--workers", "2", "--configuration", "3d_fullres"]  # auto would take a coarser grid for so few labels
 
@@ -66,7 +68,7 @@ def make_dataset(folder: Path, size: tuple[int, int, int]) -> None:
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def patch_bytes(store: CaseStore, plan: Plan, case: str, patches: int = 12) -> dict[str, float]:
+def patch_bytes(store: CaseStore, patch_size: Sequence[int], case: str, patches: int = 12) -> dict[str, float]:
     """Megabytes of the stored image that reading a patch touches (median over random places), beside patch and stored image.
 
     Counted are the pages of the mapped file that are in memory after one read through a new mapping. What the disk reads ahead of
@@ -76,13 +78,21 @@ def patch_bytes(store: CaseStore, plan: Plan, case: str, patches: int = 12) -> d
     touched = []
     for _ in range(patches):
         stored = StoredCase(store.folder, case)
-        start = [int(rng.integers(0, max(1, n - p))) for n, p in zip(stored.shape, plan.patch_size, strict=True)]
-        stored.read_image(start, plan.patch_size)
+        start = [int(rng.integers(0, max(1, n - p))) for n, p in zip(stored.shape, patch_size, strict=True)]
+        stored.read_image(start, patch_size)
         touched.append(_mapped_bytes(file))
         del stored
-    patch = int(np.prod(plan.patch_size)) * 4 * plan.in_channels
+    patch = int(np.prod(patch_size)) * 4
     sizes = {"touched_mb": statistics.median(touched), "patch_mb": patch, "stored_mb": file.stat().st_size}
     return {name: value / 1e6 for name, value in sizes.items()}
+
+
+def noise_bytes(folder: Path, shape: tuple[int, ...], patch_size: Sequence[int]) -> dict[str, float]:
+    """``patch_bytes`` of a case of noise, which hardly compresses, so that what a larger case costs shows."""
+    store = CaseStore(folder, "x".join(map(str, shape)))
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    store.write("noise", image, None, "noise", patch_size)
+    return patch_bytes(store, patch_size, "noise")
 
 
 def _mapped_bytes(file: Path) -> int:
@@ -120,10 +130,11 @@ def main() -> int:
             costs[name] = run(command(folder, training), os.environ, folder / f"{name}.log")
             print(f"{name}: {costs[name].peak_gb:.2f} GB, {costs[name].seconds:.0f} s", flush=True)
         plan = Plan.load(folder / "run" / "plan.json")
-        reads = patch_bytes(CaseStore(folder / "run" / "preprocessed", plan.data_key), plan, "ct_0")
+        reads = patch_bytes(CaseStore(folder / "run" / "preprocessed", plan.data_key), plan.patch_size, "ct_0")
+        noise = {str(size): noise_bytes(folder, size, plan.patch_size) for size in NOISE}
     print("a patch: " + ", ".join(f"{name} {value:.2f}" for name, value in reads.items()))
     result: dict[str, Any] = {name: vars(cost) for name, cost in costs.items()}
-    print(json.dumps({"size": size, "patch_size": plan.patch_size, **result, "patch": reads}))
+    print(json.dumps({"size": size, "patch_size": plan.patch_size, **result, "patch": reads, "noise": noise}))
     return int(any(cost.peak_gb > LIMIT_GB for cost in costs.values()))
 
 
