@@ -236,7 +236,7 @@ def postprocessing(
     probabilities = "probabilities" if save_probabilities else None
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if others:
-        steps = [RestoreJoinedd("pred", plan, transform, others, "image", probabilities)]
+        steps = [RestoreJoinedd("pred", plan, transform, "image", probabilities, others=others)]
     if largest:
         steps.append(KeepLargestd("pred", largest, plan.scored_values))
     return Compose([*steps, SaveImageMaskd("pred", output_dir)])

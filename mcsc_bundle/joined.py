@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import Compose
 from torch import Tensor, nn
 
 from mcsc_bundle.plan import Plan, PlanError
@@ -95,23 +93,13 @@ class RestoreJoinedd(RestoreMaskd):
     """Like ``RestoreMaskd``, the probabilities averaged with those of further configurations.
 
     Args:
-        keys: of the logits of the first configuration; the mask takes their place.
-        plan, transform: of the first configuration.
-        others: further ones.
-        orig_keys: of the preprocessed image; its metadata name the files of the case (``FILES``).
-        probabilities_key: where probabilities go, ``None`` for none.
+        *arguments, **named: of ``RestoreMaskd``, for the first configuration. The metadata of its preprocessed image name the
+            files of the case (``FILES``).
+        others: further configurations.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        plan: Plan,
-        transform: Compose,
-        others: Sequence[Configuration],
-        orig_keys: str = "image",
-        probabilities_key: str | None = None,
-    ) -> None:
-        super().__init__(keys, plan, transform, orig_keys, probabilities_key)
+    def __init__(self, *arguments: Any, others: Sequence[Configuration], **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.others = others
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
