@@ -83,10 +83,10 @@ def find_configurations(runs: Path) -> list[str]:
         ChoiceError: there is none, or one is not done.
     """
     names = sorted(path.parent.name for path in runs.glob("*/splits.json"))
-    if not names:
+    if not names or (runs / "splits.json").exists():  # the latter is one cross-validation, its folds side by side
         raise ChoiceError(
-            f"expected cross-validations in {runs}, found none. Make them: python -m mcsc_bundle cross_validate DATA {runs} "
-            "--configurations 2d,3d_fullres"
+            f"expected cross-validations of several configurations in {runs}, found none. Make them: python -m mcsc_bundle "
+            f"cross_validate DATA {runs} --configurations 2d,3d_fullres"
         )
     for name in names:
         folds = json.loads((runs / name / "splits.json").read_text(encoding="utf-8"))["folds"]

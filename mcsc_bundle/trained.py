@@ -169,9 +169,10 @@ def check_held_out(models_dir: str | Path, cases: Sequence[Mapping[str, Any]], t
     """
     if not cases:
         raise HeldOutError(
-            "expected labelled cases that were kept out of the training, received none: it trained on every label "
-            "(--fold all, or fewer than five labelled patients). Train with --num_test N or --fold 0 in another "
-            "output_dir, or score a folder of masks: python -m mcsc_bundle.metrics."
+            "expected labelled cases that were kept out of the training, received none. If it trained with "
+            "--fold K, --num_labeled or --num_test, give them here too. If it trained on every label (--fold all, or fewer than "
+            "five labelled patients), train with --num_test N or --fold 0 in another output_dir, cross-validate (python -m "
+            "mcsc_bundle cross_validate DATA RUNS), or score a folder of masks: python -m mcsc_bundle.metrics."
         )
     labeled = read_trained(models_dir).get("labeled")
     remedy = "Evaluate with the options of the training (--fold, --num_labeled, --num_test, --split_file)."

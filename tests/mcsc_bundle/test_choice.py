@@ -54,6 +54,9 @@ def test_a_fold_that_is_left_is_named(tmp_path):
     (tmp_path / "2d" / "splits.json").write_text(json.dumps({"folds": [{}, {}]}))
     with pytest.raises(ChoiceError, match="fold 1 is not"):
         find_configurations(tmp_path)
+    (tmp_path / "2d" / "fold_0" / "splits.json").write_text("{}")  # a cross-validation is no folder of several
+    with pytest.raises(ChoiceError, match=r"of several configurations in .*/2d, found none"):
+        find_configurations(tmp_path / "2d")
 
 
 def test_the_mean_decides_and_not_the_majority_of_masks():
