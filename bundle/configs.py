@@ -68,7 +68,7 @@ def _inference(plan: Plan, members: int, config: dict[str, Any]) -> dict[str, An
         },
         "trained": {
             "_desc_": "this bundle, or with --run_dir the run folder of a training",
-            "_target_": "mcsc_bundle.inference.TrainedRun",
+            "_target_": "mcsc_bundle.trained_run.TrainedRun",
             "run_dir": "$@run_dir or @bundle_root",
             "branch": "@branch",
             "plan": "$None if @run_dir else @shipped_plan",

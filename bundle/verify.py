@@ -93,7 +93,7 @@ def verify(path: str | Path, run: bool = True, train: bool = False) -> Checklist
 
 
 def report(path: str, run: bool = True, train: bool = False) -> None:
-    """Print the checklist of a bundle.
+    """Print every expression of a bundle's configs, then its checklist.
 
     Args:
         path: its folder or zip.
@@ -104,10 +104,10 @@ def report(path: str, run: bool = True, train: bool = False) -> None:
         SystemExit: code 1 if a point failed.
     """
     checklist = verify(path, run, train)
-    for point in checklist.points:
-        print(point)
-    print(f"\nPython in its configs: {len(checklist.expressions)} expressions")
+    print(f"Python in its configs: {len(checklist.expressions)} expressions")
     print("".join(f"    {line}\n" for line in checklist.expressions))
+    for point in checklist.points:  # last, where it is read
+        print(point)
     if checklist.failed:
         names = ", ".join(point.name for point in checklist.failed)
         raise SystemExit(f"{len(checklist.failed)} of {len(checklist.points)} points FAILED: {names}")

@@ -11,9 +11,16 @@ import fire
 
 from mcsc_bundle.choose import choose
 from mcsc_bundle.cross_validation import cross_validate
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.interrupt import stops_with
+from mcsc_bundle.plan import PlanError
 from mcsc_bundle.suggest import suggest
 
 if __name__ == "__main__":
     with stops_with("Stopped; the same command goes on."):
-        fire.Fire({"suggest": suggest, "cross_validate": cross_validate, "choose": choose})
+        try:
+            fire.Fire(
+                {"suggest": suggest, "cross_validate": cross_validate, "choose": choose}, name="python -m mcsc_bundle"
+            )
+        except (DiskError, PlanError) as error:
+            raise SystemExit(f"error: {error}") from None

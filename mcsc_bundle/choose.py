@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
-from mcsc_bundle.cross_validation import ROOT, account, prepare_folds
-from mcsc_bundle.inference import TrainedRun
+from mcsc_bundle.cross_validation import ROOT, prepare_folds
+from mcsc_bundle.fold_scores import account
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
 from mcsc_bundle.metrics import masks_in, read_metrics, score_cases
@@ -32,6 +32,7 @@ from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
 from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.writer import mask_file, write_like
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,6 @@ give ``--run_dir RUNS`` to ``configs/inference.json``.
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import json
 import logging
 import os
@@ -25,16 +22,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mcsc_bundle.files import replacing
-from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics
+from mcsc_bundle.fold_scores import ACCOUNT, account, summarise
 from mcsc_bundle.option_values import OptionError
 from mcsc_bundle.options import check_options
-from mcsc_bundle.plan import Plan, save_json
-from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
+from mcsc_bundle.plan import save_json
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +44,10 @@ PLANNING = (
 )
 # What a fold that was trained must have as RUNS has it, and how a message names it.
 SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
-ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
 # Options that a fold may go on with when they change; the data set is compared by its files.
 MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
 OWN = ("fold", "output_dir", "held_out")
+MAX_FOLDS = 5  # of preprocessing.split.make_split
 
 
 def cross_validate(
@@ -88,9 +82,10 @@ def cross_validate(
             f"error: expected a folder for the runs, received {runs}, which is a run itself. Give another one."
         )
     try:
-        check_options(files, options)
+        check_options(files, options, also=("folds", "configurations"))
     except OptionError as error:
         raise SystemExit(f"error: {error}") from None
+    _check_folds(folds, range(MAX_FOLDS))  # before hours of preprocessing; how many the patients allow is known after
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
     items = prepare_folds(files, {**options, "output_dir": str(runs), "fold": "all"}, world)
@@ -101,7 +96,7 @@ def cross_validate(
             "error: expected labelled scans of two patients or more to cross-validate, received those of one. Train on them with "
             "--fold all; python -m mcsc_bundle suggest RUN then says which scan to label next."
         )
-    mine = _chosen(folds, possible)[rank::world]
+    mine = _check_folds(folds, possible)[rank::world]
     if world > 1 and torch.cuda.is_available():
         options.setdefault("device", f"$torch.device('cuda', {os.environ.get('LOCAL_RANK', 0)})")
     incomplete = [fold for fold in mine if not run_fold(fold, runs, files, options)]
@@ -181,78 +176,6 @@ def run_workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]
         torch.cuda.empty_cache()
 
 
-def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -> str:
-    """Write ``cross_validation.csv`` of the folds that are done; with all of them, also ``postprocessing.json``.
-
-    A decision that was made on the same scores is kept, edited or not.
-
-    Args:
-        runs: folder of the runs.
-        folds: all of the split.
-        references: label file of each labelled case.
-
-    Returns:
-        Tables and reasons, for the console.
-    """
-    done = [fold for fold in folds if account(runs / f"fold_{fold}").get("done")]
-    rows = {fold: read_metrics(runs / f"fold_{fold}" / "metrics.csv") for fold in done}
-    if not any(rows.values()):
-        return "No fold has scores yet."
-    unchanged = _write_csv(runs / "cross_validation.csv", rows)
-    text = [table(rows), f"Scores of every case: {runs / 'cross_validation.csv'}"]
-    left = [fold for fold in folds if fold not in done]
-    if left:
-        return "\n".join([*text, f"Left: fold {', '.join(map(str, left))}. Post-processing is decided on all folds."])
-    if not (unchanged and (runs / FILE).exists()):
-        scored = {row.case for of_fold in rows.values() for row in of_fold}
-        masks = {name: path for fold in done for name, path in masks_in(runs / f"fold_{fold}" / "masks").items()}
-        plan, chosen = Plan.load(runs / "plan.json"), {name: masks[name] for name in sorted(scored)}
-        decide(chosen, references, plan.scored_values, plan.ignore_value).save(runs / FILE)
-    steps = Postprocessing.load(runs / FILE).steps
-    text += [f"{'adopted' if step.adopted else 'not adopted'}: {step.why}" for step in steps]
-    return "\n".join([*text, f"Post-processing: {runs / FILE}"])
-
-
-def table(rows: Mapping[int, Sequence[CaseMetric]]) -> str:
-    """Mean Dice of each class, and of the classes together, over all cases, over the folds, and in each fold.
-
-    Args:
-        rows: scores of each fold.
-    """
-    overall = _with_mean(row for of_fold in rows.values() for row in of_fold)
-    by_fold = [_with_mean(of_fold) for of_fold in rows.values()]
-    lines = [["class", "Dice", "mean +- sd of folds", *(f"fold {fold}" for fold in rows)]]
-    for name, dice in overall.items():
-        values = [scores[name] for scores in by_fold if name in scores]
-        spread = f"{np.mean(values):.3f} +- {np.std(values):.3f}"
-        cells = [f"{scores[name]:.3f}" if name in scores else "-" for scores in by_fold]
-        lines.append([name, f"{dice:.3f}", spread, *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _with_mean(rows: Any) -> dict[str, float]:
-    """Mean Dice of each class over its cases, and the mean of these."""
-    classes = mean_dice([{row.class_name: row.dice} for row in rows])
-    return {**classes, "mean": float(np.mean(list(classes.values())))} if classes else {}
-
-
-def _write_csv(path: Path, rows: Mapping[int, Sequence[CaseMetric]]) -> bool:
-    """One row per case and class, with its fold. True if the file held the same before."""
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, ["fold", *(field.name for field in dataclasses.fields(CaseMetric))])
-    writer.writeheader()
-    writer.writerows({"fold": fold, **dataclasses.asdict(row)} for fold, of_fold in rows.items() for row in of_fold)
-    text = buffer.getvalue().encode()
-    if path.exists() and path.read_bytes() == text:
-        return True
-    with replacing(path) as temporary:
-        temporary.write_bytes(text)
-    return False
-
-
 def prepare_folds(files: Sequence[str], overrides: Mapping[str, Any], world: int = 1) -> dict[str, dict[str, Any]]:
     """Split, plan and preprocess in ``RUNS``; under torchrun the first process works and the others wait.
 
@@ -285,7 +208,12 @@ def _files(config_file: str | Sequence[str] | None) -> list[str]:
     return [config_file] if isinstance(config_file, str) else list(config_file)
 
 
-def _chosen(folds: int | Sequence[int] | None, possible: range) -> list[int]:
+def _check_folds(folds: int | Sequence[int] | None, possible: range) -> list[int]:
+    """Those that are meant, all by default.
+
+    Raises:
+        SystemExit: one that is not possible.
+    """
     if folds is None:
         return list(possible)
     chosen = [folds] if isinstance(folds, (int, str)) else list(folds)
@@ -293,12 +221,6 @@ def _chosen(folds: int | Sequence[int] | None, possible: range) -> list[int]:
         names = ", ".join(map(str, possible))
         raise SystemExit(f"error: expected folds out of {names}, received {', '.join(map(str, chosen))}.")
     return chosen
-
-
-def account(folder: Path) -> dict[str, Any]:
-    """What a fold was trained with, and whether it is ``done``; empty without a training."""
-    path = folder / ACCOUNT
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from mcsc_bundle.words import first_line
 
 
 class DiskError(OSError):
-    """A file that cannot be written, mostly since the disk is full; the message names it and what to do."""
+    """A file that cannot be written, mostly since the disk is full, or read again; the message names it and what to do."""
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,192 +16,21 @@ import torch
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, MapTransform
-from torch import nn
 
-from mcsc_bundle.choice import chosen_folders
-from mcsc_bundle.ensemble import (
-    Ensemble,
-    EnsembleError,
-    PackedEnsemble,
-    check_same_plan,
-    count_members,
-    network_from_plan,
-    run_folders,
-)
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
-from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd, check_joinable
-from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
-from mcsc_bundle.networks.pair import BRANCHES
-from mcsc_bundle.outputs import outputs_of
-from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.postprocessing import KeepLargestd, groups_or_exit
+from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd
+from mcsc_bundle.plan import Plan
+from mcsc_bundle.postprocessing import KeepLargestd
 from mcsc_bundle.predictions import Predictions
-from mcsc_bundle.shipped import BundleError, check_code, check_metadata, check_weights
-from mcsc_bundle.tensors import load_tensors_or_exit
-from mcsc_bundle.trained import check_trained
+from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.words import counted
 from mcsc_bundle.writer import SaveImageMaskd
 
-__all__ = ["CaseDataset", "CaseEvaluator", "TrainedRun", "postprocessing", "predictor", "window_inferer"]
+__all__ = ["CaseDataset", "CaseEvaluator", "postprocessing", "window_inferer"]
 
 log = logging.getLogger(__name__)
-
-
-class TrainedRun:
-    """A run folder or a packed bundle: ``plan.json``, and the weights in ``models``; or several runs of one plan.
-
-    For configs: what a user may get wrong ends the program with a message instead of a traceback.
-
-    Args:
-        run_dir: the folder; or several runs to average, as a list or as the folder that holds ``fold_0``, ``fold_1``, ...
-        branch: ``cnn``, ``transformer`` or ``both``; the last two need ``models/pair.pt``.
-        plan: of a packed bundle, whose config holds it; ``None`` reads ``plan.json``.
-        code: of a packed bundle, see ``mcsc_bundle.shipped``.
-        option: what the command line calls ``run_dir``, for the messages.
-    """
-
-    def __init__(
-        self,
-        run_dir: str | Path | Sequence[str | Path],
-        branch: str = "cnn",
-        plan: Plan | None = None,
-        code: str | None = None,
-        option: str = "run_dir",
-    ) -> None:
-        if branch not in BRANCHES:
-            raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
-        self.run_dir, self.branch, self.option = run_dir, branch, option
-        first, *configurations = _chosen_or_exit(run_dir)
-        self.folder, *others = _folders_or_exit(first)
-        if plan is None and not (self.folder / "plan.json").exists():
-            kinds = "run" if option == "output_dir" else "run or packed bundle"
-            raise SystemExit(
-                f"error: --{option}: expected the folder of a {kinds}, received {self.folder}, which holds no plan.json. "
-                f"Give the --output_dir of the training{'' if option == 'output_dir' else f' as --{option}'}."
-            )
-        try:
-            if code is not None:
-                check_code(code)
-            self.plan = self._plan(plan)
-            check_metadata(self.folder, self.plan)
-        except BundleError as error:
-            raise SystemExit(f"error: {error}") from None
-        except PlanError as error:
-            raise SystemExit(f"error: {error}") from None
-        self.others = [TrainedRun([folder], branch, option=option) for folder in others]
-        for run in self.others:
-            _same_plan_or_exit(self, run)
-        if others:
-            log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
-        self.configurations = [TrainedRun(folder, branch, option=option) for folder in configurations]
-        if configurations:
-            log.info("Averaging the configurations %s.", ", ".join(map(str, (first, *configurations))))
-            try:
-                check_joinable({str(run.folder): run.plan for run in (self, *self.configurations)})
-            except PlanError as error:
-                raise SystemExit(f"error: {error}") from None
-
-    def _plan(self, plan: Plan | None) -> Plan:
-        path = self.folder / "plan.json"
-        if plan is None and not path.exists():
-            raise PlanError(
-                f"expected the file {path}, which does not exist. Give the folder of a training as --run_dir."
-            )
-        plan, source = (
-            (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
-        )
-        check_trained(self.folder / "models", plan, source)
-        return plan
-
-    @property
-    def all_weights(self) -> list[Path]:
-        """The files of all runs; the first is ``weights``."""
-        own = [self.weights, *(run.weights for run in self.others)]
-        return own + [path for run in self.configurations for path in run.all_weights]
-
-    @property
-    def network(self) -> nn.Module:
-        """The trained network, all runs averaged."""
-        one = _trained_network(self)
-        if not self.others:
-            return one
-        return Ensemble([one, *(_trained_network(run) for run in self.others)], outputs_of(self.plan))
-
-    def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
-        """Classes whose largest component is kept, together, step by step.
-
-        Args:
-            choice: ``True``: what ``postprocessing.json`` in ``run_dir`` says, if it is there; ``False``: none; or the path
-                of such a file (a list of runs has no folder of its own).
-        """
-        folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
-        return groups_or_exit(folder, choice, self.plan.scored_values)
-
-    @cached_property
-    def weights(self) -> Path:
-        """The file to load, which can be read; that of a packed bundle has the checksum of its metadata."""
-        path = self.folder / "models" / ("model.pt" if self.branch == "cnn" else "pair.pt")
-        if not path.exists():
-            remedy = f"Train first, or give the folder of another training as --{self.option}."
-            if self.branch != "cnn":
-                remedy = (
-                    f"A packed bundle may hold the CNN alone: use --branch cnn, or the --{self.option} of the training."
-                )
-            raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
-        try:
-            check_weights(self.folder, path)
-        except BundleError as error:
-            raise SystemExit(f"error: {error}") from None
-        if "transformer" not in load_tensors_or_exit(path) and self.branch != "cnn":
-            raise SystemExit(
-                f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
-                "Use --branch cnn, or train with MCSC or cross teaching."
-            )
-        return path
-
-
-def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: Sequence[TrainedRun] = ()) -> nn.Module:
-    """The network that predicts: the CNN itself, or a pair of it and the plan's Transformer.
-
-    Args:
-        network_def: the CNN, or the CNNs of a packed ensemble.
-        plan: the plan.
-        branch: ``cnn``, ``transformer`` or ``both``.
-        others: runs to average with; their weights are loaded here, those of the first by the handler.
-    """
-    network = network_def
-    if branch != "cnn":
-        if not isinstance(network_def, UNet):
-            raise SystemExit(f"error: expected branch cnn of a bundle of several networks, received {branch!r}.")
-        network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan), outputs_of(plan)), branch)
-    if not others:
-        return network
-    return Ensemble([network, *(_trained_network(run) for run in others)], outputs_of(plan))
-
-
-def _trained_network(run: TrainedRun) -> nn.Module:
-    state = load_tensors_or_exit(run.weights)
-    members = count_members(state) if run.branch == "cnn" else 1
-    network = predictor(network_from_plan(run.plan, members), run.plan, run.branch)
-    try:
-        for name, part in loadable(network).items():
-            part.load_state_dict(state if run.branch == "cnn" else state[name])
-    except RuntimeError as error:
-        raise SystemExit(
-            f"error: the weights in {run.folder} do not fit its plan.json, was it edited since? {error}"
-        ) from None
-    return network
-
-
-def loadable(network: nn.Module) -> dict[str, nn.Module]:
-    """What ``CheckpointLoader`` fills: ``model.pt`` is one state, ``pair.pt`` one for each branch; of several runs, the first."""
-    if isinstance(network, Ensemble) and not isinstance(network, PackedEnsemble):
-        return loadable(network.members[0])
-    if isinstance(network, BranchPredictor):
-        return {"cnn": network.pair.cnn, "transformer": network.pair.transformer}
-    return {"model": network}
 
 
 def further(
@@ -240,27 +68,6 @@ def postprocessing(
     if largest:
         steps.append(KeepLargestd("pred", largest, plan.scored_values))
     return Compose([*steps, SaveImageMaskd("pred", output_dir)])
-
-
-def _chosen_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Any]:
-    try:
-        return chosen_folders(Path(run_dir)) if isinstance(run_dir, (str, Path)) else [run_dir]
-    except PlanError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
-    try:
-        return run_folders(run_dir)
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def _same_plan_or_exit(one: TrainedRun, other: TrainedRun) -> None:
-    try:
-        check_same_plan(one.plan, one.folder, other.plan, other.folder)
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 class CaseDataset(Dataset):

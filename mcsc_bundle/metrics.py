@@ -280,7 +280,8 @@ def _table_line(name: str, cases: Sequence[Sequence[CaseMetric]]) -> list[str]:
 def _spread(values: Sequence[float], digits: int) -> str:
     """Mean and standard deviation; with infinite values, those of the others in brackets."""
     finite = [value for value in values if math.isfinite(value)]
-    text = f"{np.mean(finite):.{digits}f} +- {np.std(finite):.{digits}f}" if finite else "-"
+    text = f"{np.mean(finite):.{digits}f}" if finite else "-"
+    text += f" +- {np.std(finite):.{digits}f}" if len(finite) > 1 else ""
     if len(finite) == len(values):
         return text
     return f"inf ({len(finite)} found: {text})" if finite else "inf"

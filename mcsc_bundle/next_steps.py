@@ -22,10 +22,13 @@ class NextSteps:
     Args:
         output_dir: the run folder.
         held_out: number of labelled cases that ``evaluate`` would score.
+        validated: number of labelled cases that validation watches.
+        val_interval: epochs from one validation to the next.
     """
 
-    def __init__(self, output_dir: str, held_out: int = 0) -> None:
+    def __init__(self, output_dir: str, held_out: int = 0, validated: int = 0, val_interval: int = 1) -> None:
         self.folder, self.held_out = Path(output_dir), held_out
+        self.validated, self.val_interval = validated, val_interval
 
     def attach(self, engine: Engine) -> None:
         """Listen (attach last)."""
@@ -40,7 +43,7 @@ class NextSteps:
         lines = [f"Done after {counted(epoch, 'epoch')}. The network: {self.folder / 'models' / 'model.pt'}"]
         validation = self.folder / "validation.csv"
         if not validation.exists():
-            return [*lines, "It was not validated while training."]
+            return [*lines, self._why_not_validated()]
         with validation.open(newline="", encoding="utf-8") as file:
             scores = {int(row["epoch"]): float(row["mean_dice"]) for row in csv.DictReader(file)}
         last, best = max(scores), max(scores, key=lambda key: scores[key])
@@ -49,6 +52,18 @@ class NextSteps:
             "(model_best.pt)."
         )
         return lines
+
+    def _why_not_validated(self) -> str:
+        if self.validated:
+            return f"It was not validated: that happens every {counted(self.val_interval, 'epoch')} (--val_interval)."
+        if self.held_out:
+            return (
+                "It was not validated while training: no label was spared for it, and the test cases are for the end."
+            )
+        return (
+            "Every labelled case trained, so none is left to score it. How good such a training is: "
+            "python -m mcsc_bundle cross_validate DATA RUNS"
+        )
 
     def _commands(self, line: CommandLine | None) -> list[str]:
         if line is None or not line.config_files:

@@ -91,7 +91,7 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     return CommandLine(tuple(words), options, typed)
 
 
-def check_options(config_files: Sequence[str], options: Mapping[str, Any]) -> None:
+def check_options(config_files: Sequence[str], options: Mapping[str, Any], also: Iterable[str] = ()) -> None:
     """Refuse options that nothing in the config would use, and values that cannot be.
 
     An option is known if the config has its key, if something refers to it (``@name``), if MONAI itself takes it, or, for
@@ -100,6 +100,7 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any]) -> No
     Args:
         config_files: the main config and its overlays.
         options: by name, nested ones with ``#`` or ``::``.
+        also: options of the program itself, which may have been meant.
 
     Raises:
         OptionError: names every unknown one and what was likely meant, or the first value that cannot be.
@@ -109,7 +110,7 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any]) -> No
         raise OptionError(f"config_file: expected files that are there, received {', '.join(missing)}.")
     main, *overlays = config_files
     config = _read(list(config_files))
-    used = _references([config, dict(options)]) | _monai_names(options)
+    used = _references([config, dict(options)]) | _monai_names(options) | set(also)
     known = _read_one(main)
     for file in overlays:
         content = {name.lstrip("+"): value for name, value in _read_one(file).items() if not name.startswith("_")}

@@ -119,7 +119,9 @@ def overlays_section(
     cases = [
         (case, text) for case, text in scored or [(case, "") for case in masks] if case in masks and case in images
     ]
-    roles = {0: "worst", len(cases) // 2: "median", len(cases) - 1: "best"} if scored else {len(cases) // 2: ""}
+    roles = {0: "worst", len(cases) // 2: "median", len(cases) - 1: "best"}
+    if not scored or len(cases) == 1:
+        roles = {len(cases) // 2: ""}
     content = ""
     for index, role in roles.items() if cases else ():
         case, text = cases[index]

@@ -10,7 +10,9 @@ import json
 import math
 import os
 import threading
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from mcsc_bundle.files import replacing
+from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import save_json
+from mcsc_bundle.words import first_line
 
 FORMAT = 1
 BLOCK_BYTES = 128 * 1024  # what is decompressed at once; fits a core's cache (nnU-Net: nnunet_dataset.py, blosc2)
@@ -44,7 +47,8 @@ class StoredCase:
     def __init__(self, folder: Path, case: str) -> None:
         self.case = case
         self._folder = folder
-        meta = json.loads((folder / f"{case}.json").read_text())
+        with _telling(folder / f"{case}.json"):
+            meta = json.loads((folder / f"{case}.json").read_text())
         self.shape: tuple[int, ...] = tuple(meta["shape"])
         self.labeled: bool = meta["labeled"]
 
@@ -80,7 +84,8 @@ class StoredCase:
     def _positions(self) -> dict[str, np.ndarray]:
         if not self.labeled:
             return {}
-        with np.load(self._folder / f"{self.case}.foreground.npz", allow_pickle=False) as positions:
+        path = self._folder / f"{self.case}.foreground.npz"
+        with _telling(path), np.load(path, allow_pickle=False) as positions:
             return dict(positions)
 
     @cached_property
@@ -111,9 +116,11 @@ class CaseStore:
         """A case for reading; handles are kept, one set for each process and thread.
 
         Raises:
-            FileNotFoundError: the case is not stored.
+            DiskError: the case is not stored (any more), or damaged.
         """
-        changed = (self.folder / f"{case}.json").stat().st_mtime_ns
+        path = self.folder / f"{case}.json"
+        with _telling(path):
+            changed = path.stat().st_mtime_ns
         return _open_case(self.folder, case, changed, os.getpid(), threading.get_ident())
 
     def is_current(self, case: str, source: str, labeled: bool) -> bool:
@@ -125,7 +132,8 @@ class CaseStore:
             labeled: whether the label is needed; a case stored with one also serves without.
         """
         meta = self._meta(case)
-        if meta.get("format") != FORMAT:
+        files = [f"{case}.image.b2nd", *([f"{case}.label.b2nd", f"{case}.foreground.npz"] if labeled else [])]
+        if meta.get("format") != FORMAT or not all((self.folder / file).exists() for file in files):
             return False
         return meta["source"] == source if labeled else _image_hash(meta["source"]) == _image_hash(source)
 
@@ -216,7 +224,20 @@ def _open_case(folder: Path, case: str, changed: int, process: int, thread: int)
 
 
 def _open_array(path: Path) -> blosc2.NDArray:
-    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    with _telling(path):
+        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """What a file that was deleted, moved or cut off under a training means to a user."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise DiskError(
+            f"{path}: expected a preprocessed case, which is gone or damaged ({first_line(error)}). Delete what is left of "
+            f"it; the same command prepares it again and goes on."
+        ) from error
 
 
 def _read(array: blosc2.NDArray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:

@@ -27,14 +27,17 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 from tqdm import tqdm
 
-from mcsc_bundle.inference import TrainedRun, loadable, predictor
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase
+from mcsc_bundle.trained_run import TrainedRun, loadable, predictor
 
 log = logging.getLogger(__name__)
 
 FOREGROUND_WINDOWS = 8
+
+NO_AGREEMENT = """NOTE: on every scan the two networks contradict each other completely: one of them has learned next to nothing.
+The order is that of the distance alone. Train longer before you label by this list."""
 
 LEGEND = """score         distance x disagreement: how much a label of this scan would add
 distance      to the nearest scan that is labelled or listed above, in the CNN's features, each scaled to a spread of 1
@@ -108,6 +111,8 @@ def suggest(
             (place, s.case, f"{s.score:.4f}", f"{s.distance:.4f}", f"{s.disagreement:.4f}")
             for place, s in enumerate(listed, start=1)
         )
+    if listed and min(s.disagreement for s in listed) > 0.99:
+        print(f"{NO_AGREEMENT}\n")
     seen, total = (sum(getattr(look, name) for look in looks.values()) for name in ("seen", "windows"))
     print(
         f"The {len(listed)} most worth labelling of {len(unlabeled)} unlabelled cases:\n\n{_table(listed)}\n\n{LEGEND}\n"

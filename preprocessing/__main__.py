@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from pathlib import Path
 
 import fire
 
@@ -32,6 +33,11 @@ def main(arguments: list[str]) -> None:
     """Dispatch; without a verb the first argument is the data set."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
+        if not Path(arguments[0]).exists():
+            raise SystemExit(
+                f"error: expected the folder of a data set or one of the commands {', '.join(VERBS)}, received "
+                f"{arguments[0]!r}, which is neither."
+            )
         arguments = ["run", *arguments]
     with stops_with("Stopped; the same command goes on with the cases that are left."):
         _call(arguments)

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mcsc_bundle.io import ImageError, load_image
@@ -92,6 +93,12 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
     return dataset
 
 
+@cache
+def _warn_once(message: str) -> None:
+    """A cross-validation reads its data set again for each fold."""
+    log.warning("%s", message)
+
+
 def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
     """Names for channels that nothing declares: ``image``, or ``image_0``, ``image_1``... as many as a case has."""
     count = max(len(case.images) for case in cases)
@@ -100,7 +107,7 @@ def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
             count = int(load_image(cases[0].images).shape[0])
         except ImageError:
             count = 1  # the fingerprint sets this case aside with the reason
-    log.warning("%s declares no channels. %s", root, DECLARE)
+    _warn_once(f"{root} declares no channels. {DECLARE}")
     return ("image",) if count == 1 else tuple(f"image_{index}" for index in range(count))
 
 

@@ -22,6 +22,7 @@ from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json, to_plain
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
@@ -93,7 +94,8 @@ def prepare(
             by default.
         split_seed: decides which cases keep their labels.
         split_file: a file that names the cases instead (see ``preprocessing.split``).
-        fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``.
+        fold: which fold of the labelled cases validates: a number, ``all`` (train on every label) or ``auto``: the one that
+            ``output_dir`` was trained with, else see ``preprocessing.split``.
         preset: ``plan``; ``resenc_m``, ``resenc_l`` or ``resenc_xl`` for nnU-Net's residual encoders; or ``paper`` for the
             paper's networks and patch (2-D only).
         plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
@@ -138,7 +140,7 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     kept = num_labeled if isinstance(num_labeled, int) else None
     split = make_split(dataset, kept, num_test, split_seed, split_file)
-    parts = training_cases(split, fold)
+    parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers)
@@ -191,8 +193,9 @@ def _fingerprint(
     if (run / "models" / "checkpoint.pt").exists():
         if not _is_copy(run, fingerprint, rejected, split):
             raise DatasetError(
-                f"{run} holds a training on other data or another split than {dataset.root} gives now. "
-                "Choose another --output_dir, or delete that folder to train again."
+                f"{run} holds a training on other data or another split than {dataset.root} gives now. If it was trained with "
+                "--num_labeled, --num_test, --split_seed or --split_file, give them again; else choose another --output_dir, or "
+                "delete that folder to train again."
             )
         save_text(key_file, key)
         return Fingerprint.load(run / "fingerprint.json"), rejected, False

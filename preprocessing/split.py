@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,24 +111,25 @@ def make_split(
     )
 
 
-def training_cases(split: Split, fold: int | str = "auto") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def training_cases(
+    split: Split, fold: int | str = "auto", trained: Collection[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Cases that train with labels, that train without, and that validation watches.
 
     Args:
         split: from ``make_split``.
         fold: a number; ``all`` (train on every label, validate on none); or
-            ``auto``: ``all`` if there is a test part or fewer than five labelled patients, else 0; the log says why.
+            ``auto``: the fold that ``trained`` are of; else ``all`` if there is a test part or fewer than five labelled
+            patients, else 0; the log says why.
+        trained: labelled cases that have trained in this run folder, if any.
 
     Raises:
         DatasetError: no such fold.
     """
     if fold == "auto":
-        fold, reason = _auto_fold(split)
+        fold, reason = _auto_fold(split, set(trained))
         log.info("Fold %s: %s.", fold, reason)
     if fold == "all":
-        log.info(
-            "No case is validated on; --fold 0 watches the labelled cases of that fold in place of training on them."
-        )
         return split.labeled, split.unlabeled, ()
     if not str(fold).isdecimal() or int(fold) >= len(split.folds):
         possible = ", ".join(["auto", "all", *map(str, range(len(split.folds)))])
@@ -142,12 +143,15 @@ def training_cases(split: Split, fold: int | str = "auto") -> tuple[tuple[str, .
     return chosen.train, unlabeled, chosen.val
 
 
-def _auto_fold(split: Split) -> tuple[int | str, str]:
+def _auto_fold(split: Split, trained: set[str]) -> tuple[int | str, str]:
+    if trained:  # fewer than the fold has, if one was set aside
+        of_run = [index for index, fold in enumerate(split.folds) if trained <= set(fold.train)]
+        return of_run[0] if len(of_run) == 1 else "all", "as this run was trained"
     patients = len({split.groups.get(name, name) for name in split.labeled})
     if split.test:
         return "all", f"every label trains; {counted(len(split.test), 'test case')} left for the end"
     if patients < MIN_GROUPS_TO_VALIDATE:
-        return "all", f"every label trains, as {counted(patients, 'labelled patient')} cannot spare one"
+        return "all", f"every label trains, as {counted(patients, 'labelled patient')} cannot spare one for validation"
     return 0, f"one of {len(split.folds)} folds of the labelled cases validates"
 
 

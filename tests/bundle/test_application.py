@@ -11,8 +11,8 @@ from monai.bundle import ConfigParser
 
 from bundle.pack import pack
 from bundle.verify import make_dataset, verify
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
 
 

@@ -14,10 +14,10 @@ from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
 from bundle.terms import DataTerms
 from bundle.verify import verify
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
 from mcsc_bundle.trained import plan_record, save_trained
+from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
 from tests.mcsc_bundle.methods.cases import REGIONS
 from tests.plans import make_plan

@@ -18,11 +18,11 @@ from bundle.pack import pack
 from bundle.verify import make_images, verify
 from mcsc_bundle.application import ReplaceWeights
 from mcsc_bundle.ensemble import Ensemble, count_members, joined_weights, network_from_plan
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.networks.transfer import init_from
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
 from tests.bundle.test_verify import edit, failures
 from tests.mcsc_bundle.test_inference import infer

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mcsc_bundle import cross_validation
-from mcsc_bundle.cross_validation import cross_validate, table
+from mcsc_bundle.cross_validation import cross_validate
+from mcsc_bundle.fold_scores import table
 from mcsc_bundle.metrics import CaseMetric, evaluate
 from mcsc_bundle.postprocessing import Postprocessing
 from tests.mcsc_bundle.images import save
@@ -164,10 +165,19 @@ def test_what_a_fold_decides_itself_is_refused(road):
         cross_validate("DATA", str(runs), fold=1)
     with pytest.raises(SystemExit, match="expected folds out of 0, 1, 2, received 3"):
         cross_validate("DATA", str(runs), folds=3)
+    with pytest.raises(SystemExit, match=r"Did you mean --folds\?"):
+        cross_validate("DATA", str(runs), num_folds=3)
     (runs / "models").mkdir()
     with pytest.raises(SystemExit, match="which is a run itself"):
         cross_validate("DATA", str(runs))
     assert not ran
+
+
+def test_folds_that_no_data_set_has_are_refused_before_any_work(road):
+    runs, _ = road
+    with pytest.raises(SystemExit, match="expected folds out of 0, 1, 2, 3, 4, received 7"):
+        cross_validate("DATA", str(runs), folds=7)
+    assert not runs.exists()
 
 
 def test_the_table_counts_cases_and_folds():
@@ -183,7 +193,7 @@ def test_the_table_counts_cases_and_folds():
     lines = [line.split() for line in table(rows).splitlines()[1:]]
     assert lines == [
         ["a", "0.700", "0.750", "+-", "0.150", "0.600", "0.900"],
-        ["b", "0.200", "0.200", "+-", "0.000", "0.200", "-"],
+        ["b", "0.200", "0.200", "0.200", "-"],
         ["mean", "0.450", "0.650", "+-", "0.250", "0.400", "0.900"],
     ]
 

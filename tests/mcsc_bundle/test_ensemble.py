@@ -13,9 +13,9 @@ from scipy.ndimage import label
 from torch import nn
 
 from mcsc_bundle.ensemble import Ensemble, EnsembleError, run_folders
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.postprocessing import Postprocessing, Step
+from mcsc_bundle.trained_run import TrainedRun
 from tests.mcsc_bundle.images import make_affine, save
 from tests.plans import make_plan
 

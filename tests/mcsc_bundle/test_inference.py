@@ -16,9 +16,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from mcsc_bundle.folder import find_cases
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.trained_run import TrainedRun
 from tests.mcsc_bundle.images import make_affine, save
 from tests.plans import make_plan
 

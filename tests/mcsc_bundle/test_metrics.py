@@ -95,7 +95,7 @@ def test_table_counts_misses_and_the_mean_distance_does_not_flatter():
     rows = [score(masks(), masks((1, 1, 1))), score(masks((1, 1, 1)), masks((1, 1, 1)))]
     line = summary_table(rows).splitlines()[1]
     assert line.split()[:2] == ["organ", "0.500"] and line.split()[-2:] == ["2", "1"]
-    assert "inf (1 found: 0.00 +- 0.00)" in line
+    assert "inf (1 found: 0.00)" in line
 
 
 def test_metrics_csv_is_read_as_it_was_written(tmp_path):
@@ -117,7 +117,7 @@ def test_overall_spread_is_over_cases_not_over_classes():
 
 def test_a_class_that_a_case_does_not_have_leaves_its_mean_alone():
     present, absent = score(masks((1, 1, 1)), masks((1, 1, 1))), score(masks(), masks())
-    assert "1.000 +- 0.000" in summary_table([present, absent]).splitlines()[2]
+    assert summary_table([present, absent]).splitlines()[2].split()[:2] == ["mean", "1.000"]
 
 
 def test_touching_the_border():

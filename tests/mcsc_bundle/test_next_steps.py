@@ -17,9 +17,9 @@ MONAI = "site-packages/monai/bundle/__main__.py"
 
 @pytest.fixture
 def told(tmp_path, caplog):
-    def lines(held_out=0, epoch=8):
+    def lines(held_out=0, epoch=8, **more):
         with caplog.at_level(logging.INFO):
-            NextSteps(str(tmp_path), held_out).tell(SimpleNamespace(state=SimpleNamespace(epoch=epoch)))
+            NextSteps(str(tmp_path), held_out, **more).tell(SimpleNamespace(state=SimpleNamespace(epoch=epoch)))
         return caplog.messages[-1].splitlines()
 
     return lines
@@ -28,8 +28,11 @@ def told(tmp_path, caplog):
 def test_the_network_and_its_scores_are_named(tmp_path, told):
     assert told() == [
         f"Done after 8 epochs. The network: {tmp_path}/models/model.pt",
-        "It was not validated while training.",
+        "Every labelled case trained, so none is left to score it. How good such a training is: python -m mcsc_bundle "
+        "cross_validate DATA RUNS",
     ]
+    assert told(held_out=3)[1].endswith("no label was spared for it, and the test cases are for the end.")
+    assert told(held_out=3, validated=3, val_interval=4)[1].endswith("happens every 4 epochs (--val_interval).")
     (tmp_path / "validation.csv").write_text("epoch,iteration,mean_dice\n4,40,0.75\n8,80,0.5\n")
     assert told()[1] == "Validation: mean Dice 0.5000 after epoch 8, at best 0.7500 after epoch 4 (model_best.pt)."
 

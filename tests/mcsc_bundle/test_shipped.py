@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.shipped import (
     PACKAGE,
     BundleError,
@@ -16,6 +15,7 @@ from mcsc_bundle.shipped import (
     check_weights,
     code_digest,
 )
+from mcsc_bundle.trained_run import TrainedRun
 from tests.plans import make_plan
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.store import BLOCK_BYTES, CHUNK_BYTES, FOREGROUND_VOXELS, CaseStore, chunks_and_blocks
 from tests.mcsc_bundle.images import blobs
@@ -83,8 +84,32 @@ def test_a_case_without_its_last_file_does_not_exist(tmp_path):
     store.write("a", *random_case((9, 9, 9)), "hash")
     (store.folder / "a.json").unlink()
     assert "a" not in store and not store.is_current("a", "hash", labeled=True)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DiskError, match=r"a\.json: expected a preprocessed case"):
         store.open("a")
+
+
+@pytest.mark.parametrize("ending", ["image.b2nd", "label.b2nd", "foreground.npz"])
+def test_a_part_that_was_deleted_is_named_and_made_again(tmp_path, ending):
+    store = CaseStore(tmp_path, "key")
+    store.write("a", *random_case((9, 9, 9)), "hash")
+    case = store.open("a")
+    (store.folder / f"a.{ending}").unlink()
+    with pytest.raises(DiskError, match=rf"a\.{ending}: .* the same command prepares it again"):
+        case.read_image((0, 0, 0), (2, 2, 2)), case.read_label((0, 0, 0), (2, 2, 2)), case.foreground
+    assert not store.is_current("a", "hash", labeled=True)
+
+
+def test_a_part_that_was_cut_off_is_named(tmp_path):
+    store = CaseStore(tmp_path, "key")
+    store.write("a", *random_case((9, 9, 9)), "hash")
+    for ending in ("image.b2nd", "foreground.npz"):
+        path = store.folder / f"a.{ending}"
+        path.write_bytes(path.read_bytes()[:20])
+    case = store.open("a")
+    with pytest.raises(DiskError, match="gone or damaged"):
+        case.read_image((0, 0, 0), (2, 2, 2))
+    with pytest.raises(DiskError, match="gone or damaged"):
+        case.foreground  # noqa: B018
 
 
 def test_a_rewritten_case_is_read_anew(tmp_path):

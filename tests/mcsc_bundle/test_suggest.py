@@ -125,7 +125,7 @@ def test_rare_foreground_is_searched_for():
     assert look.disagreement == 0 and look.seen == 8
 
 
-def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys):
+def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys, monkeypatch):
     plan = make_plan("3d")
     pair = NetworkPair.from_plan(plan)
     (tmp_path / "models").mkdir()
@@ -146,6 +146,10 @@ def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys):
     columns = next(line for line in text.splitlines() if "rank" in line).split()
     assert columns == ["rank", "case", "score", "distance", "disagreement"]
     assert all(f"{name}  " in text.split("disagreement\n")[-1] for name in columns[2:])  # each is explained
+    assert "NOTE" not in text
+    monkeypatch.setattr("mcsc_bundle.suggest.look_at", lambda *_: Look(torch.rand(3), 1.0))
+    suggest(str(tmp_path), device="cpu")
+    assert "Train longer before you label by this list" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="windows to be 1 or more"):
         suggest(str(tmp_path), windows=0)
     torch.save({"cnn": pair.cnn.state_dict()}, tmp_path / "models" / "pair.pt")

@@ -7,7 +7,6 @@ import logging
 import pytest
 import torch
 
-from mcsc_bundle.inference import TrainedRun
 from mcsc_bundle.plan import ChannelNormalization, PlanError
 from mcsc_bundle.trained import (
     FILE,
@@ -21,6 +20,7 @@ from mcsc_bundle.trained import (
     save_trained,
     tell_edits,
 )
+from mcsc_bundle.trained_run import TrainedRun
 from tests.plans import KINDS, make_plan
 
 PLAN = make_plan("3d")

@@ -124,6 +124,18 @@ def test_auto_fold_spares_a_fold_only_where_labels_are_many_and_no_test_part(arg
     assert f"Fold {expected}: " in caplog.text
 
 
+def test_auto_fold_is_the_one_that_the_run_was_trained_with():
+    split = make_split(dataset())
+    for number in (0, 3):
+        trained = split.folds[number].train
+        assert training_cases(split, "auto", trained) == training_cases(split, number)
+        assert training_cases(split, "auto", trained[:-1]) == training_cases(split, number)  # one was set aside
+    assert training_cases(split, "auto", split.labeled) == training_cases(split, "all")
+    assert training_cases(split, 1, split.folds[0].train) == training_cases(
+        split, 1
+    )  # as asked for; a checkpoint refuses
+
+
 def test_no_fold_watches_the_test_part():
     split = make_split(dataset(), 4)
     assert split.test
