@@ -34,11 +34,15 @@ log = logging.getLogger(__name__)
 
 
 def further(
-    trained: TrainedRun, device: torch.device | str, overlap: float | None = None, mirror: bool = False
+    trained: TrainedRun,
+    device: torch.device | str,
+    overlap: float | None = None,
+    mirror: bool = False,
+    amp_dtype: str | None = None,
 ) -> list[Configuration]:
     """The configurations that are averaged with the first, by ``best.json``; arguments as in ``configs/inference.json``."""
     return [
-        Configuration(run.plan, run.network, window_inferer(run.plan, overlap, mirror), device)
+        Configuration(run.plan, run.network, window_inferer(run.plan, overlap, mirror, amp_dtype), device)
         for run in trained.configurations
     ]
 

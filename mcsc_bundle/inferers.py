@@ -13,13 +13,16 @@ from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.precision import autocast_dtype
 
 log = logging.getLogger(__name__)
 
 GAUSSIAN_SIGMA = 0.125  # of the patch, as nnU-Net
 
 
-def window_inferer(plan: Plan, overlap: float | None = None, mirror: bool = False) -> Inferer:
+def window_inferer(
+    plan: Plan, overlap: float | None = None, mirror: bool = False, amp_dtype: str | None = None
+) -> Inferer:
     """The inferer of a plan.
 
     Args:
@@ -27,6 +30,7 @@ def window_inferer(plan: Plan, overlap: float | None = None, mirror: bool = Fals
         overlap: of neighbouring windows, a fraction of the patch in [0, 1); ``None`` takes the plan's.
         mirror: average the logits of each window over all flips of ``plan.mirror_axes`` (nnU-Net's test-time
             augmentation); ``2^axes`` times the work.
+        amp_dtype: ``bfloat16`` or ``float16`` for the network, see ``mcsc_bundle.precision``; ``None`` leaves that to who calls.
     """
     options: dict[str, Any] = {
         "roi_size": plan.patch_size,
@@ -39,7 +43,7 @@ def window_inferer(plan: Plan, overlap: float | None = None, mirror: bool = Fals
     kind: Callable[..., SlidingWindowInferer] = SlidingWindowInferer
     if plan.slice_axis is not None:
         kind = partial(SliceInferer, spatial_dim=plan.slice_axis)
-    return WindowInferer(partial(kind, **options), plan.mirror_axes if mirror else ())
+    return WindowInferer(partial(kind, **options), plan.mirror_axes if mirror else (), amp_dtype)
 
 
 class WindowInferer(Inferer):
@@ -48,20 +52,36 @@ class WindowInferer(Inferer):
     Args:
         windows: makes the inferer; takes its ``device`` and ``sw_device``.
         mirror_axes: network axes to flip.
+        amp_dtype: of the network; windows are weighted and added in float32.
     """
 
-    def __init__(self, windows: Callable[..., SlidingWindowInferer], mirror_axes: Sequence[int] = ()) -> None:
-        self.windows, self.mirror_axes = windows, tuple(mirror_axes)
+    def __init__(
+        self,
+        windows: Callable[..., SlidingWindowInferer],
+        mirror_axes: Sequence[int] = (),
+        amp_dtype: str | None = None,
+    ) -> None:
+        self.windows, self.mirror_axes, self.amp_dtype = windows, tuple(mirror_axes), amp_dtype
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits ``(B, classes, *spatial)`` of ``(B, C, *spatial)``."""
-        predict = partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
+        predict = network
+        if self.amp_dtype is not None and (dtype := autocast_dtype(inputs.device, self.amp_dtype)):
+            predict = partial(in_precision, network=network, dtype=dtype)
+        if self.mirror_axes:
+            predict = partial(mirrored, network=predict, axes=self.mirror_axes)
         try:
             return self.windows()(inputs, predict, *args, **kwargs)
         except torch.cuda.OutOfMemoryError:
             log.info("The GPU has no room for all windows of this image; collecting them in main memory.")
         torch.cuda.empty_cache()
         return self.windows(device="cpu", sw_device=inputs.device)(inputs.cpu(), predict, *args, **kwargs)
+
+
+def in_precision(x: Tensor, network: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+    """Logits in float32 of a network in mixed precision."""
+    with torch.autocast(x.device.type, dtype):
+        return network(x).float()
 
 
 def mirrored(x: Tensor, network: Callable[[Tensor], Tensor], axes: Sequence[int]) -> Tensor:

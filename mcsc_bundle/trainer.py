@@ -19,12 +19,11 @@ from mcsc_bundle.data import TwoStreamLoader
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
+from mcsc_bundle.precision import autocast_dtype
 
 log = logging.getLogger(__name__)
 
 GOING_ON = "%s: going on with %s; the epochs before ran with %s."
-
-AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainingError(RuntimeError):
@@ -111,7 +110,7 @@ class MCSCTrainer(SupervisedTrainer):
             **kwargs,
         )
         self.schedule, self.grad_clip, self.seed = schedule, grad_clip, seed
-        self.autocast_dtype = _autocast_dtype(device, amp, amp_dtype)
+        self.autocast_dtype = autocast_dtype(device, amp_dtype) if amp else None
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
         self.max_nonfinite, self.nonfinite_in_a_row, self.nonfinite_steps = max_nonfinite, 0, 0
         self.checkpoint: tuple[str, int] | None = None  # where the training could go on, and after which epoch
@@ -295,17 +294,3 @@ def _distributed(method: Method, device: torch.device) -> nn.Module:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return method
     return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
-
-
-def _autocast_dtype(device: torch.device, amp: bool, wanted: torch.dtype | str | None) -> torch.dtype | None:
-    """bf16 where the GPU has it, else fp16; ``None`` without AMP. A CPU takes bf16 if told to."""
-    if not amp:
-        return None
-    if isinstance(wanted, str):
-        if wanted not in AMP_DTYPES:
-            raise SystemExit(f"error: amp_dtype: expected {' or '.join(AMP_DTYPES)}, received {wanted!r}.")
-        wanted = AMP_DTYPES[wanted]
-    if device.type != "cuda" and wanted != torch.bfloat16:
-        log.info("AMP is off: it needs a CUDA device or amp_dtype bfloat16, the device is %s.", device)
-        return None
-    return wanted or (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)

@@ -55,3 +55,25 @@ def test_mirroring_flips_the_axes_of_the_plan_alone():
     result = window_inferer(make_plan("2d", mirror_axes=(1,)), mirror=True)(x, network)
     torch.testing.assert_close(result, mirrored(x, network, axes=(1,)))
     assert not torch.allclose(result, network(x))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_mixed_precision_is_the_network_s_alone(mirror):
+    """A weight of 1 + 2^-10 is 1 in bf16; what the windows add up stays float32."""
+    network, x = nn.Conv2d(1, 1, 1, bias=False), torch.full((1, 1, 16, 24), 3.0)
+    nn.init.constant_(network.weight, 1 + 2**-10)
+    plan = make_plan("2d", mirror_axes=(0, 1))
+    for amp_dtype, expected in ((None, 3 * (1 + 2**-10)), ("bfloat16", 3.0)):
+        with torch.no_grad():
+            result = window_inferer(plan, mirror=mirror, amp_dtype=amp_dtype)(x, network)
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result, torch.full_like(x, expected), atol=1e-6, rtol=0)
+
+
+def test_a_cpu_predicts_in_float32_where_fp16_is_asked_for():
+    network, x = convolution(2), torch.randn(1, 1, 16, 24)
+    with torch.no_grad():
+        assert torch.equal(
+            window_inferer(make_plan("2d"), amp_dtype="float16")(x, network),
+            window_inferer(make_plan("2d"))(x, network),
+        )

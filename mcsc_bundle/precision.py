@@ -1,0 +1,38 @@
+"""Which mixed precision a device is good for."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+
+log = logging.getLogger(__name__)
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast_dtype(device: torch.device, wanted: torch.dtype | str | None) -> torch.dtype | None:
+    """What ``torch.autocast`` is to compute in; ``None`` without mixed precision.
+
+    Args:
+        device: where.
+        wanted: bf16 or fp16, also by name; ``None`` takes bf16 where a GPU has it, else fp16. A CPU takes bf16 alone, and
+            only if told to: it gains by it where it has bf16 instructions (AVX512-BF16, AMX).
+
+    Raises:
+        SystemExit: another name.
+    """
+    if isinstance(wanted, str):
+        if wanted not in AMP_DTYPES:
+            raise SystemExit(f"error: amp_dtype: expected {' or '.join(AMP_DTYPES)}, received {wanted!r}.")
+        wanted = AMP_DTYPES[wanted]
+    if device.type != "cuda" and wanted != torch.bfloat16:
+        _tell_off(str(device))
+        return None
+    return wanted or (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+
+
+@cache
+def _tell_off(device: str) -> None:
+    log.info("AMP is off: it needs a CUDA device or amp_dtype bfloat16, the device is %s.", device)
