@@ -29,13 +29,14 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcsc_bundle.cascade import PREVIOUS, SpoiledMask, joined
 from mcsc_bundle.plan import Plan
 
 ANISOTROPIC_PATCH = 3.0  # nnU-Net: above this ratio of patch sides a volume is rotated slice by slice ("dummy 2-D")
 
 
 def intensity_augmentation(plan: Plan) -> Compose:
-    """nnU-Net's intensity transforms and mirroring on ``image`` (and ``label`` for the mirroring)."""
+    """nnU-Net's intensity transforms and mirroring on ``image`` (``label`` and ``previous`` are mirrored alone)."""
     image = "image"
     dims = plan.spatial_dims
     linear = {2: "bilinear", 3: "trilinear"}[dims]
@@ -50,7 +51,7 @@ def intensity_augmentation(plan: Plan) -> Compose:
             RandAdjustContrastd(image, prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
             RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
             *(
-                RandFlipd((image, "label"), prob=0.5, spatial_axis=axis, allow_missing_keys=True)
+                RandFlipd((image, "label", PREVIOUS), prob=0.5, spatial_axis=axis, allow_missing_keys=True)
                 for axis in plan.mirror_axes
             ),
         ]
@@ -74,6 +75,7 @@ class PatchAugmentation(Randomizable, Transform):
         self.patch_size = plan.patch_size
         self.spatial_probability = spatial_probability
         self.intensity = intensity_augmentation(plan)
+        self.plan, self.spoil = plan, SpoiledMask(plan)
         self.matrix: np.ndarray | None = None
 
     def set_random_state(
@@ -82,6 +84,8 @@ class PatchAugmentation(Randomizable, Transform):
         """One seed decides everything that follows."""
         super().set_random_state(seed, state)
         self.intensity.set_random_state(seed=int(self.R.randint(2**31)))
+        if self.plan.previous_stage:
+            self.spoil.set_random_state(seed=int(self.R.randint(2**31)))
         return self
 
     def draw(self) -> tuple[int, ...]:
@@ -110,14 +114,21 @@ class PatchAugmentation(Randomizable, Transform):
         return [math.radians(self.R.uniform(-30, 30)) for _ in flat]
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Augment ``image`` ``(C, *region)`` and, where present, ``label`` ``(1, *region)`` to the patch size."""
+        """Augment ``image`` ``(C, *region)`` and, where present, ``label`` ``(1, *region)`` to the patch size.
+
+        Of a cascade, ``previous`` ``(1, *region)`` is spoiled and joins the image (``mcsc_bundle.cascade``).
+        """
         data = dict(data)
         if self.matrix is not None:
             grid = _sampling_grid(self.matrix, self.patch_size, data["image"].shape[1:])
             data["image"] = _sampled(data["image"], grid, "bilinear")
-            if "label" in data:
-                data["label"] = _sampled(data["label"], grid, "nearest")
-        return {key: convert_to_tensor(value, track_meta=False) for key, value in self.intensity(data).items()}
+            for key in ("label", PREVIOUS):
+                if key in data:
+                    data[key] = _sampled(data[key], grid, "nearest")
+        data = {key: convert_to_tensor(value, track_meta=False) for key, value in self.intensity(data).items()}
+        if PREVIOUS in data:
+            data[PREVIOUS] = self.spoil(data[PREVIOUS])
+        return joined(data, self.plan)
 
 
 def rotation_matrix(angles: list[float]) -> np.ndarray:

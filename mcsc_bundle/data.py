@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcsc_bundle.augmentation import PatchAugmentation
+from mcsc_bundle.cascade import PREVIOUS, joined
 from mcsc_bundle.labels import with_ignored
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase
@@ -91,6 +92,8 @@ class TwoStreamDataset(Dataset):
             label = case.read_label(start, region)[None]
             label = label if self.plan.ignore_value is None else with_ignored(label)
             item["label"] = torch.from_numpy(self._squeezed(label))
+        if self.plan.previous_stage:
+            item[PREVIOUS] = torch.from_numpy(self._squeezed(case.read_previous(start, region)))
         return self.transform(item)
 
     def _centre(self, case: StoredCase, rng: np.random.Generator, stream: int, forced: bool) -> np.ndarray:
@@ -199,13 +202,18 @@ class StoredVolumes(Dataset):
     Args:
         data: items with ``case``.
         store: the preprocessed cases.
+        plan: the plan.
         transform: applied to ``{"image": (C, *spatial), "label": (1, *spatial), "case": name}``.
     """
 
     def __init__(
-        self, data: Sequence[Mapping[str, Any]], store: CaseStore, transform: Callable[[dict], dict] | None = None
+        self,
+        data: Sequence[Mapping[str, Any]],
+        store: CaseStore,
+        plan: Plan,
+        transform: Callable[[dict], dict] | None = None,
     ) -> None:
-        self.data, self.store, self.transform = data, store, transform
+        self.data, self.store, self.plan, self.transform = data, store, plan, transform
 
     def __len__(self) -> int:
         """Number of cases."""
@@ -216,11 +224,19 @@ class StoredVolumes(Dataset):
         name = self.data[index]["case"]
         case, origin = self.store.open(name), (0,) * len(self.store.open(name).shape)
         item = {
-            "image": torch.from_numpy(case.read_image(origin, case.shape)),
+            "image": network_input(case, self.plan, origin, case.shape),
             "label": torch.from_numpy(case.read_label(origin, case.shape)[None]),
             "case": name,
         }
         return item if self.transform is None else self.transform(item)
+
+
+def network_input(case: StoredCase, plan: Plan, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """What the networks see of a region, ``(network_channels, *size)``: the image, and in a cascade the previous mask."""
+    item = {"image": torch.from_numpy(case.read_image(start, size))}
+    if plan.previous_stage:
+        item[PREVIOUS] = torch.from_numpy(case.read_previous(start, size))
+    return joined(item, plan)["image"]
 
 
 def _one_thread(worker: int) -> None:

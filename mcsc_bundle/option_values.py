@@ -91,8 +91,8 @@ RULES = {
         "plan, resenc_m, resenc_l, resenc_xl or paper", _one_of("plan", "resenc_m", "resenc_l", "resenc_xl", "paper")
     ),
     "configuration": Rule(
-        "2d, 3d_fullres, 3d_lowres or auto",
-        _one_of("2d", "3d_fullres", "3d_lowres", "auto"),
+        "2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or auto",
+        _one_of("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "auto"),
         "It took over from dimensions.",
     ),
     "memory_gb": Rule(

@@ -173,7 +173,10 @@ class Plan:
         memory_gb: memory budget the plan was made for; ``estimated_memory_gb`` what it is expected to take.
         measured_memory_gb: what a step took when it was tried on the device, ``None`` if it was not.
         device: ``cpu`` or ``cuda``: what the plan was made for.
-        configuration: nnU-Net's name for this kind of plan: ``2d``, ``3d_fullres``, ``3d_lowres``; empty if it is none.
+        configuration: nnU-Net's name for this kind of plan: ``2d``, ``3d_fullres``, ``3d_lowres``, ``3d_cascade_fullres``; empty
+            if it is none.
+        previous_stage: configuration whose mask the networks see beside the image, one channel for each foreground label
+            (``mcsc_bundle.cascade``); empty where they see the image alone.
         why: the reason for each choice, by field name, in words.
         format: version of this file's layout.
     """
@@ -204,6 +207,7 @@ class Plan:
     measured_memory_gb: float | None = None
     device: str = "cpu"
     configuration: str = ""
+    previous_stage: str = ""
     ignore_value: int | None = None
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
@@ -214,8 +218,13 @@ class Plan:
 
     @property
     def in_channels(self) -> int:
-        """Input channels of the networks."""
+        """Channels of the images."""
         return len(self.channel_names)
+
+    @property
+    def network_channels(self) -> int:
+        """Input channels of the networks: the image's, and in a cascade one for each foreground label."""
+        return self.in_channels + (self.num_classes - 1 if self.previous_stage else 0)
 
     @property
     def num_classes(self) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PLAN_FORMAT = 1
 NORMALIZATION_SCHEMES = ("zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none")
 DEVICES = ("cpu", "cuda")
-CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "")
+CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "")
 MAX_CLASSES = 255  # class indices are stored as uint8
 AXIS_CODES = ("LR", "AP", "IS")
 PAPER_STAGES = 5
@@ -252,3 +252,5 @@ def _check_budget(plan: Plan) -> None:
     _expect(measured is None or measured >= 0, "measured_memory_gb", "gigabytes, or null", measured)
     known = plan.configuration in CONFIGURATIONS
     _expect(known, "configuration", f"one of {CONFIGURATIONS}, which only names the plan", plan.configuration)
+    stages = ("", "3d_lowres")
+    _expect(plan.previous_stage in stages, "previous_stage", f"one of {stages}", plan.previous_stage)

@@ -20,7 +20,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from mcsc_bundle.files import DiskError, replacing
+from mcsc_bundle.files import DiskError, replacing, save_text
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import save_json
 from mcsc_bundle.words import first_line
@@ -80,6 +80,14 @@ class StoredCase:
             )
         return _read(self._label, start, size)[0]
 
+    def read_previous(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        """Class indices ``(1, *size)`` uint8 of the previous stage's mask; what lies outside the image is 0.
+
+        Raises:
+            DiskError: none is stored.
+        """
+        return _read(self._previous, start, size)
+
     @cached_property
     def _positions(self) -> dict[str, np.ndarray]:
         if not self.labeled:
@@ -95,6 +103,10 @@ class StoredCase:
     @cached_property
     def _label(self) -> blosc2.NDArray:
         return _open_array(self._folder / f"{self.case}.label.b2nd")
+
+    @cached_property
+    def _previous(self) -> blosc2.NDArray:
+        return _open_array(self._folder / f"{self.case}.previous.b2nd")
 
 
 class CaseStore:
@@ -166,6 +178,28 @@ class CaseStore:
             self._write_foreground(case, label)
         meta = {"format": FORMAT, "shape": image.shape[1:], "labeled": label is not None, "source": source}
         save_json(self.folder / f"{case}.json", meta)
+
+    def has_previous(self, case: str, source: str) -> bool:
+        """Whether the previous stage's mask of a case is stored as made from a file with this hash."""
+        path = self.folder / f"{case}.previous.txt"
+        there = path.exists() and (self.folder / f"{case}.previous.b2nd").exists()
+        return there and path.read_text(encoding="utf-8") == source
+
+    def write_previous(self, case: str, previous: np.ndarray, source: str, patch_size: Sequence[int]) -> None:
+        """Store the previous stage's mask beside a case, for a cascade.
+
+        Args:
+            case: its name.
+            previous: ``(*spatial)`` uint8 class indices, of the image's shape.
+            source: hash of the mask's file.
+            patch_size: as in ``write``.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        (self.folder / f"{case}.previous.txt").unlink(missing_ok=True)
+        self._write_array(f"{case}.previous.b2nd", previous.astype(np.uint8, copy=False)[None], tuple(patch_size))
+        save_text(self.folder / f"{case}.previous.txt", source)
 
     def _meta(self, case: str) -> dict[str, Any]:
         try:

@@ -27,6 +27,7 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 from tqdm import tqdm
 
+from mcsc_bundle.data import network_input
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase
@@ -203,7 +204,7 @@ def _places(case: StoredCase, plan: Plan) -> list[tuple[int, ...]]:
 
 def _read(case: StoredCase, plan: Plan, places: Sequence[tuple[int, ...]]) -> Tensor:
     """Windows ``(B, C, *patch)``; outside the image they are 0."""
-    windows = torch.stack([torch.from_numpy(case.read_image(place, plan.image_patch_size)) for place in places])
+    windows = torch.stack([network_input(case, plan, place, plan.image_patch_size) for place in places])
     return windows if plan.slice_axis is None else windows.squeeze(plan.slice_axis + 2)
 
 

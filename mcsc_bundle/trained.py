@@ -35,6 +35,7 @@ FIXED = (
     "spacing_mm",
     "separate_z_ratio",
     "normalization",
+    "previous_stage",
     "patch_size",
     "cnn",
     "transformer",

@@ -2,18 +2,20 @@
 
 nnU-Net plans all that make sense, trains each on five folds and takes the best (``default_experiment_planner.py``:
 ``plan_experiment``). That is there too, ``python -m mcsc_bundle cross_validate`` on runs of two configurations; but a
-first run has to begin with one, which ``auto`` picks from geometry and labels. We have no cascade (``3d_cascade_fullres``).
+first run has to begin with one, which ``auto`` picks from geometry and labels. The cascade (``mcsc_bundle.cascade``) is
+never picked: it needs a cross-validation of 3d_lowres first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcsc_bundle.plan import Fingerprint, PlanError
+from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from preprocessing.geometry import ANISOTROPY_RATIO, Geometry
 from preprocessing.sizing import LOWRES_BELOW, LOWRES_GAIN, LowRes
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+CASCADE = "3d_cascade_fullres"
 
 SEES_TOO_LITTLE = 0.05
 FEW_LABELS = 10
@@ -98,6 +100,16 @@ def choose_resolution(
     return "3d_fullres", f"{covers}. There are 2d and 3d_lowres, too; cross-validate to compare."
 
 
+def as_cascade(fullres: Plan) -> Plan:
+    """The second stage: as 3d_fullres (nnU-Net: ``inherits_from``), with the mask of 3d_lowres beside the image."""
+    why = (
+        "Asked for. At full resolution a patch sees a part of the body; the mask that 3d_lowres made of all of it shows which, as "
+        f"{fullres.num_classes - 1} further input channels. The rest is planned as for 3d_fullres."
+    )
+    reasons = {**fullres.why, "configuration": why, "previous_stage": "What nnU-Net refines in its cascade."}
+    return fullres.replace(configuration=CASCADE, previous_stage="3d_lowres", why=reasons)
+
+
 def slices_only(fingerprint: Fingerprint, asked: bool) -> str:
     """Why the configuration is 2d."""
     if fingerprint.image_dims == 2:
@@ -111,9 +123,10 @@ def check_configuration(fingerprint: Fingerprint, configuration: str) -> None:
     Raises:
         PlanError: names those there are.
     """
-    if configuration not in ("auto", *CONFIGURATIONS):
+    if configuration not in ("auto", *CONFIGURATIONS, CASCADE):
+        known = ", ".join((*CONFIGURATIONS, CASCADE))
         raise PlanError(
-            f"Planning {fingerprint.dataset_name}: expected configuration to be auto, {', '.join(CONFIGURATIONS)}, received "
+            f"Planning {fingerprint.dataset_name}: expected configuration to be auto, {known}, received "
             f"{configuration!r}."
         )
 

@@ -42,7 +42,7 @@ def two_stream_dataset(
 
 def stored_volumes(data: Sequence[Mapping[str, Any]], plan: Plan, store: CaseStore, **options: Any) -> StoredVolumes:
     """``StoredVolumes`` of stored cases, or of items that are stored first. Arguments as ``two_stream_dataset``."""
-    return StoredVolumes(stored_items(data, plan, store), store, **options)
+    return StoredVolumes(stored_items(data, plan, store), store, plan, **options)
 
 
 def stored_items(data: Sequence[Mapping[str, Any]], plan: Plan, store: CaseStore) -> list[dict[str, Any]]:

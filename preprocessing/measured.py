@@ -134,7 +134,7 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
     before = _status_gb("VmRSS")
     for _ in range(steps):
         image = torch.randn(
-            plan.batch_labeled + plan.batch_unlabeled, plan.in_channels, *plan.patch_size, device=device
+            plan.batch_labeled + plan.batch_unlabeled, plan.network_channels, *plan.patch_size, device=device
         )
         label = torch.randint(plan.num_classes, (plan.batch_labeled, 1, *plan.patch_size), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

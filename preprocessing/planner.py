@@ -14,6 +14,8 @@ from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
 from preprocessing.axes import keep_slices_together
 from preprocessing.compute import FORWARD_AND_BACKWARD
 from preprocessing.configuration import (
+    CASCADE,
+    as_cascade,
     check_configuration,
     choose_dimensions,
     choose_resolution,
@@ -67,7 +69,8 @@ def make_plan(
             ``sizing``.
         networks: ``pair`` counts CNN and Transformer; ``cnn`` counts the CNN alone, which gives nnU-Net's plan.
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto``: 2-D for images, and slice by slice for volumes with
-            thick slices; 3-D otherwise, see ``configuration.choose_resolution``.
+            thick slices; 3-D otherwise, see ``configuration.choose_resolution``. Or ``3d_cascade_fullres``, where there is a
+            3d_lowres.
         num_cases: training cases, if the fingerprint lists fewer.
         preset: family of the CNN: ``plan``, ``resenc_m``, ``resenc_l`` or ``resenc_xl`` (see ``families``).
         step_seconds: on a CPU, time that a step may take on two cores; ``None`` is 2 s. Of no effect on a GPU.
@@ -80,6 +83,14 @@ def make_plan(
     """
     _check_request(fingerprint, memory_gb, device, networks, step_seconds, preset)
     check_configuration(fingerprint, configuration)
+    if configuration == CASCADE:
+        request = memory_gb, device, networks
+        further = {"num_cases": num_cases, "step_seconds": step_seconds, "preset": preset}
+        try:
+            make_plan(fingerprint, *request, configuration="3d_lowres", **further)  # what it would refine
+        except PlanError as error:
+            raise PlanError(str(error).replace("received '3d_lowres'", f"received '{CASCADE}'")) from None
+        return as_cascade(make_plan(fingerprint, *request, configuration="3d_fullres", **further))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     family = FAMILIES[preset]
     usual = family.memory_gb if preset != "plan" and device == "cuda" else default_memory_gb(device)

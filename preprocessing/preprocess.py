@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose
 
+from mcsc_bundle.cascade import PREVIOUS
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore
@@ -31,7 +32,8 @@ def preprocess(
     """Store the cases that are not stored as they are now; a killed run goes on where it was.
 
     Args:
-        cases: items ``{"case": name, "image": [paths], "label": path}``. Labels are opened only where named.
+        cases: items ``{"case": name, "image": [paths], "label": path}``. Labels are opened only where named; of a cascade,
+            with ``previous``, the mask of the stage before.
         plan: the plan.
         store: where the cases go.
         workers: processes; ``None`` takes what cores, memory and the amount of data suggest.
@@ -69,11 +71,14 @@ def store_case(item: Mapping[str, Any], plan: Plan, store: CaseStore) -> str | N
     Returns:
         Why the case cannot be used, in words, or ``None`` if all went well.
     """
-    files = {key: item[key] for key in ("image", "label") if item.get(key) is not None}
+    files = {key: item[key] for key in ("image", "label", PREVIOUS) if item.get(key) is not None}
     try:
         ready = _chain(plan)(files)
         label = ready["label"].numpy()[0] if "label" in ready else None
         store.write(item["case"], ready["image"].numpy(), label, _source(item), plan.image_patch_size)
+        if PREVIOUS in ready:
+            mask, source = ready[PREVIOUS].numpy()[0], _hash([item[PREVIOUS]])
+            store.write_previous(item["case"], mask, source, plan.image_patch_size)
     except DiskError:  # no fault of the case
         raise
     except Exception as error:
@@ -88,7 +93,7 @@ def _chain(plan: Plan) -> Compose:
     """The transforms of the plan last used; making them takes as long as they do on a small case."""
     if plan.data_key not in _chains:
         _chains.clear()
-        _chains[plan.data_key] = preprocessing(plan)
+        _chains[plan.data_key] = preprocessing(plan, ("image", "label", PREVIOUS))
     return _chains[plan.data_key]
 
 
@@ -113,6 +118,7 @@ def _pending(cases: Sequence[Mapping[str, Any]], store: CaseStore) -> list[Mappi
         if not (
             item["case"] in sources
             and store.is_current(item["case"], sources[item["case"]], labeled=item.get("label") is not None)
+            and (item.get(PREVIOUS) is None or store.has_previous(item["case"], _hash([item[PREVIOUS]])))
         )
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Method(nn.Module):
         super().__init__()
         self.cnn = networks.cnn
         self.outputs = networks.outputs
+        self.mask_channels = networks.mask_channels
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted scalar loss terms of one batch; the trainer minimises their sum.
@@ -37,6 +38,12 @@ class Method(nn.Module):
             progress: fraction of the training done, in [0, 1]. Ramps hang on it, so a resumed run needs no counters.
         """
         raise NotImplementedError
+
+    def disturbed(self, image: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
+        """A batch ``(B, C, *spatial)`` with its intensities disturbed; masks of a previous stage among it stay masks."""
+        if not self.mask_channels:
+            return disturb(image)
+        return torch.cat((disturb(image[:, : -self.mask_channels]), image[:, -self.mask_channels :]), 1)
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step; a method with an EMA teacher updates it here."""

@@ -106,7 +106,7 @@ class MCSC(PaperMCSC):
         partner = torch.where(choice, labeled[donors], weak.roll(1, 0))
         partner_target = torch.where(choice, target[donors], pseudo.roll(1, 0))
         box = random_boxes(len(weak), tuple(weak.shape[2:]), *self.box_share, device=weak.device)
-        mixed = strong_intensity(torch.where(box, partner, weak))
+        mixed = self.disturbed(torch.where(box, partner, weak), strong_intensity)
         return torch.cat((labeled, mixed)), torch.where(box, partner_target, pseudo)
 
     def teacher(self) -> EMATeacher:

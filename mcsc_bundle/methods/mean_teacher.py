@@ -56,7 +56,7 @@ class MeanTeacher(Method):
 
     def consistency(self, logits: Tensor, image: Tensor, progress: float) -> Tensor:
         """Distance of the student's logits ``(U, C, *spatial)`` from the teacher's on the same patches ``image``."""
-        return probability_mse(logits, self.teacher(noisy(image)), self.outputs)
+        return probability_mse(logits, self.teacher(self.disturbed(image, noisy)), self.outputs)
 
     def after_step(self, progress: float) -> None:
         """The teacher follows."""

@@ -48,9 +48,11 @@ class UAMT(MeanTeacher):
     def consistency(self, logits: Tensor, image: Tensor, progress: float) -> Tensor:
         """Distance from the teacher over the voxels where it is certain."""
         threshold = (0.75 + 0.25 * sigmoid_rampup(progress)) * self.max_entropy
-        return certain_mse(logits, self.teacher(noisy(image)), self.uncertainty(image) < threshold, self.outputs)
+        teacher = self.teacher(self.disturbed(image, noisy))
+        return certain_mse(logits, teacher, self.uncertainty(image) < threshold, self.outputs)
 
     def uncertainty(self, image: Tensor) -> Tensor:
         """Entropy of the teacher's mean probability, in nats, ``(U, 1, *spatial)``; one pass after the other for memory."""
-        total = sum(self.outputs.probability(self.teacher.sample(noisy(image))) for _ in range(self.passes))
+        looks = (self.teacher.sample(self.disturbed(image, noisy)) for _ in range(self.passes))
+        total = sum(map(self.outputs.probability, looks))
         return self.outputs.entropy(torch.as_tensor(total) / self.passes)

@@ -25,10 +25,14 @@ class NetworkPair(nn.Module):
         cnn, transformer: networks with the interface of ``UNet`` and ``SwinUNet`` (``features``, ``head``,
             ``feature_channels``, ``feature_strides``).
         outputs: what their channels mean; ``None`` for exclusive classes.
+        mask_channels: how many of the last input channels are the mask of a previous stage (``mcsc_bundle.cascade``).
     """
 
-    def __init__(self, cnn: UNet, transformer: SwinUNet, outputs: Classes | None = None) -> None:
+    def __init__(
+        self, cnn: UNet, transformer: SwinUNet, outputs: Classes | None = None, mask_channels: int = 0
+    ) -> None:
         super().__init__()
+        self.mask_channels = mask_channels
         self.cnn = cnn
         self.transformer = transformer
         self.outputs = outputs or Classes()
@@ -45,7 +49,8 @@ class NetworkPair(nn.Module):
                 it from scratch.
             init_from: run folder or packed bundle to take over every fitting layer of (``transfer.init_from``).
         """
-        pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan), outputs_of(plan))
+        masks = plan.network_channels - plan.in_channels
+        pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan), outputs_of(plan), masks)
         if pretrained is not None:
             load_imagenet_weights(pair.transformer, pretrained)
         if init_from is not None:

@@ -110,7 +110,7 @@ class SwinUNet(nn.Module):
         swin = plan.transformer
         return cls(
             plan.spatial_dims,
-            plan.in_channels,
+            plan.network_channels,
             plan.out_channels,
             swin.patch,
             swin.merges,

@@ -91,7 +91,7 @@ class UNet(nn.Module):
         cnn = plan.cnn
         return cls(
             plan.spatial_dims,
-            plan.in_channels,
+            plan.network_channels,
             plan.out_channels,
             cnn.features,
             cnn.kernel_sizes,

@@ -1,0 +1,188 @@
+"""The cascade: networks at full resolution that see, beside the image, the mask of networks that saw all of it at a coarser one.
+
+nnU-Net's ``3d_cascade_fullres`` (Isensee et al., 2021). The mask comes from ``3d_lowres``: in training, of networks that never saw
+the label of that case (``preprocessing.previous``); at inference, of all its folds. It enters as one channel for each foreground
+label. So that the second stage does not copy the errors of the first, training spoils the mask: it grows, shrinks, closes or
+opens labels, and removes small components, with nnU-Net's probabilities (``nnUNetTrainer.get_training_transforms``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, MapTransform, Randomizable, Transform
+from scipy import ndimage
+from torch import Tensor
+
+from mcsc_bundle.plan import Plan
+from mcsc_bundle.transforms import preprocessing
+
+PREVIOUS = "previous"
+"""Key of the previous stage's class indices ``(1, *spatial)`` in an item."""
+
+MORPH_PROBABILITY, MORPH_RADII = 0.4, (1, 8)
+REMOVE_PROBABILITY, REMOVE_BELOW = 0.2, 0.15
+
+
+class PreviousStage(Protocol):
+    """What gives the mask of the stage before: label values ``(1, *spatial)`` on the grid of the files."""
+
+    def mask(self, files: Any) -> MetaTensor: ...
+
+
+def one_hot(previous: Tensor, plan: Plan) -> Tensor:
+    """Class indices ``(1, *spatial)`` as a float32 channel for each foreground label, ``(num_classes - 1, *spatial)``."""
+    classes = torch.arange(1, plan.num_classes, device=previous.device).view(-1, *[1] * (previous.ndim - 1))
+    return (previous == classes).float()
+
+
+def joined(item: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """An item whose ``image`` holds its ``previous``, which is taken out; other items as they are."""
+    item = dict(item)
+    if PREVIOUS in item:
+        previous, image = item.pop(PREVIOUS), item["image"]
+        channels = one_hot(torch.as_tensor(previous), plan).to(image.dtype)
+        item["image"] = torch.cat((image, channels))
+    return item
+
+
+class SpoiledMask(Randomizable, Transform):
+    """Errors put into a previous stage's class indices ``(1, *spatial)``, as the next case's mask may have others.
+
+    Args:
+        plan: the classes.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.classes = range(1, plan.num_classes)
+
+    def __call__(self, previous: Tensor) -> Tensor:
+        """A spoiled copy."""
+        classes = previous[0].numpy().copy()
+        if self.R.rand() < MORPH_PROBABILITY:
+            for label in self.R.permutation(self.classes):
+                self._morph(classes, int(label))
+        if self.R.rand() < REMOVE_PROBABILITY:
+            for label in self.R.permutation(self.classes):
+                self._remove(classes, int(label))
+        return torch.from_numpy(classes)[None]
+
+    def _morph(self, classes: np.ndarray, label: int) -> None:
+        """Grow, shrink, close or open one label by a ball; what it grows over is no longer of the other labels."""
+        operation = MORPHOLOGY[self.R.randint(len(MORPHOLOGY))]
+        radius = int(self.R.randint(*MORPH_RADII))
+        before = classes == label
+        if before.any():
+            after = operation(before, radius)
+            classes[before & ~after] = 0
+            classes[after & ~before] = label
+
+    def _remove(self, classes: np.ndarray, label: int) -> None:
+        """Remove one component of a label, unless it is large."""
+        components, count = ndimage.label(classes == label)
+        sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
+        small = np.flatnonzero(sizes < REMOVE_BELOW * classes.size) + 1
+        if len(small):
+            classes[components == small[self.R.randint(len(small))]] = 0
+
+
+def grown(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Dilation by a ball, by distances: a ball of radius 8 has 2109 voxels to compare otherwise."""
+    return ndimage.distance_transform_edt(~mask) <= radius
+
+
+def shrunk(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Erosion by a ball; beyond the border the mask is taken to go on."""
+    return mask & (ndimage.distance_transform_edt(mask) > radius) if not mask.all() else mask
+
+
+def closed(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Growing, then shrinking."""
+    return shrunk(grown(mask, radius), radius)
+
+
+def opened(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Shrinking, then growing."""
+    less = shrunk(mask, radius)
+    return grown(less, radius) if less.any() else less
+
+
+MORPHOLOGY = (grown, shrunk, closed, opened)
+
+
+def input_transform(plan: Plan, previous: PreviousStage | None = None) -> Compose:
+    """From the files of a case to what the network sees.
+
+    Args:
+        plan: the plan.
+        previous: gives the mask of the stage before; ``None`` where the plan has none.
+
+    Returns:
+        ``preprocessing(plan, "image")``; of a cascade, with the mask predicted, brought to the same grid and joined.
+    """
+    if not plan.previous_stage:
+        return preprocessing(plan, "image")
+    if previous is None:
+        raise ValueError(f"expected the networks of {plan.previous_stage}, received none.")
+    load, _, *others = preprocessing(plan, ("image", PREVIOUS)).transforms
+    assert isinstance(load, LoadImaged)
+    return Compose(
+        [RememberFilesd("image"), load, PredictPreviousd("image", previous), *others, JoinPreviousd("image", plan)]
+    )
+
+
+class RememberFilesd(MapTransform):
+    """Keeps the paths of an item's image under ``files``, which loading replaces by the image."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with ``files``."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item["files"] = item[key]
+        return item
+
+
+class PredictPreviousd(MapTransform):
+    """Adds the mask of the stage before.
+
+    Args:
+        keys: of the image.
+        previous: predicts it from the files.
+    """
+
+    def __init__(self, keys: Sequence[str] | str, previous: PreviousStage) -> None:
+        super().__init__(keys)
+        self.previous = previous
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with ``previous``, on the grid of its image."""
+        item = dict(data)
+        item[PREVIOUS] = self.previous.mask(item.pop("files"))
+        return item
+
+
+class JoinPreviousd(MapTransform):
+    """``joined`` for an image that knows its way back.
+
+    Args:
+        keys: of the image.
+        plan: the plan.
+    """
+
+    def __init__(self, keys: Sequence[str] | str, plan: Plan) -> None:
+        super().__init__(keys)
+        self.plan = plan
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its image with the channels of the mask, and the image's own trace."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = item[key]
+            channels = one_hot(item.pop(PREVIOUS).as_tensor(), self.plan).to(image.dtype)
+            together = torch.cat((image.as_tensor(), channels))
+            item[key] = MetaTensor(together, meta=image.meta, applied_operations=image.applied_operations)
+        return item
