@@ -1,0 +1,131 @@
+"""Masks of the stage before for every case of a cascade, by networks that never saw its label.
+
+A labelled case has the mask that its fold of the cross-validation of 3d_lowres left out made of it. Unlabelled cases, and those
+that 3d_lowres did not know, are predicted by all its folds together; these masks lie in ``next_stage`` beside the folds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from mcsc_bundle.cascade import FILE, PREVIOUS
+from mcsc_bundle.ensemble import run_folders
+from mcsc_bundle.metrics import masks_in
+from mcsc_bundle.plan import Plan, PlanError, save_json
+from mcsc_bundle.trained import read_trained
+from mcsc_bundle.words import counted
+
+log = logging.getLogger(__name__)
+
+INFERENCE = Path(__file__).resolve().parents[1] / "configs" / "inference.json"
+MASKS = "next_stage"
+REMEDY = (
+    "python -m mcsc_bundle cross_validate DATA RUNS --configurations 3d_lowres,3d_cascade_fullres does both stages."
+)
+
+
+def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path:
+    """The folder of the stage before; the run keeps its path for inference.
+
+    Args:
+        run: folder of the second stage; its ``previous.json`` gets the path.
+        plan: of the second stage.
+        previous: what the option says; ``None`` takes what the run remembers.
+
+    Raises:
+        PlanError: none is given, or it holds no trained network of that stage.
+    """
+    from mcsc_bundle.cascade import previous_dir
+
+    folder = Path(previous) if previous is not None else previous_dir(run)
+    if folder is None:
+        raise PlanError(
+            f"expected previous to name the runs of {plan.previous_stage}, whose masks this configuration refines. {REMEDY}"
+        )
+    for each in run_folders(folder):
+        if not (each / "models" / "model.pt").exists():
+            raise PlanError(f"previous: expected a trained run in {each}, found no models/model.pt. {REMEDY}")
+        first = Plan.load(each / "plan.json")
+        if first.configuration != plan.previous_stage or first.labels != plan.labels:
+            raise PlanError(
+                f"previous: expected runs of {plan.previous_stage} with the labels {plan.labels}, received {each} "
+                f"({first.configuration or 'no configuration'}, labels {first.labels}). {REMEDY}"
+            )
+    save_json(run / FILE, {"run_dir": os.path.relpath(folder, run)})
+    return folder
+
+
+def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: Path, device: str) -> dict[str, str]:
+    """Give each item the path of its mask, after predicting those that are not there.
+
+    Args:
+        items: with ``case``, ``labeled`` and ``image``; they get ``previous``.
+        test: cases that are kept out of both stages.
+        folder: of the stage before.
+        device: to predict on.
+
+    Returns:
+        Case and reason where no mask could be made.
+
+    Raises:
+        PlanError: the stage before was trained on a case that is to test this one.
+    """
+    runs = run_folders(folder)
+    trained = {run: set(read_trained(run / "models").get("labeled", ())) for run in runs}
+    labeled = set().union(*trained.values())
+    seen = sorted(labeled & set(test))
+    if seen:
+        raise PlanError(
+            f"previous: expected {folder} to have trained without the test cases, received {', '.join(seen[:5])} among the "
+            "cases that trained it. Give both stages the same --num_labeled, --num_test and --split_seed."
+        )
+    apart = {
+        case: path for run in runs for case, path in masks_in(run / "masks").items() if case in labeled - trained[run]
+    }
+    rest = [item for item in items if item["case"] not in apart]
+    known = [item["case"] for item in rest if item["case"] in labeled]
+    if known:
+        log.warning(
+            "%s was trained on the labels of %s it now gives masks of (%s, ...): they look better than those of new scans "
+            "will. %s", folder, counted(len(known), "case"), known[0], REMEDY,
+        )  # fmt: skip
+    made = _predicted(rest, folder, runs, device)
+    for item in items:
+        item[PREVIOUS] = str(apart.get(item["case"]) or made.get(item["case"], ""))
+    return {item["case"]: f"{folder} gives no mask of it; see the log" for item in items if not item[PREVIOUS]}
+
+
+def _predicted(items: Sequence[Mapping[str, Any]], folder: Path, runs: Sequence[Path], device: str) -> dict[str, Path]:
+    """Masks by all runs of ``folder``; made where there are none since the networks were trained."""
+    output = folder / MASKS
+    newest = max((run / "models" / "model.pt").stat().st_mtime for run in runs)
+    done = masks_in(output) if output.exists() else {}
+    if all(item["case"] in done and done[item["case"]].stat().st_mtime > newest for item in items):
+        return done
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise PlanError(f"expected masks of all cases in {output} before several processes train. {REMEDY}")
+    log.info("Predicting %s with %s.", counted(len(items), "case"), folder)
+    workflow = ConfigWorkflow(
+        str(INFERENCE),
+        workflow_type="infer",
+        bundle_root=str(INFERENCE.parents[1]),
+        cases=[{"case": item["case"], "image": list(item["image"])} for item in items],
+        output_dir=str(output),
+        run_dir=str(folder),
+        device=f"$torch.device('{device}')",
+        postprocess=False,
+    )
+    workflow.initialize()
+    try:
+        workflow.run()
+    except SystemExit as end:  # 1: some could not be predicted, and are set aside
+        if end.code != 1:
+            raise
+    return masks_in(output)
