@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
 from mcsc_bundle.cross_validation import ROOT, prepare_folds
-from mcsc_bundle.fold_scores import account
+from mcsc_bundle.fold_scores import ACCOUNT, account
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
 from mcsc_bundle.metrics import masks_in, read_metrics, score_cases
@@ -83,7 +83,7 @@ def find_configurations(runs: Path) -> list[str]:
     Raises:
         ChoiceError: there is none, or one is not done.
     """
-    names = sorted(path.parent.name for path in runs.glob("*/splits.json"))
+    names = sorted({path.parents[1].name for path in runs.glob(f"*/fold_*/{ACCOUNT}")})  # other runs are none of ours
     if not names or (runs / "splits.json").exists():  # the latter is one cross-validation, its folds side by side
         raise ChoiceError(
             f"expected cross-validations of several configurations in {runs}, found none. Make them: python -m mcsc_bundle "
@@ -94,8 +94,8 @@ def find_configurations(runs: Path) -> list[str]:
         left = [str(fold) for fold in range(len(folds)) if not account(runs / name / f"fold_{fold}").get("done")]
         if left:
             raise ChoiceError(
-                f"expected all folds of {runs / name} to be done, fold {', '.join(left)} is not. Repeat the command that "
-                "trained it, or move that folder away."
+                f"expected all folds of {runs / name} to be done, received some that are not ({', '.join(left)}). Repeat the "
+                "command that trained it, or move that folder away."
             )
     return names
 
@@ -179,6 +179,9 @@ def _common_split(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 def _labelled_items(run: Path) -> dict[str, dict[str, Any]]:
     """Image and label files of each labelled case, with the options that fold 0 was trained with."""
     options = account(run / "fold_0")["options"]
+    beside = next((folder for folder in (run, run.parent) if (folder / "preprocessed").exists()), None)
+    if beside is not None:  # where the cases lie if the runs were moved
+        options = {**options, "cache_dir": str(beside / "preprocessed")}
     files = [str(ROOT / "configs" / "train.yaml")]
     return prepare_folds(files, {**options, "output_dir": str(run), "fold": "all", "check_memory": False})
 

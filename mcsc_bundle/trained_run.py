@@ -70,7 +70,8 @@ class TrainedRun:
             if code is not None:
                 check_code(code)
             self.plan = self._plan(plan)
-            check_metadata(self.folder, self.plan)
+            if not self.packed or (self.folder / "plan.json").exists():  # elsewhere no bundle, but e.g. this repository
+                check_metadata(self.folder, self.plan)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:

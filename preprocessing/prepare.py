@@ -26,7 +26,7 @@ from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
-from preprocessing.fingerprint import measure
+from preprocessing.fingerprint import NoLabeledCaseError, measure
 from preprocessing.preprocess import preprocess
 from preprocessing.run_plan import Request, plan_of_run, text_hash
 from preprocessing.split import Split, make_split, training_cases
@@ -189,7 +189,11 @@ def _fingerprint(
         found = run / "fingerprint.rejected.json"  # without what preprocessing may have set aside since: it tries again
         rejected = json.loads((found if found.exists() else run / "rejected.json").read_text())
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
-    fingerprint, rejected = measure(dataset, split, workers)
+    try:
+        fingerprint, rejected = measure(dataset, split, workers)
+    except NoLabeledCaseError as error:
+        save_json(run / "rejected.json", error.rejected)
+        raise
     if (run / "models" / "checkpoint.pt").exists():
         if not _is_copy(run, fingerprint, rejected, split):
             raise DatasetError(
