@@ -144,9 +144,10 @@ def data_terms(
     source = source or declared.get("reference") or declared.get("description")
     license_text = license_text or declared.get("licence") or declared.get("license")
     if not source or not license_text:
+        missing = [name for name, there in (("no source", source), ("no licence", license_text)) if not there]
         raise PackError(
             "expected the source and the licence of the data the network was trained on, received "
-            f"{'no source' if not source else 'no licence'}. Give --data_source and --data_license (a name, a file, or "
+            f"{' and '.join(missing)}. Give --data_source and --data_license (a name, a file, or "
             '"not to be shared"), or --dataset_dir with a dataset.json that holds reference and licence.'
         )
     if len(str(license_text)) < 200 and Path(str(license_text)).is_file():

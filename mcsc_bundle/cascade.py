@@ -1,20 +1,23 @@
-"""The cascade: networks at full resolution that see, beside the image, the mask of networks that saw all of it at a coarser one.
+"""The cascade: networks at full resolution see, beside the image, the mask of networks that saw all of it at a coarser one.
 
-nnU-Net's ``3d_cascade_fullres`` (Isensee et al., 2021). The mask comes from ``3d_lowres``: in training, of networks that never saw
-the label of that case (``preprocessing.previous``); at inference, of all its folds. It enters as one channel for each foreground
-label. So that the second stage does not copy the errors of the first, training spoils the mask: it grows, shrinks, closes or
-opens labels, and removes small components, with nnU-Net's probabilities (``nnUNetTrainer.get_training_transforms``).
+nnU-Net's ``3d_cascade_fullres`` (Isensee et al., 2021). The mask comes from ``3d_lowres``: in training, of networks that never
+saw the label of that case (``preprocessing.previous``); at inference, of all its folds. It enters as one channel for each
+foreground label. So that the second stage does not copy the errors of the first, training spoils the mask: it grows, shrinks,
+closes or opens labels, and removes small components, with nnU-Net's probabilities (``nnUNetTrainer.get_training_transforms``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, MapTransform, Randomizable, Transform
+from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from scipy import ndimage
 from torch import Tensor
 
@@ -22,10 +25,18 @@ from mcsc_bundle.plan import Plan
 from mcsc_bundle.transforms import preprocessing
 
 PREVIOUS = "previous"
-"""Key of the previous stage's class indices ``(1, *spatial)`` in an item."""
+"""Key of the previous stage's mask in an item: its file, or its class indices ``(1, *spatial)``."""
+FILE = "previous.json"
+"""In a run of the second stage: where the first one lies, relative to the run."""
 
 MORPH_PROBABILITY, MORPH_RADII = 0.4, (1, 8)
 REMOVE_PROBABILITY, REMOVE_BELOW = 0.2, 0.15
+
+
+def previous_dir(run: Path) -> Path | None:
+    """The folder of the stage before; ``None`` if the run remembers none."""
+    path = run / FILE
+    return Path(os.path.normpath(run / json.loads(path.read_text())["run_dir"])) if path.exists() else None
 
 
 class PreviousStage(Protocol):
@@ -128,40 +139,30 @@ def input_transform(plan: Plan, previous: PreviousStage | None = None) -> Compos
         return preprocessing(plan, "image")
     if previous is None:
         raise ValueError(f"expected the networks of {plan.previous_stage}, received none.")
-    load, _, *others = preprocessing(plan, ("image", PREVIOUS)).transforms
-    assert isinstance(load, LoadImaged)
-    return Compose(
-        [RememberFilesd("image"), load, PredictPreviousd("image", previous), *others, JoinPreviousd("image", plan)]
-    )
-
-
-class RememberFilesd(MapTransform):
-    """Keeps the paths of an item's image under ``files``, which loading replaces by the image."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with ``files``."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item["files"] = item[key]
-        return item
+    image, mask, *others = preprocessing(plan, ("image", PREVIOUS)).transforms
+    return Compose([PredictPreviousd("image", previous, mask), image, *others, JoinPreviousd("image", plan)])
 
 
 class PredictPreviousd(MapTransform):
     """Adds the mask of the stage before.
 
     Args:
-        keys: of the image.
-        previous: predicts it from the files.
+        keys: of the image's files.
+        previous: predicts the mask from them.
+        load: loads the mask where the item names its file.
     """
 
-    def __init__(self, keys: Sequence[str] | str, previous: PreviousStage) -> None:
+    def __init__(self, keys: Sequence[str] | str, previous: PreviousStage, load: Callable[[Any], Any]) -> None:
         super().__init__(keys)
-        self.previous = previous
+        self.previous, self.load = previous, load
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with ``previous``, on the grid of its image."""
         item = dict(data)
-        item[PREVIOUS] = self.previous.mask(item.pop("files"))
+        if PREVIOUS in item:
+            return self.load(item)
+        for key in self.key_iterator(item):
+            item[PREVIOUS] = self.previous.mask(item[key])
         return item
 
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
 from mcsc_bundle.cross_validation import ROOT, prepare_folds
-from mcsc_bundle.fold_scores import account
-from mcsc_bundle.inferers import window_inferer
-from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
+from mcsc_bundle.fold_scores import ACCOUNT, account
+from mcsc_bundle.inference import configuration_of
+from mcsc_bundle.joined import check_joinable, mask_of, mean_of
 from mcsc_bundle.metrics import masks_in, read_metrics, score_cases
 from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
@@ -83,7 +83,7 @@ def find_configurations(runs: Path) -> list[str]:
     Raises:
         ChoiceError: there is none, or one is not done.
     """
-    names = sorted(path.parent.name for path in runs.glob("*/splits.json"))
+    names = sorted({path.parents[1].name for path in runs.glob(f"*/fold_*/{ACCOUNT}")})  # other runs are none of ours
     if not names or (runs / "splits.json").exists():  # the latter is one cross-validation, its folds side by side
         raise ChoiceError(
             f"expected cross-validations of several configurations in {runs}, found none. Make them: python -m mcsc_bundle "
@@ -94,8 +94,8 @@ def find_configurations(runs: Path) -> list[str]:
         left = [str(fold) for fold in range(len(folds)) if not account(runs / name / f"fold_{fold}").get("done")]
         if left:
             raise ChoiceError(
-                f"expected all folds of {runs / name} to be done, fold {', '.join(left)} is not. Repeat the command that "
-                "trained it, or move that folder away."
+                f"expected all folds of {runs / name} to be done, received some that are not ({', '.join(left)}). Repeat the "
+                "command that trained it, or move that folder away."
             )
     return names
 
@@ -133,18 +133,24 @@ def predict_pairs(
             }
             pending = {item["case"]: item for done in accounts.values() for item in done.pending}
             if pending:
-                networks = {
-                    name: Configuration(run.plan, run.network, window_inferer(run.plan), device)
-                    for name, run in trained.items()
-                }
+                networks = {name: configuration_of(run, device) for name, run in trained.items()}
+                before = {name: _masks_of_fold(run, fold) for name, run in trained.items()}
             for case, item in pending.items():
-                found = {name: network.probabilities(item["image"]) for name, network in networks.items()}
+                found = {
+                    name: network.probabilities(item["image"], before[name].get(case))
+                    for name, network in networks.items()
+                }
                 for pair, done in accounts.items():
                     mask = mask_of(mean_of([found[name] for name in pair]), plans[pair[0]])
                     image = item["image"][0]
                     write_like(mask.as_tensor().numpy(), image, mask_file(done.folder, case, image))
                     done.add(case, mask, 0.0)
                 progress.update()
+
+
+def _masks_of_fold(run: TrainedRun, fold: int) -> dict[str, Path]:
+    """Of a cascade, the masks of the stage before by the fold that left these cases out, too; else none."""
+    return {} if run.previous is None else masks_in(run.previous.folder.parent / f"fold_{fold}" / "masks")
 
 
 def table(choice: Choice) -> str:
@@ -179,6 +185,9 @@ def _common_split(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 def _labelled_items(run: Path) -> dict[str, dict[str, Any]]:
     """Image and label files of each labelled case, with the options that fold 0 was trained with."""
     options = account(run / "fold_0")["options"]
+    beside = next((folder for folder in (run, run.parent) if (folder / "preprocessed").exists()), None)
+    if beside is not None:  # where the cases lie if the runs were moved
+        options = {**options, "cache_dir": str(beside / "preprocessed")}
     files = [str(ROOT / "configs" / "train.yaml")]
     return prepare_folds(files, {**options, "output_dir": str(run), "fold": "all", "check_memory": False})
 

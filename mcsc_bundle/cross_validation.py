@@ -26,7 +26,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from mcsc_bundle.fold_scores import ACCOUNT, account, summarise
-from mcsc_bundle.option_values import OptionError
+from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
 
@@ -41,12 +41,14 @@ PLANNING = (
     "plan.json",
     "plan.key",
     "planned.json",
+    "previous.json",
 )
 # What a fold that was trained must have as RUNS has it, and how a message names it.
 SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
 # Options that a fold may go on with when they change; the data set is compared by its files.
 MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
 OWN = ("fold", "output_dir", "held_out")
+LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
 MAX_FOLDS = 5  # of preprocessing.split.make_split
 
 
@@ -75,7 +77,9 @@ def cross_validate(
         return _cross_validate_all(configurations, dataset_dir, Path(runs_dir), folds, config_file, options)
     given = [name for name in OWN if name in options]
     if given:
-        raise SystemExit(f"error: expected no option {', '.join(given)}: each fold has its own. Use --folds and RUNS.")
+        raise SystemExit(
+            f"error: expected no option {', '.join(given)}, which each fold has for itself. To train some folds: --folds 0,1."
+        )
     runs, files = Path(runs_dir), _files(config_file)
     if (runs / "models").exists():  # inference would take it for one run
         raise SystemExit(
@@ -120,9 +124,15 @@ def _cross_validate_all(
         raise SystemExit(
             f"error: expected each configuration once under --configurations and no --configuration, received {names}."
         )
+    try:
+        for name in names:  # a misspelt last one is not to cost the training of the first
+            check_values({"configuration": name})
+    except OptionError as error:
+        raise SystemExit(f"error: {error}") from None
     shared = {"cache_dir": str(runs / "preprocessed"), **options}
     for name in names:
-        cross_validate(dataset_dir, str(runs / name), folds, config_file, configuration=name, **shared)
+        stage = {"previous": str(runs / LOWRES)} if name == CASCADE and "previous" not in options else {}
+        cross_validate(dataset_dir, str(runs / name), folds, config_file, configuration=name, **stage, **shared)
     print(f"To choose among them: python -m mcsc_bundle choose {runs}")
 
 

@@ -17,6 +17,7 @@ from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, MapTransform
 
+from mcsc_bundle.cascade import PREVIOUS, input_transform
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd
@@ -41,10 +42,35 @@ def further(
     amp_dtype: str | None = None,
 ) -> list[Configuration]:
     """The configurations that are averaged with the first, by ``best.json``; arguments as in ``configs/inference.json``."""
-    return [
-        Configuration(run.plan, run.network, window_inferer(run.plan, overlap, mirror, amp_dtype), device)
-        for run in trained.configurations
-    ]
+    return [configuration_of(run, device, overlap, mirror, amp_dtype) for run in trained.configurations]
+
+
+def configuration_of(
+    run: TrainedRun,
+    device: torch.device | str,
+    overlap: float | None = None,
+    mirror: bool = False,
+    amp_dtype: str | None = None,
+) -> Configuration:
+    """A trained run, ready to predict; of a cascade with the stage before. Arguments as in ``configs/inference.json``."""
+    before = None if run.previous is None else configuration_of(run.previous, device, overlap, mirror, amp_dtype)
+    inferer = window_inferer(run.plan, overlap, mirror, amp_dtype)
+    return Configuration(run.plan, run.network, inferer, device, before)
+
+
+def case_transform(
+    trained: TrainedRun,
+    plan: Plan,
+    device: torch.device | str,
+    overlap: float | None = None,
+    mirror: bool = False,
+    amp_dtype: str | None = None,
+) -> Compose:
+    """From the files of a case to what the networks of a run see (``mcsc_bundle.cascade.input_transform``)."""
+    before = trained.previous
+    return input_transform(
+        plan, None if before is None else configuration_of(before, device, overlap, mirror, amp_dtype)
+    )
 
 
 def postprocessing(
@@ -90,7 +116,7 @@ class CaseDataset(Dataset):
         if "error" in item:
             return {"case": item["case"], "error": item["error"]}
         try:
-            image = self.transform({"image": item["image"]})["image"]
+            image = self.transform({key: item[key] for key in ("image", PREVIOUS) if key in item})["image"]
         except Exception as error:  # whatever is wrong with one case, the others go on
             return {"case": item["case"], "error": reason(error)}
         image.meta |= {"case": item["case"], FILES: json.dumps(item["image"], default=str)}

@@ -8,6 +8,7 @@ one case at once.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,9 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from mcsc_bundle.cascade import PREVIOUS, input_transform
 from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.transforms import RestoreMaskd, preprocessing, restore_probabilities
+from mcsc_bundle.transforms import RestoreMaskd, restore_probabilities
 
 FILES = "case_files"
 """Entry of an image's metadata: the paths of its files as JSON, since MONAI's batches turn lists of texts round."""
@@ -40,24 +42,38 @@ class Configuration:
         network: trained on it; folds are averaged inside.
         inferer: its windows.
         device: to compute on.
+        previous: the stage before, of a cascade.
     """
 
-    def __init__(self, plan: Plan, network: nn.Module, inferer: Inferer, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        network: nn.Module,
+        inferer: Inferer,
+        device: torch.device | str = "cpu",
+        previous: Configuration | None = None,
+    ) -> None:
         self.plan, self.inferer, self.device = plan, inferer, torch.device(device)
         self.network = network.to(self.device).eval()
-        self.transform = preprocessing(plan, "image")
+        self.transform = input_transform(plan, previous)
 
     @torch.no_grad()
-    def probabilities(self, files: Any) -> MetaTensor:
+    def probabilities(self, files: Any, previous: str | os.PathLike | None = None) -> MetaTensor:
         """``(C, *spatial)``, float32, on the grid of the files.
 
         Args:
             files: path of the image, or one for each channel.
+            previous: file of the previous stage's mask, of a cascade; ``None`` predicts it.
         """
-        image = self.transform({"image": files})["image"]
+        item = {"image": files} if previous is None else {"image": files, PREVIOUS: previous}
+        image = self.transform(item)["image"]
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             logits = self.inferer(image.as_tensor()[None].to(self.device), self.network)[0]
         return restore_probabilities(logits.float(), image, self.transform, self.plan)
+
+    def mask(self, files: Any) -> MetaTensor:
+        """Label values ``(1, *spatial)`` on the grid of the files."""
+        return mask_of(self.probabilities(files), self.plan)
 
 
 def mask_of(probabilities: MetaTensor, plan: Plan) -> MetaTensor:

@@ -258,7 +258,9 @@ def summary_table(rows: Sequence[CaseMetric], failed: Mapping[str, str] | None =
 
 def summary_rows(rows: Sequence[CaseMetric]) -> list[list[str]]:
     """Head, a line per class, and the line of the mean, as cells."""
-    tolerances = "/".join(f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}))
+    tolerances = "/".join(
+        f"{tolerance:g}" for tolerance in sorted({row.tolerance_mm for row in rows}) or [SURFACE_TOLERANCE_MM]
+    )
     lines = [["class", "Dice", f"surface Dice {tolerances} mm", "HD95 mm", "ASD mm", "cases", "missed"]]
     for name in dict.fromkeys(row.class_name for row in rows):
         lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
@@ -303,6 +305,13 @@ def score_folder(
         planned, references = Plan.load(plan), masks_in(reference_dir)
         if not references:
             raise ValueError(f"expected label files in {reference_dir}, found none. Check --reference_dir.")
+        masks = masks_in(prediction_dir)
+        if not set(masks) & set(references):
+            some = ", ".join(sorted(masks)[:3]) or "none"
+            raise ValueError(
+                f"expected masks in {prediction_dir} named as the label files in {reference_dir} "
+                f"({', '.join(sorted(references)[:3])}, ...), found {some}. Check both folders."
+            )
         rows, failed = score_cases(
             prediction_dir, references, planned.scored_values, tolerance_mm, planned.ignore_value
         )

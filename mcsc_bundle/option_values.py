@@ -93,7 +93,6 @@ RULES = {
     "configuration": Rule(
         "2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or auto",
         _one_of("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "auto"),
-        "It took over from dimensions.",
     ),
     "memory_gb": Rule(
         "a number of GB above 0, or None", _or_none(_number(lambda value: value > 0)), "Give 8 for 8 GB."

@@ -28,14 +28,23 @@ def load_json(path: str | os.PathLike, kind: Any) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PlanError(
-            f"expected the file {path}, which does not exist. Plan the data set first: python -m preprocessing DATASET."
-        ) from None
+        raise PlanError(f"expected the file {path}, which does not exist. {_remedy(path)}") from None
     except OSError as error:
         raise PlanError(f"{path} cannot be read ({error.strerror}). Check the file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path} is not valid JSON: {error}.") from None
+        kept = " planned.json beside it is the plan before edits." if path.name == "plan.json" else ""
+        raise PlanError(f"{path} is not valid JSON: {error}. Mend it.{kept}") from None
     try:
         return from_plain(kind, content)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from None
+
+
+def _remedy(path: Path) -> str:
+    """Which folder was probably meant, or how the file comes to be."""
+    below = sorted(other.parent.name for other in path.parent.glob(f"*/{path.name}"))
+    if below:
+        return f"The folder holds several runs, give one of them: {', '.join(below)}."
+    if path.name == "plan.json" and (path.parent / "models" / "trained.json").exists():
+        return "Put it back: models/trained.json holds the plan of the weights, planned.json the one before edits."
+    return "Plan the data set first: python -m preprocessing DATASET."

@@ -87,8 +87,8 @@ def check_metadata(bundle: Path, plan: Plan) -> None:
     for what, received, expected in stated(_metadata(bundle), plan):
         if received is not None and received != expected:
             raise BundleError(
-                f"{bundle / METADATA}: expected {what} {expected}, as in plan.json, received {received!r}. It tells of "
-                "another network than the bundle holds: get the bundle again, or pack it again."
+                f"{(bundle / METADATA).resolve()}: expected {what} {expected}, as in plan.json, received {received!r}. It tells "
+                "of another network than the bundle holds: get the bundle again, or pack it again."
             )
 
 

@@ -36,6 +36,7 @@ from mcsc_bundle.trained_run import TrainedRun, loadable, predictor
 log = logging.getLogger(__name__)
 
 FOREGROUND_WINDOWS = 8
+LEVELS_ABOVE = 2  # RUNS/fold_0 or RUNS/2d/fold_0: a cross-validation keeps its cases in RUNS
 
 NO_AGREEMENT = """NOTE: on every scan the two networks contradict each other completely: one of them has learned next to nothing.
 The order is that of the distance alone. Train longer before you label by this list."""
@@ -83,7 +84,7 @@ def suggest(
     Args:
         run_dir: a finished training of a method with two networks (``models/pair.pt``).
         count: length of the list.
-        cache_dir: where the preprocessed cases are, if not in ``run_dir``.
+        cache_dir: where the preprocessed cases are; ``None`` looks in ``run_dir`` and, for a fold, in the folders above it.
         device: ``cpu``, ``cuda`` or ``auto``.
         windows: with foreground, to look at in each scan; ``None`` looks at every window.
 
@@ -95,8 +96,7 @@ def suggest(
         raise SystemExit(f"error: expected windows to be 1 or more, or None for all, received {windows}.")
     run, began = Path(run_dir), time.perf_counter()
     trained = TrainedRun(run, "both")
-    store = CaseStore(cache_dir or run / "preprocessed", trained.plan.data_key)
-    labeled, unlabeled = _cases(run, store)
+    labeled, unlabeled, store = _cases(run, trained.plan.data_key, cache_dir)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     networks = _networks(trained).to(where)
     candidates = set(unlabeled)
@@ -217,19 +217,24 @@ def _networks(trained: TrainedRun) -> BranchPredictor:
     return networks.eval()
 
 
-def _cases(run: Path, store: CaseStore) -> tuple[list[str], list[str]]:
-    """Labelled and unlabelled cases of the run that are stored."""
+def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[str], CaseStore]:
+    """Labelled and unlabelled cases of the run that are stored, and where."""
     path = run / "splits.json"
     if not path.exists():
-        raise SystemExit(f"error: expected {path}, which does not exist. Give the folder of a training.")
-    split = json.loads(path.read_text())
-    labeled, unlabeled = ([name for name in split[part] if name in store] for part in ("labeled", "unlabeled"))
-    if not unlabeled:
         raise SystemExit(
-            f"error: expected unlabelled cases in {store.folder}, found none of {len(split['unlabeled'])}. "
-            "Give the --cache_dir of the training, if it had one."
+            f"error: expected {path}, which does not exist. Give the folder of a training (one fold of a cross-validation)."
         )
-    return labeled, unlabeled
+    split = json.loads(path.read_text())
+    above = run.resolve().parents[:LEVELS_ABOVE]
+    folders = [cache_dir] if cache_dir else [folder / "preprocessed" for folder in (run, *above)]
+    for store in (CaseStore(folder, key) for folder in folders):
+        labeled, unlabeled = ([name for name in split[part] if name in store] for part in ("labeled", "unlabeled"))
+        if unlabeled:
+            return labeled, unlabeled, store
+    raise SystemExit(
+        f"error: expected preprocessed unlabelled cases in {', '.join(map(str, folders))}, found none of "
+        f"{len(split['unlabeled'])}. Give the --cache_dir of the training, if it had one."
+    )
 
 
 def _table(listed: Sequence[Suggestion]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from mcsc_bundle.cascade import FILE, previous_dir
 from mcsc_bundle.choice import chosen_folders
 from mcsc_bundle.ensemble import (
     Ensemble,
@@ -70,7 +71,8 @@ class TrainedRun:
             if code is not None:
                 check_code(code)
             self.plan = self._plan(plan)
-            check_metadata(self.folder, self.plan)
+            if not self.packed or (self.folder / "plan.json").exists():  # elsewhere no bundle, but e.g. this repository
+                check_metadata(self.folder, self.plan)
         except BundleError as error:
             raise SystemExit(f"error: {error}") from None
         except PlanError as error:
@@ -104,6 +106,7 @@ class TrainedRun:
     def all_weights(self) -> list[Path]:
         """The files of all runs; the first is ``weights``."""
         own = [self.weights, *(run.weights for run in self.others)]
+        own += [] if self.previous is None else self.previous.all_weights
         return own + [path for run in self.configurations for path in run.all_weights]
 
     @property
@@ -113,6 +116,19 @@ class TrainedRun:
         if not self.others:
             return one
         return Ensemble([one, *(_trained_network(run) for run in self.others)], outputs_of(self.plan))
+
+    @cached_property
+    def previous(self) -> TrainedRun | None:
+        """The stage before, of a cascade; the folds of one cascade have the same."""
+        if not self.plan.previous_stage:
+            return None
+        folder = previous_dir(self.folder)
+        if folder is None or not folder.exists():
+            raise SystemExit(
+                f"error: expected the runs of {self.plan.previous_stage} in {folder or 'a folder'}, which {self.folder / FILE} "
+                "names and which does not exist. Put them back, or correct the path in that file."
+            )
+        return TrainedRun(folder, "cnn", option=self.option)
 
     def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
         """Classes whose largest component is kept, together, step by step.

@@ -30,6 +30,9 @@ def explain(
     if fingerprint is not None:
         lines.append(f"From {len(fingerprint.labeled)} labelled and {len(fingerprint.unlabeled)} unlabelled cases.")
         lines += [_wrapped(f"Warning: {warning}", "") for warning in fingerprint.warnings]
+    if not plan.regions:
+        classes = ", ".join(f"{name} = {value}" for name, value in plan.labels.items())
+        lines.append(_wrapped(f"Classes, by their value in the label files: {classes}.", ""))
     lines += [_wrapped(sentence, "") for sentence in advice]
     for names, title, value in _choices(plan):
         by_hand = [text for name in names for text in edited.pop(name, [])]

@@ -31,6 +31,19 @@ log = logging.getLogger(__name__)
 MAX_FOREGROUND = 10_000_000  # voxels per channel, all labelled cases together
 
 
+class NoLabeledCaseError(DatasetError):
+    """All labelled cases were set aside.
+
+    Args:
+        message: names the first one.
+        rejected: each case that was set aside, with the reason.
+    """
+
+    def __init__(self, message: str, rejected: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.rejected = dict(rejected)
+
+
 def measure(dataset: Dataset, split: Split, workers: int | None = None) -> tuple[Fingerprint, dict[str, str]]:
     """Check every case of a split and measure those that train. Equal for any number of workers.
 
@@ -177,10 +190,10 @@ def _check_labeled(fingerprint: Fingerprint, dataset: Dataset, rejected: Mapping
             f"received only background (0). Draw the labels with the values {fingerprint.labels}."
         )
     name, reason = next(iter(sorted(rejected.items())), ("none", "the split has no labelled case"))
-    raise DatasetError(
+    raise NoLabeledCaseError(
         f"{dataset.root}: expected a labelled case that can be used, received none; {counted(len(rejected), 'case')} "
-        "set aside. "
-        f"The first, {name}: {reason}"
+        f"set aside. The first, {name}: {reason}",
+        rejected,
     )
 
 
@@ -190,9 +203,7 @@ def _label_warnings(fingerprint: Fingerprint) -> list[str]:
     for name in list(fingerprint.labels)[1:]:
         if not any(case.class_voxels[name] for case in labeled):
             warnings.append(
-                f"Class {name} ({fingerprint.labels[name]}) is in none of the {counted(len(labeled), 'labelled case')}, so "
-                "it cannot "
-                f"be learned."
+                f"Class {name} ({fingerprint.labels[name]}) is in no labelled case (of {len(labeled)}), so it cannot be learned."
             )
     if fingerprint.ignore_value is not None and labeled and not any(case.ignored_voxels for case in labeled):
         warnings.append(

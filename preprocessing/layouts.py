@@ -141,6 +141,12 @@ def _matched_by_name(root: Path, ending: str, num_channels: int | None) -> list[
         )
     cases = channels_by_case(images, has_channel_suffix(images, labels), num_channels)
     lonely = sorted(set(labels) - set(cases))
+    if lonely and f"{lonely[0]}_0000" in images:
+        bare = sorted(set(images) & set(labels))
+        raise DatasetError(
+            f"{images[bare[0]]}: expected a channel number at the end of its name, as {lonely[0]}_0000 and others have one, "
+            f"received none ({counted(len(bare), 'such image')}). Rename it to {bare[0]}_0000, or take the number from all."
+        )
     if lonely:
         raise DatasetError(
             f"{labels[lonely[0]]}: expected an image of this name in {image_folder}, received none "

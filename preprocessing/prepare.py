@@ -26,12 +26,21 @@ from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
-from preprocessing.fingerprint import measure
+from preprocessing.fingerprint import NoLabeledCaseError, measure
 from preprocessing.preprocess import preprocess
+from preprocessing.previous import add_previous, remember_previous
 from preprocessing.run_plan import Request, plan_of_run, text_hash
 from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Stage:
+    """The stage before, of a cascade: its folder, and the device to predict with it on."""
+
+    folder: Path
+    device: str
+
 
 STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
 USER_ERRORS = (DatasetError, DiskError, ImageError, OptionError, PlanError)
@@ -72,6 +81,7 @@ def prepare(
     preset: str = "plan",
     plan_from: str | None = None,
     configuration: str = "auto",
+    previous: str | None = None,
     memory_gb: float | None = None,
     step_seconds: float | None = None,
     device: str = "auto",
@@ -100,7 +110,9 @@ def prepare(
             paper's networks and patch (2-D only).
         plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
             ``preprocessing.adopt``).
-        configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto`` (see ``preprocessing.configuration``).
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres``, ``3d_cascade_fullres`` or ``auto`` (see
+            ``preprocessing.configuration``).
+        previous: of a cascade, folder of the runs of the stage before; ``None`` takes the one that the run remembers.
         memory_gb: memory budget; ``None`` takes what the device has.
         step_seconds: on a CPU, time budget of a step; ``None`` is 2 s.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
@@ -143,7 +155,9 @@ def prepare(
     parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
-    prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers)
+    before = remember_previous(run, plan, previous) if plan.previous_stage else None
+    stage = None if before is None else Stage(before, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
     return prepared
@@ -189,7 +203,11 @@ def _fingerprint(
         found = run / "fingerprint.rejected.json"  # without what preprocessing may have set aside since: it tries again
         rejected = json.loads((found if found.exists() else run / "rejected.json").read_text())
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
-    fingerprint, rejected = measure(dataset, split, workers)
+    try:
+        fingerprint, rejected = measure(dataset, split, workers)
+    except NoLabeledCaseError as error:
+        save_json(run / "rejected.json", error.rejected)
+        raise
     if (run / "models" / "checkpoint.pt").exists():
         if not _is_copy(run, fingerprint, rejected, split):
             raise DatasetError(
@@ -231,6 +249,7 @@ def _preprocess(
     rejected: dict[str, str],
     cache_dir: str | None,
     workers: int | None,
+    stage: Stage | None,
 ) -> Prepared:
     """Store every training and validation case on the plan's grid; cases that fail join ``rejected.json``."""
     labeled, unlabeled, val = parts
@@ -248,7 +267,8 @@ def _preprocess(
     }
     store = CaseStore(cache_dir or run / "preprocessed", plan.data_key)
     needed = [items[name] for name in (*labeled, *unlabeled, *val) if name in items]
-    failed = preprocess(needed, plan, store, workers)
+    without = {} if stage is None else add_previous(needed, split.test, stage.folder, stage.device)
+    failed = without | preprocess([item for item in needed if item["case"] not in without], plan, store, workers)
     save_json(run / "rejected.json", {**rejected, **failed})
     usable = {name: item for name, item in items.items() if name not in failed}
     train, watched, test = (

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mcsc_bundle.cascade import FILE, PREVIOUS
+from mcsc_bundle.cascade import FILE, PREVIOUS, previous_dir
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, PlanError, save_json
@@ -42,8 +42,6 @@ def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path:
     Raises:
         PlanError: none is given, or it holds no trained network of that stage.
     """
-    from mcsc_bundle.cascade import previous_dir
-
     folder = Path(previous) if previous is not None else previous_dir(run)
     if folder is None:
         raise PlanError(

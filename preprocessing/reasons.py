@@ -211,11 +211,16 @@ def _pair_cost(made: Decisions) -> str:
     return text + f"the CNN alone would get patch {patch}, batch {without[1]} and {without[2]} channels at full size."
 
 
+def _patches(count: int) -> str:
+    return f"which is {count} patches" if count > 1 else "less than two patches hold"
+
+
 def _batch(plan: Plan, made: Decisions) -> str:
     sizing, batch = made.sizing, plan.batch_labeled + plan.batch_unlabeled
     text = (
-        f"{batch} patches in a step. Memory allows {sizing.memory_batch}; {made.task.family.dataset_share:.0%} of the data set's "
-        f"voxels are {sizing.dataset_batch} patches; never fewer than {MIN_BATCH}."
+        f"{batch} patches in a step. Memory allows {sizing.memory_batch}; a step is to show at most "
+        f"{made.task.family.dataset_share:.0%} of the data set's voxels, {_patches(sizing.dataset_batch)}; never fewer than "
+        f"{MIN_BATCH}."
     )
     if plan.device == "cpu" and batch < min(sizing.memory_batch, max(sizing.dataset_batch, MIN_BATCH)):
         most, seconds = CPU_BATCH[plan.spatial_dims], made.task.step_seconds

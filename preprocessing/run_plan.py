@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.files import save_text
-from mcsc_bundle.plan import Fingerprint, Plan
+from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
 from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.measured import fit_measured
@@ -57,6 +57,12 @@ class Request:
 
     def make(self, fingerprint: Fingerprint) -> Plan:
         """The plan, its memory not yet measured."""
+        configuration, family = plan_kind(self)
+        if self.plan_from is not None and (configuration or family):
+            given = " and ".join(
+                name for name, value in (("--configuration", configuration), ("--preset", family)) if value
+            )
+            raise PlanError(f"expected --plan_from without {given}, as the plan in {self.plan_from} has its own.")
         plan = make_plan(fingerprint, **self.options, **self.family)
         if self.preset == "paper":
             plan = paper_plan(plan)
@@ -99,6 +105,7 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
         if edited:
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
+            _check_followed(plan_kind(request), Plan.load(path), run)
             options = ", ".join(["preset", "plan_from", *request.options])
             log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, options)
         if edited or trained or (same and not measured_anew):
@@ -110,6 +117,29 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
     _save(plan, run, request)
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), shlex.quote(str(run)))
     return plan
+
+
+def plan_kind(request: Request) -> tuple[str, str]:
+    """Configuration and family of the CNN that are asked for; empty where the plan may decide."""
+    asked = request.options.get("configuration", "auto")
+    kind = {"plan": "", "paper": "paper"}.get(request.preset, "resenc")
+    return "" if asked == "auto" else asked, kind
+
+
+def _check_followed(asked: tuple[str, str], plan: Plan, run: Path) -> None:
+    """Refuse to go on in silence with a plan of another kind than was asked for.
+
+    Raises:
+        PlanError: names both.
+    """
+    for option, wanted, there in zip(
+        ("--configuration", "--preset"), asked, (plan.configuration, plan.cnn.preset), strict=True
+    ):
+        if wanted and there != wanted:
+            raise PlanError(
+                f"{run}: expected {option} to be that of the plan that the training began on ({there}), received {wanted}. "
+                "Leave it out to go on, or choose another --output_dir."
+            )
 
 
 def _read_back(run: Path, fingerprint: Fingerprint, request: Request, edited: bool, trained: bool) -> Plan:
@@ -140,6 +170,6 @@ def text_hash(text: str) -> str:
 
 def _summary(plan: Plan) -> str:
     kind = f"{plan.spatial_dims}-D" + (f" slices along axis {plan.slice_axis}" if plan.slice_axis is not None else "")
-    spacing = " x ".join("own" if s is None else f"{s:.4g}" for s in plan.spacing_mm)
+    spacing = " x ".join("each case's" if s is None else f"{s:.4g}" for s in plan.spacing_mm)
     patch = " x ".join(map(str, plan.patch_size))
     return f"{kind}, spacing {spacing} mm, patch {patch}, batch {plan.batch_labeled} + {plan.batch_unlabeled}, for {plan.device}"

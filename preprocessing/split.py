@@ -231,9 +231,15 @@ def _check(
     labeled: Sequence[str], training: Sequence[str], test: Sequence[str], dataset: Dataset, num_labeled: int | None
 ) -> None:
     if not labeled or (num_labeled is not None and len(labeled) < num_labeled):
+        wanted, kept = num_labeled or 1, f" beside {len(test)} kept out for testing" if test else ""
+        enough = len(labeled) + len(test) >= wanted
+        remedy = (
+            "Lower num_labeled, or num_test (0 keeps none out)."
+            if enough
+            else "Label more cases, or lower num_labeled."
+        )
         raise DatasetError(
-            f"{dataset.root}: expected at least {num_labeled or 1} labelled cases to train on, received {len(labeled)} "
-            f"beside {len(test)} kept out for testing. Lower num_labeled or num_test (0 keeps none out)."
+            f"{dataset.root}: expected at least {wanted} labelled cases to train on, received {len(labeled)}{kept}. {remedy}"
         )
     groups = {case.name: case.group for case in dataset.cases}
     both = {groups[name] for name in training} & {groups[name] for name in test}

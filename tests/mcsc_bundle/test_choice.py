@@ -52,8 +52,14 @@ def test_a_fold_that_is_left_is_named(tmp_path):
     for fold, done in enumerate((True, False)):
         save_json(tmp_path / "2d" / f"fold_{fold}" / "cross_validation.json", {"done": done})
     (tmp_path / "2d" / "splits.json").write_text(json.dumps({"folds": [{}, {}]}))
-    with pytest.raises(ChoiceError, match="fold 1 is not"):
+    with pytest.raises(ChoiceError, match=r"received some that are not \(1\)"):
         find_configurations(tmp_path)
+    save_json(tmp_path / "2d" / "fold_1" / "cross_validation.json", {"done": True})
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "splits.json").write_text(
+        json.dumps({"folds": [{}]})
+    )  # a training beside them is none of theirs
+    assert find_configurations(tmp_path) == ["2d"]
     (tmp_path / "2d" / "fold_0" / "splits.json").write_text("{}")  # a cross-validation is no folder of several
     with pytest.raises(ChoiceError, match=r"of several configurations in .*/2d, found none"):
         find_configurations(tmp_path / "2d")

@@ -180,6 +180,13 @@ def test_folds_that_no_data_set_has_are_refused_before_any_work(road):
     assert not runs.exists()
 
 
+def test_every_configuration_is_checked_before_the_first_is_trained(road):
+    runs, ran = road
+    with pytest.raises(SystemExit, match=r"configuration: expected 2d, .* received '3d'"):
+        cross_validate("DATA", str(runs), configurations="2d,3d")
+    assert not ran and not runs.exists()
+
+
 def test_the_table_counts_cases_and_folds():
     """Fold 0 has two cases, fold 1 one; class b is absent from fold 1."""
 

@@ -167,6 +167,15 @@ def test_folder_names_the_cases_it_cannot_score_and_goes_on(folder, caplog):
     assert (folder / "metrics.csv").read_text().splitlines()[1].startswith("good,organ,1.0")
 
 
+def test_folders_without_a_common_name_are_told_apart(folder):
+    make_plan(labels=LABELS).save(folder / "plan.json")
+    for mask in (folder / "masks").iterdir():
+        mask.rename(mask.with_name(f"other_{mask.name}"))
+    with pytest.raises(SystemExit, match=r"named as the label files in .* found other_good, other_moved\. Check both"):
+        score_folder(folder / "masks", folder / "labels", folder / "plan.json", folder / "metrics.csv")
+    assert not (folder / "metrics.csv").exists()
+
+
 def test_command_ends_with_code_1_if_a_case_is_not_scored(folder, capsys):
     make_plan(labels=LABELS).save(folder / "plan.json")
     arguments = (folder / "labels", folder / "plan.json", folder / "metrics.csv")

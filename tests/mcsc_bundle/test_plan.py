@@ -89,6 +89,19 @@ def test_broken_json_and_missing_file_say_so(tmp_path):
         Plan.load(tmp_path / "plan.json")
 
 
+def test_a_missing_plan_is_sought_in_the_folders_below_and_in_the_training(tmp_path):
+    with pytest.raises(PlanError, match="Plan the data set first"):
+        Plan.load(tmp_path / "plan.json")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "trained.json").write_text("{}")
+    with pytest.raises(PlanError, match=r"Put it back: models/trained\.json"):
+        Plan.load(tmp_path / "plan.json")
+    for name in ("3d_fullres", "2d"):
+        make_plan("3d").save(tmp_path / name / "plan.json")
+    with pytest.raises(PlanError, match="several runs, give one of them: 2d, 3d_fullres"):
+        Plan.load(tmp_path / "plan.json")
+
+
 def test_data_key_follows_what_decides_the_arrays():
     plan = make_plan("3d")
     assert plan.data_key == plan.replace(batch_labeled=5, memory_gb=1.0).data_key

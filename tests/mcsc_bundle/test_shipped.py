@@ -82,3 +82,18 @@ def test_metadata_of_another_network_are_refused_in_inference_and_training(tmp_p
         TrainedRun(tmp_path, plan=plan)
     with pytest.raises(SystemExit, match=told):
         check_bundle_or_exit(tmp_path)
+
+
+def test_metadata_of_a_folder_that_is_no_bundle_say_nothing_of_one(tmp_path):
+    """``monai.bundle.load`` leaves bundle_root at the folder it is started in, maybe a repository with metadata of its own."""
+    plan = make_plan("3d")
+    (tmp_path / "configs").mkdir()
+    form = {"outputs": {"pred": {"num_channels": 9}}}
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": form}))
+    assert TrainedRun(tmp_path, plan=plan).plan == plan
+    plan.save(tmp_path / "plan.json")
+    with pytest.raises(SystemExit, match="expected output channels 3"):
+        TrainedRun(tmp_path, plan=plan)
+    (tmp_path / "configs" / "metadata.json").unlink()
+    with pytest.raises(SystemExit, match="Give the folder of the bundle as --bundle_root"):
+        _ = TrainedRun(tmp_path, plan=plan).weights

@@ -147,9 +147,19 @@ def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys, mon
     assert columns == ["rank", "case", "score", "distance", "disagreement"]
     assert all(f"{name}  " in text.split("disagreement\n")[-1] for name in columns[2:])  # each is explained
     assert "NOTE" not in text
-    monkeypatch.setattr("mcsc_bundle.suggest.look_at", lambda *_: Look(torch.rand(3), 1.0))
+    monkeypatch.setattr(
+        "mcsc_bundle.suggest.look_at", lambda case, *_: Look(torch.tensor([float(len(case.case))]), 1.0)
+    )
     suggest(str(tmp_path), device="cpu")
     assert "Train longer before you label by this list" in capsys.readouterr().out
+    fold = tmp_path / "fold_0"  # a cross-validation keeps its cases above its folds
+    for name in ("models", "plan.json", "splits.json"):
+        fold.mkdir(exist_ok=True)
+        (fold / name).symlink_to(tmp_path / name)
+    suggest(str(fold), device="cpu")
+    assert (fold / "suggestions.csv").read_text() == (tmp_path / "suggestions.csv").read_text()
+    with pytest.raises(SystemExit, match="preprocessed unlabelled cases in elsewhere, found none of 2"):
+        suggest(str(fold), cache_dir="elsewhere")
     with pytest.raises(SystemExit, match="windows to be 1 or more"):
         suggest(str(tmp_path), windows=0)
     torch.save({"cnn": pair.cnn.state_dict()}, tmp_path / "models" / "pair.pt")

@@ -262,3 +262,15 @@ def test_a_link_to_nothing_is_listed_so_that_its_case_is_set_aside(tmp_path, fol
     assert names(dataset, labeled=True) == ["p", "q"]
     _, rejected = measure(dataset, make_split(dataset), workers=1)
     assert list(rejected) == ["p"] and "link to gone.nii.gz, which is not there" in rejected["p"]
+
+
+def test_one_image_without_a_channel_number_among_others_is_named(tmp_path):
+    folder_of(tmp_path, ["p", "q_0000", "r_0000"], ["p", "q", "r"], "imagesTr", "labelsTr")
+    with pytest.raises(DatasetError, match=r"p\.nii\.gz: expected a channel number .* Rename it to p_0000"):
+        read_dataset(tmp_path)
+
+
+def test_groups_are_declared_beside_a_bare_folder(tmp_path):
+    folder_of(tmp_path, ["a", "b", "c"], ["a", "b"], "images", "labels")
+    declare(tmp_path, labels=LABELS, groups={"a": "one", "b": "one"})
+    assert [case.group for case in read_dataset(tmp_path).cases] == ["one", "one", "c"]

@@ -137,7 +137,7 @@ def test_a_class_without_a_voxel_and_an_empty_label_are_warned_about(tmp_path):
     write(label_of(decathlon(tmp_path, ["a", "b"]), "a"), 0 * mask())
     write(label_of(tmp_path, "b"), np.minimum(mask(), 1))
     warnings = "\n".join(fingerprint_of(tmp_path)[0].warnings)
-    assert "Class right (2) is in none of the 2 labelled cases" in warnings
+    assert "Class right (2) is in no labelled case (of 2)" in warnings
     assert "Only background in 1 labelled case, e.g. a." in warnings
 
 

@@ -253,6 +253,7 @@ def test_what_was_edited_is_marked_and_the_reason_is_for_what_was_planned(tmp_pa
     fingerprint = make_fingerprint((1, 1, 1), (40, 40, 40))
     planned = make_plan(fingerprint, 4, "cpu")
     assert "by hand" not in explain(planned, fingerprint, planned)
+    assert "Classes, by their value in the label files: background = 0" in " ".join(explain(planned).split())
     labels = {**planned.labels, "extra": 99}
     edited = planned.replace(spacing_mm=(1.0, 1.5, 1.0), inference_overlap=0.25, labels=labels)
     page = " ".join(explain(edited, fingerprint, planned).split())
