@@ -61,6 +61,7 @@ def _inference(plan: Plan, members: int, config: dict[str, Any]) -> dict[str, An
     changes = {
         "run_dir": None,
         "dataset_dir": _default_data(plan),
+        "preprocessing": {"_target_": "mcsc_bundle.transforms.preprocessing", "plan": "@plan", "keys": "image"},
         "shipped_plan": {
             "_desc_": "plan.json of this bundle; plan is another one with --run_dir",
             "_target_": "mcsc_bundle.plan.Plan.from_dict",

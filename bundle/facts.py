@@ -94,6 +94,11 @@ def read_run(folder: str | Path) -> RunFacts:
             check_trained(run / "models", plan, run / "plan.json")
     except PlanError as error:
         raise PackError(str(error)) from None
+    if plan.previous_stage:
+        raise PackError(
+            f"{folder}: expected networks that see an image alone, received a cascade, which needs those of "
+            f"{plan.previous_stage} too. Pack a run of 3d_fullres or {plan.previous_stage}; run a cascade from its folders."
+        )
     facts = RunFacts(
         folder=Path(folder),
         plan=plan,

@@ -103,8 +103,8 @@ def choose_resolution(
 def as_cascade(fullres: Plan) -> Plan:
     """The second stage: as 3d_fullres (nnU-Net: ``inherits_from``), with the mask of 3d_lowres beside the image."""
     why = (
-        "Asked for. At full resolution a patch sees a part of the body; the mask that 3d_lowres made of all of it shows which, as "
-        f"{fullres.num_classes - 1} further input channels. The rest is planned as for 3d_fullres."
+        "Asked for. At full resolution a patch sees a part of the body; the mask that 3d_lowres made of all of it shows which, "
+        f"as {fullres.num_classes - 1} further input channels. The rest is planned as for 3d_fullres."
     )
     reasons = {**fullres.why, "configuration": why, "previous_stage": "What nnU-Net refines in its cascade."}
     return fullres.replace(configuration=CASCADE, previous_stage="3d_lowres", why=reasons)

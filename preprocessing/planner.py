@@ -84,13 +84,15 @@ def make_plan(
     _check_request(fingerprint, memory_gb, device, networks, step_seconds, preset)
     check_configuration(fingerprint, configuration)
     if configuration == CASCADE:
-        request = memory_gb, device, networks
-        further = {"num_cases": num_cases, "step_seconds": step_seconds, "preset": preset}
         try:
-            make_plan(fingerprint, *request, configuration="3d_lowres", **further)  # what it would refine
+            make_plan(
+                fingerprint, memory_gb, device, networks, "3d_lowres", num_cases, step_seconds, preset
+            )  # what it refines
         except PlanError as error:
             raise PlanError(str(error).replace("received '3d_lowres'", f"received '{CASCADE}'")) from None
-        return as_cascade(make_plan(fingerprint, *request, configuration="3d_fullres", **further))
+        return as_cascade(
+            make_plan(fingerprint, memory_gb, device, networks, "3d_fullres", num_cases, step_seconds, preset)
+        )
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     family = FAMILIES[preset]
     usual = family.memory_gb if preset != "plan" and device == "cuda" else default_memory_gb(device)

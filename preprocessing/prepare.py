@@ -34,13 +34,6 @@ from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Stage:
-    """The stage before, of a cascade: its folder, and the device to predict with it on."""
-
-    folder: Path
-    device: str
-
 
 STOPPED = "Stopped while the data was prepared; the same command goes on with the cases that are left."
 USER_ERRORS = (DatasetError, DiskError, ImageError, OptionError, PlanError)
@@ -155,8 +148,7 @@ def prepare(
     parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
-    before = remember_previous(run, plan, previous) if plan.previous_stage else None
-    stage = None if before is None else Stage(before, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    stage = remember_previous(run, plan, previous) if plan.previous_stage else None
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -249,7 +241,7 @@ def _preprocess(
     rejected: dict[str, str],
     cache_dir: str | None,
     workers: int | None,
-    stage: Stage | None,
+    stage: Path | None,
 ) -> Prepared:
     """Store every training and validation case on the plan's grid; cases that fail join ``rejected.json``."""
     labeled, unlabeled, val = parts
@@ -267,7 +259,7 @@ def _preprocess(
     }
     store = CaseStore(cache_dir or run / "preprocessed", plan.data_key)
     needed = [items[name] for name in (*labeled, *unlabeled, *val) if name in items]
-    without = {} if stage is None else add_previous(needed, split.test, stage.folder, stage.device)
+    without = {} if stage is None else add_previous(needed, split.test, stage, plan.device)
     failed = without | preprocess([item for item in needed if item["case"] not in without], plan, store, workers)
     save_json(run / "rejected.json", {**rejected, **failed})
     usable = {name: item for name, item in items.items() if name not in failed}

@@ -96,7 +96,8 @@ def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: P
         )  # fmt: skip
     made = _predicted(rest, folder, runs, device)
     for item in items:
-        item[PREVIOUS] = str(apart.get(item["case"]) or made.get(item["case"], ""))
+        mask = apart.get(item["case"], made.get(item["case"]))
+        item[PREVIOUS] = "" if mask is None else str(mask)
     return {item["case"]: f"{folder} gives no mask of it; see the log" for item in items if not item[PREVIOUS]}
 
 

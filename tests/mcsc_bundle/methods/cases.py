@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,10 @@ REGIONS = {"labels": {"background": 0, "whole": 2, "core": 1}, "regions": {"whol
 
 
 def build(
-    kind: str, method: type[Method], seed: int = 0, batch_dice: bool = True, regions: bool = False
+    kind: str, method: type[Method], seed: int = 0, batch_dice: bool = True, regions: bool = False, **changes: Any
 ) -> tuple[Plan, Method]:
-    """The method with the default options of its overlay."""
-    plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2, **(REGIONS if regions else {}))
+    """The method with the default options of its overlay; ``changes`` are of the plan."""
+    plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2, **(REGIONS if regions else {}), **changes)
     torch.manual_seed(seed)
     networks = NetworkPair.from_plan(plan)
     options: dict[str, nn.Module] = {} if method is BCP else {"loss": nnunet_loss(batch_dice, networks.outputs)}

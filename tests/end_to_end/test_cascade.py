@@ -1,0 +1,171 @@
+"""The cascade: 3d_lowres cross-validated, its masks beside the image at full resolution, both stages at inference."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bundle.facts import PackError, read_run
+from mcsc_bundle.choose import choose
+from mcsc_bundle.cross_validation import cross_validate
+from mcsc_bundle.inference import configuration_of
+from mcsc_bundle.joined import mask_of
+from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.store import CaseStore
+from mcsc_bundle.trained_run import TrainedRun
+from preprocessing.prepare import prepare
+from tests.end_to_end.road import SHORT, workflow
+
+SIZE = 56
+OPTIONS = {**SHORT, "epoch_length": 1, "max_epochs": 1, "step_seconds": 0.3, "device": "$torch.device('cpu')"}
+LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
+
+
+def scan(folder, name, seed, labeled):
+    """A bright ball in noise, in a volume of which a small patch covers a tenth."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(20, 36, 3)
+    ball = sum((axis - c) ** 2 for axis, c in zip(np.indices((SIZE,) * 3), centre, strict=True)) < 12**2
+    image = rng.normal(0, 1, ball.shape) + 3 * ball + 5
+    for part, values in (("images", image.astype(np.float32)), ("labels", ball.astype(np.uint8))):
+        if part == "images" or labeled:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / part / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "balls"
+    for seed, name in enumerate(("a", "b", "free")):
+        scan(folder, name, seed, labeled=name != "free")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cascade")
+    cross_validate(str(dataset), str(folder), configurations=f"{LOWRES},{CASCADE}", **OPTIONS)
+    return folder
+
+
+def plan_of(runs, name):
+    return Plan.load(runs / name / "fold_0" / "plan.json")
+
+
+def test_the_second_stage_sees_the_mask_of_the_first(runs):
+    first, second = plan_of(runs, LOWRES), plan_of(runs, CASCADE)
+    assert (first.previous_stage, second.previous_stage) == ("", LOWRES)
+    assert second.spacing_mm == (1, 1, 1) and min(first.spacing_mm) > 1
+    assert (first.network_channels, second.network_channels) == (1, 2)
+    weights = torch.load(runs / CASCADE / "fold_0" / "models" / "model.pt", weights_only=True)
+    assert weights["encoder.0.0.weight"].shape[1] == 2
+
+
+def test_labelled_cases_have_the_mask_of_the_fold_that_left_them_out_and_others_that_of_all(runs):
+    """The stored mask of each case is that file, on the plan's grid, which here is the file's."""
+    plan = plan_of(runs, CASCADE)
+    store = CaseStore(runs / "preprocessed", plan.data_key)
+    folds = json.loads((runs / LOWRES / "splits.json").read_text())["folds"]
+    sources = {
+        case: runs / LOWRES / f"fold_{fold}" / "masks" for fold, parts in enumerate(folds) for case in parts["val"]
+    }
+    assert set(sources) == {"a", "b"}
+    for case, folder in (sources | {"free": runs / LOWRES / "next_stage"}).items():
+        stored = store.open(case).read_previous((0, 0, 0), (SIZE,) * 3)[0]
+        np.testing.assert_array_equal(stored, np.asarray(nib.load(folder / f"{case}.nii.gz").dataobj))
+
+
+def predict(runs, dataset, masks, **options):
+    made = workflow(
+        ["inference.json"],
+        "infer",
+        dataset_dir=str(dataset / "images"),
+        output_dir=str(masks),
+        run_dir=str(runs),
+        **options,
+    )
+    made.run()
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in masks.glob("*.nii.gz")}
+
+
+def test_new_scans_go_through_both_stages(runs, dataset, tmp_path, monkeypatch):
+    seen = []
+    before = torch.nn.Module.__call__
+
+    def watched(self, x, *rest):
+        if type(self).__name__ == "UNet":
+            seen.append(x.shape[1])
+        return before(self, x, *rest)
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", watched)
+    masks = predict(runs / CASCADE, dataset, tmp_path / "masks")
+    assert set(masks) == {"a.nii.gz", "b.nii.gz", "free.nii.gz"}
+    assert all(mask.shape == (SIZE,) * 3 for mask in masks.values())
+    assert set(seen) == {1, 2}  # networks of the first stage, networks of the second
+
+
+def test_masks_follow_the_first_stage(runs, dataset, tmp_path):
+    """Exchanged for another one, it changes what the second stage predicts: its channel is read."""
+    case = workflow(
+        ["inference.json"],
+        "infer",
+        dataset_dir=str(dataset / "images"),
+        output_dir=str(tmp_path),
+        run_dir=str(runs / CASCADE / "fold_0"),
+    )
+    transform = case.parser.get_parsed_content("preprocessing")
+    files = str(dataset / "images" / "a.nii.gz")
+    full = tmp_path / "full.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((SIZE,) * 3, np.uint8), np.eye(4)), full)
+    given = transform({"image": files, "previous": str(full)})["image"]
+    assert given.shape == (2, SIZE, SIZE, SIZE) and bool((given[1] == 1).all())
+    made = transform({"image": files})["image"]
+    torch.testing.assert_close(made[0], given[0])
+    assert set(made[1].unique().tolist()) <= {0.0, 1.0} and not torch.equal(made[1], given[1])
+
+
+def test_a_fold_is_scored_with_the_mask_of_networks_that_did_not_see_the_case_either(runs, dataset):
+    for fold, parts in enumerate(json.loads((runs / CASCADE / "splits.json").read_text())["folds"]):
+        network = configuration_of(TrainedRun(runs / CASCADE / f"fold_{fold}"), "cpu")
+        for case in parts["val"]:
+            apart = runs / LOWRES / f"fold_{fold}" / "masks" / f"{case}.nii.gz"
+            found = network.probabilities(str(dataset / "images" / f"{case}.nii.gz"), str(apart))
+            mask = np.asarray(nib.load(runs / CASCADE / f"fold_{fold}" / "masks" / f"{case}.nii.gz").dataobj)
+            np.testing.assert_array_equal(mask_of(found, network.plan)[0].numpy(), mask)
+
+
+def test_both_stages_and_their_pair_are_compared(runs, dataset, tmp_path):
+    choose(str(runs))
+    best = json.loads((runs / "best.json").read_text())
+    assert {tuple(each["configurations"]) for each in best["candidates"]} == {(LOWRES,), (CASCADE,), (CASCADE, LOWRES)}
+    assert len(predict(runs, dataset, tmp_path / "masks")) == 3
+
+
+def test_a_cascade_is_not_packed(runs):
+    with pytest.raises(PackError, match="received a cascade, which needs those of 3d_lowres too"):
+        read_run(runs / CASCADE / "fold_0")
+
+
+def test_a_second_stage_without_the_first_is_refused(dataset, runs, tmp_path):
+    asked = {"configuration": CASCADE, "step_seconds": 0.3, "device": "cpu", "workers": 1}
+    with pytest.raises(PlanError, match="expected previous to name the runs of 3d_lowres"):
+        prepare(str(dataset), str(tmp_path / "run"), **asked)
+    with pytest.raises(PlanError, match=r"expected runs of 3d_lowres .*\(3d_cascade_fullres"):
+        prepare(str(dataset), str(tmp_path / "run"), previous=str(runs / CASCADE), **asked)
+    (runs / CASCADE / "fold_0" / "previous.json").rename(tmp_path / "previous.json")
+    try:
+        with pytest.raises(SystemExit, match="expected the runs of 3d_lowres"):
+            predict(runs / CASCADE / "fold_0", dataset, tmp_path / "masks")
+    finally:
+        (tmp_path / "previous.json").rename(runs / CASCADE / "fold_0" / "previous.json")
+
+
+def test_a_first_stage_that_trained_on_test_cases_is_refused(dataset, runs, tmp_path):
+    (tmp_path / "split.json").write_text(json.dumps({"labeled": ["a"], "unlabeled": ["free"], "test": ["b"]}))
+    with pytest.raises(PlanError, match="to have trained without the test cases, received b"):
+        prepare(
+            str(dataset), str(tmp_path / "run"), split_file=str(tmp_path / "split.json"), previous=str(runs / LOWRES),
+            configuration=CASCADE, step_seconds=0.3, device="cpu", workers=1,
+        )  # fmt: skip
