@@ -252,7 +252,13 @@ def _fit_time(task: Task, widest: Sizing) -> Sizing:
         quick = build_networks(task, topology, width).step_seconds(MIN_BATCH) <= limit
         return quick and _fits_memory(task, topology, width)
 
-    topology, _ = fit_patch(task.spacing_mm, task.median_shape, fits)
+    try:
+        topology, _ = fit_patch(task.spacing_mm, task.median_shape, fits)
+    except PlanError:
+        raise PlanError(
+            f"Planning: expected a time that a step of the smallest networks can be done in, received step_seconds={limit:g}. "
+            f"Give more; the usual is {CPU_STEP_SECONDS:g}."
+        ) from None
     by_dataset = round(task.dataset_voxels * task.family.dataset_share / math.prod(topology.patch))
     networks = build_networks(task, topology, width)
     return Sizing(networks, MIN_BATCH, widest.first_patch, widest.memory_batch, by_dataset, widest.memory_patch)

@@ -100,6 +100,11 @@ def test_a_step_on_a_cpu_stays_in_seconds(data, seconds) -> None:
     assert networks.step_seconds(plan.batch_labeled + plan.batch_unlabeled) <= seconds
 
 
+def test_a_step_that_no_network_can_do_in_time_is_refused():
+    with pytest.raises(PlanError, match=r"received step_seconds=0\.01\. Give more; the usual is 2\."):
+        make_plan(make_fingerprint((1, 1, 1), (64, 64, 64)), 8, "cpu", step_seconds=0.01)
+
+
 @pytest.mark.parametrize("data", [HIPPOCAMPUS, CINE])
 def test_a_cpu_keeps_nnunets_patch_where_it_can(data) -> None:
     fingerprint = make_fingerprint(**data, cases=200, unlabeled=180)
