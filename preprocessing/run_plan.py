@@ -170,6 +170,6 @@ def text_hash(text: str) -> str:
 
 def _summary(plan: Plan) -> str:
     kind = f"{plan.spatial_dims}-D" + (f" slices along axis {plan.slice_axis}" if plan.slice_axis is not None else "")
-    spacing = " x ".join(f"{s:.4g}" for s in plan.spacing_mm if s is not None)  # slices along an axis keep their distance
+    spacing = " x ".join(f"{s:.4g}" for s in plan.spacing_mm if s is not None)  # None: slices keep their distance
     patch = " x ".join(map(str, plan.patch_size))
     return f"{kind}, spacing {spacing} mm, patch {patch}, batch {plan.batch_labeled} + {plan.batch_unlabeled}, for {plan.device}"
