@@ -41,7 +41,6 @@ PLANNING = (
     "plan.json",
     "plan.key",
     "planned.json",
-    "previous.json",
 )
 # What a fold that was trained must have as RUNS has it, and how a message names it.
 SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
@@ -129,6 +128,12 @@ def _cross_validate_all(
             check_values({"configuration": name})
     except OptionError as error:
         raise SystemExit(f"error: {error}") from None
+    if CASCADE in names and "previous" not in options:
+        before = names[: names.index(CASCADE)]
+        if LOWRES not in before and not (runs / LOWRES / "splits.json").exists():
+            raise SystemExit(
+                f"error: expected {LOWRES} before {CASCADE}, which refines its masks, received {','.join(names)}."
+            )
     shared = {"cache_dir": str(runs / "preprocessed"), **options}
     for name in names:
         stage = {"previous": str(runs / LOWRES)} if name == CASCADE and "previous" not in options else {}

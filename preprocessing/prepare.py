@@ -28,7 +28,7 @@ from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import NoLabeledCaseError, measure
 from preprocessing.preprocess import preprocess
-from preprocessing.previous import add_previous, remember_previous
+from preprocessing.previous import add_previous, check_previous, remember_previous
 from preprocessing.run_plan import Request, plan_of_run, text_hash
 from preprocessing.split import Split, make_split, training_cases
 
@@ -142,12 +142,15 @@ def prepare(
         return _without_data(run, plan_from, cache_dir)
     if plan_from is not None:
         plan_file(plan_from)  # a wrong path is told before anything is measured, a wrong fold as well
+    check_previous(run, configuration, previous)
     dataset = read_dataset(dataset_dir)
     kept = num_labeled if isinstance(num_labeled, int) else None
     split = make_split(dataset, kept, num_test, split_seed, split_file)
     parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
+    if previous is not None and not plan.previous_stage:
+        raise PlanError(f"expected previous for a cascade alone, received it for a plan of {plan.configuration}.")
     stage = remember_previous(run, plan, previous) if plan.previous_stage else None
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
     if distributed and torch.distributed.get_rank() == 0:

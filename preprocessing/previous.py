@@ -21,6 +21,7 @@ from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, PlanError, save_json
 from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted
+from preprocessing.configuration import CASCADE
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,21 @@ MASKS = "next_stage"
 REMEDY = (
     "python -m mcsc_bundle cross_validate DATA RUNS --configurations 3d_lowres,3d_cascade_fullres does both stages."
 )
+
+
+def check_previous(run: Path, configuration: str, previous: str | None) -> None:
+    """Refuse what can be seen to fail before anything is measured.
+
+    Raises:
+        PlanError: a cascade without a stage before, a folder that is not there, or one for a configuration that needs none.
+    """
+    if previous is not None and configuration not in ("auto", CASCADE):
+        raise PlanError(f"expected previous with the configuration {CASCADE} alone, received it with {configuration}.")
+    folder = Path(previous) if previous is not None else previous_dir(run)
+    if folder is None and configuration == CASCADE:
+        raise PlanError(f"expected previous to name the runs whose masks {CASCADE} refines, received none. {REMEDY}")
+    if folder is not None and not folder.is_dir():
+        raise PlanError(f"previous: expected a folder of runs, received {folder}, which is none. {REMEDY}")
 
 
 def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path:

@@ -150,8 +150,13 @@ def test_a_cascade_is_not_packed(runs):
 
 def test_a_second_stage_without_the_first_is_refused(dataset, runs, tmp_path):
     asked = {"configuration": CASCADE, "step_seconds": 0.3, "device": "cpu", "workers": 1}
-    with pytest.raises(PlanError, match="expected previous to name the runs of 3d_lowres"):
+    with pytest.raises(PlanError, match="expected previous to name the runs whose masks 3d_cascade_fullres refines"):
         prepare(str(dataset), str(tmp_path / "run"), **asked)
+    with pytest.raises(PlanError, match="received it with 2d"):
+        prepare(str(dataset), str(tmp_path / "run"), **{**asked, "configuration": "2d"}, previous=str(runs / LOWRES))
+    with pytest.raises(PlanError, match=r"received .*nowhere, which is none"):
+        prepare(str(dataset), str(tmp_path / "run"), previous=str(tmp_path / "nowhere"), **asked)
+    assert not (tmp_path / "run").exists()  # nothing was measured yet
     with pytest.raises(PlanError, match=r"expected runs of 3d_lowres .*\(3d_cascade_fullres"):
         prepare(str(dataset), str(tmp_path / "run"), previous=str(runs / CASCADE), **asked)
     (runs / CASCADE / "fold_0" / "previous.json").rename(tmp_path / "previous.json")

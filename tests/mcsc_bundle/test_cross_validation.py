@@ -184,6 +184,8 @@ def test_every_configuration_is_checked_before_the_first_is_trained(road):
     runs, ran = road
     with pytest.raises(SystemExit, match=r"configuration: expected 2d, .* received '3d'"):
         cross_validate("DATA", str(runs), configurations="2d,3d")
+    with pytest.raises(SystemExit, match="expected 3d_lowres before 3d_cascade_fullres"):
+        cross_validate("DATA", str(runs), configurations="3d_cascade_fullres,3d_lowres")
     assert not ran and not runs.exists()
 
 
