@@ -99,7 +99,7 @@ def test_a_misspelt_key_of_an_overlay_is_refused_with_its_file(tmp_path):
         ("overlap", 1, "from 0 to below 1"),
         ("mirror", "false", "True or False, received 'false'"),
         ("train#trainer#amp", "false", "True or False"),
-        ("configuration", "2", "2d, 3d_fullres, 3d_lowres or auto"),
+        ("configuration", "2", "2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or auto"),
         ("fold", "first", "number of a fold, all or auto"),
         ("branch", "cnnn", "cnn, transformer or both"),
         ("device", "gpu", "a GPU that is there"),
