@@ -26,7 +26,7 @@ from mcsc_bundle.ensemble import count_members, network_from_plan
 from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.shipped import code_digest
-from mcsc_bundle.store import CaseStore
+from mcsc_bundle.store import CaseStore, store_folders
 
 MIN_SAME_SHARE = 0.9999  # of the voxels of a window that must get the same class
 OPSET = 18
@@ -114,7 +114,8 @@ def stored_windows(plan: Plan, run: Path, count: int) -> list[Tensor]:
     Raises:
         PackError: the run holds no stored cases.
     """
-    store = CaseStore(run / "preprocessed", plan.data_key)
+    stores = [CaseStore(folder, plan.data_key) for folder in store_folders(run)]
+    store = next((each for each in stores if any(each.folder.glob("*.json"))), stores[0])
     names = sorted(path.stem for path in store.folder.glob("*.json"))
     if not names:
         raise PackError(

@@ -76,6 +76,7 @@ def pack(
     configs = packed_configs(facts.plan, len(facts.runs))
     output = Path(output_dir).resolve()
     target, building = output / name, output / f".packing.{os.getpid()}" / name
+    _check_replaceable(target, facts)
     changelog = {version: changes, **{key: value for key, value in _changelog(target).items() if key != version}}
     shutil.rmtree(building.parent, ignore_errors=True)
     try:
@@ -175,6 +176,23 @@ def _write_weights(facts: RunFacts, path: Path) -> None:
         shutil.copyfile(facts.weights[0], path)
     else:
         torch.save(joined_weights([load_weights(weights) for weights in facts.weights]), path)
+
+
+def _check_replaceable(target: Path, facts: RunFacts) -> None:
+    """Refuse to pack over anything but an earlier bundle.
+
+    Raises:
+        PackError: another folder, or one that holds the run itself.
+    """
+    if not target.exists():
+        return
+    runs = [run.resolve() for run in (facts.folder, *facts.runs)]
+    if any(target.resolve() in (run, *run.parents) for run in runs):
+        raise PackError(f"{target} is, or holds, the run that is to be packed. Choose another --name or --output_dir.")
+    if not (target / "configs" / "metadata.json").exists():
+        raise PackError(
+            f"{target} is there and is no bundle: packing would delete it. Choose another --name or --output_dir."
+        )
 
 
 def _changelog(bundle: Path) -> dict[str, str]:

@@ -46,8 +46,8 @@ class PreviousStage(Protocol):
 
 
 def one_hot(previous: Tensor, plan: Plan) -> Tensor:
-    """Class indices ``(1, *spatial)`` as a float32 channel for each foreground label, ``(num_classes - 1, *spatial)``."""
-    classes = torch.arange(1, plan.num_classes, device=previous.device).view(-1, *[1] * (previous.ndim - 1))
+    """Class indices ``(1, *spatial)``, positions in ``plan.label_values``, as a float32 channel for each but the background."""
+    classes = torch.arange(1, len(plan.label_values), device=previous.device).view(-1, *[1] * (previous.ndim - 1))
     return (previous == classes).float()
 
 
@@ -69,7 +69,7 @@ class SpoiledMask(Randomizable, Transform):
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.classes = range(1, plan.num_classes)
+        self.classes = range(1, len(plan.label_values))
 
     def __call__(self, previous: Tensor) -> Tensor:
         """A spoiled copy."""

@@ -22,16 +22,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from mcsc_bundle.cascade import previous_dir
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
-from mcsc_bundle.cross_validation import ROOT, prepare_folds
-from mcsc_bundle.fold_scores import ACCOUNT, account
+from mcsc_bundle.fold_scores import ACCOUNT, FoldScoresError, account, left_out, left_out_masks, scores_of_fold
 from mcsc_bundle.inference import configuration_of
 from mcsc_bundle.joined import check_joinable, mask_of, mean_of
-from mcsc_bundle.metrics import masks_in, read_metrics, score_cases
+from mcsc_bundle.metrics import masks_in, score_cases
 from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
+from mcsc_bundle.plan_files import load_json
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
 from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.trained import read_trained
 from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.writer import mask_file, write_like
 
@@ -54,6 +56,8 @@ def choose(runs_dir: str, device: str | None = None) -> None:
     Raises:
         SystemExit: with a message for a user's mistake.
     """
+    from preprocessing.folders import DatasetError
+
     runs = Path(str(runs_dir))
     try:
         names = find_configurations(runs)
@@ -61,16 +65,17 @@ def choose(runs_dir: str, device: str | None = None) -> None:
         check_joinable(plans)
         split = _common_split(runs, names)
         items = _labelled_items(runs / names[0])
+        _check_apart(runs, names, split)
         pairs = list(itertools.combinations(names, 2))
         predict_pairs(runs, pairs, plans, split, items, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        references = {case: items[case]["label"] for fold in split for case in fold["val"]}
+        references = {case: items[case]["label"] for cases in split for case in cases}
         candidates = {name: Candidate((name,), _single_dice(runs / name, split)) for name in names}
         for pair in pairs:
-            candidates[AND.join(pair)] = Candidate(pair, _pair_dice(runs, pair, plans[pair[0]], references))
-    except (ChoiceError, PlanError) as error:
+            candidates[AND.join(pair)] = Candidate(pair, _pair_dice(runs, pair, plans[pair[0]], split, references))
+    except (ChoiceError, FoldScoresError, PlanError, DatasetError) as error:
         raise SystemExit(f"error: {error}") from None
     choice = best_of(candidates, len(references))
-    _decide_postprocessing(runs, choice, plans[choice.configurations[0]], references)
+    _decide_postprocessing(runs, choice, plans[choice.configurations[0]], split, references)
     save_json(runs / FILE, choice)
     print(table(choice))
     print(f"{choice.why}\nMasks for new scans: python -m monai.bundle run --config_file configs/inference.json "
@@ -104,7 +109,7 @@ def predict_pairs(
     runs: Path,
     pairs: Sequence[tuple[str, str]],
     plans: Mapping[str, Plan],
-    split: Sequence[Mapping[str, Any]],
+    split: Sequence[Sequence[str]],
     items: Mapping[str, Mapping[str, Any]],
     device: str,
 ) -> None:
@@ -114,27 +119,27 @@ def predict_pairs(
         runs: folder of the cross-validations.
         pairs: names of two configurations each.
         plans: of each configuration.
-        split: the folds, with the names of their ``val`` cases.
+        split: names of the cases that each fold left out.
         items: files of each labelled case.
         device: to compute on.
     """
     with tqdm(total=len(items), desc="pairs", unit="case", delay=5, disable=None if pairs else True) as progress:
-        for fold, parts in enumerate(split):
+        for fold, names in enumerate(split):
             trained = {name: TrainedRun(runs / name / f"fold_{fold}") for name in plans}
-            cases = [items[case] for case in parts["val"]]
+            cases = [items[case] for case in names]
             accounts = {
                 pair: Predictions(
-                    runs / PAIRS / AND.join(pair) / f"fold_{fold}",
+                    _pair_folder(runs, pair, fold),
                     plans[pair[0]],
                     cases,
-                    {"weights": [trained[name].weights for name in pair], "plan": to_plain(plans[pair[1]])},
+                    {"weights": [trained[name].weights for name in pair], "other_plan": to_plain(plans[pair[1]])},
                 )
                 for pair in pairs
             }
             pending = {item["case"]: item for done in accounts.values() for item in done.pending}
             if pending:
                 networks = {name: configuration_of(run, device) for name, run in trained.items()}
-                before = {name: _masks_of_fold(run, fold) for name, run in trained.items()}
+                before = {name: _masks_before(run, names) for name, run in trained.items()}
             for case, item in pending.items():
                 found = {
                     name: network.probabilities(item["image"], before[name].get(case))
@@ -148,9 +153,20 @@ def predict_pairs(
                 progress.update()
 
 
-def _masks_of_fold(run: TrainedRun, fold: int) -> dict[str, Path]:
-    """Of a cascade, the masks of the stage before by the fold that left these cases out, too; else none."""
-    return {} if run.previous is None else masks_in(run.previous.folder.parent / f"fold_{fold}" / "masks")
+def _masks_before(run: TrainedRun, cases: Sequence[str]) -> dict[str, Path]:
+    """Of a cascade, the masks that its first stage made of these cases by folds that left them out, too; else none.
+
+    Raises:
+        ChoiceError: one is missing; another mask would be by networks that know the case.
+    """
+    folder = previous_dir(run.folder) if run.plan.previous_stage else None
+    masks = {} if folder is None else left_out_masks(folder)
+    missing = [case for case in cases if folder is not None and case not in masks]
+    if missing:
+        raise ChoiceError(
+            f"expected masks of {', '.join(missing[:3])} by folds of {folder} that left them out, found none."
+        )
+    return masks
 
 
 def table(choice: Choice) -> str:
@@ -165,11 +181,11 @@ def table(choice: Choice) -> str:
     )
 
 
-def _common_split(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The folds, which all cross-validations share.
+def _common_split(runs: Path, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The cases that each fold left out, in every cross-validation; without those that any of them set aside.
 
     Raises:
-        ChoiceError: they differ, so the scores are of other cases or of networks that saw other cases.
+        ChoiceError: the folds differ, so the scores are of other cases or of networks that saw other cases.
     """
     splits = {name: json.loads((runs / name / "splits.json").read_text(encoding="utf-8"))["folds"] for name in names}
     first = splits[names[0]]
@@ -179,33 +195,61 @@ def _common_split(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
                 f"expected the same folds in {runs / names[0]} and {runs / name}, they differ. Train both with the same data "
                 "set, --num_labeled and --split_seed."
             )
-    return first
+    usable = zip(*(left_out(runs / name) for name in names), strict=True)
+    return [tuple(case for case in own if all(case in other for other in others)) for own, *others in usable]
 
 
 def _labelled_items(run: Path) -> dict[str, dict[str, Any]]:
-    """Image and label files of each labelled case, with the options that fold 0 was trained with."""
-    options = account(run / "fold_0")["options"]
-    beside = next((folder for folder in (run, run.parent) if (folder / "preprocessed").exists()), None)
-    if beside is not None:  # where the cases lie if the runs were moved
-        options = {**options, "cache_dir": str(beside / "preprocessed")}
-    files = [str(ROOT / "configs" / "train.yaml")]
-    return prepare_folds(files, {**options, "output_dir": str(run), "fold": "all", "check_memory": False})
+    """Image and label files of each labelled case of the data set that fold 0 was trained on."""
+    from preprocessing.dataset import read_dataset
+
+    dataset = read_dataset(account(run / "fold_0")["options"]["dataset_dir"])
+    return {
+        case.name: {"case": case.name, "image": [str(path) for path in case.images], "label": str(case.label)}
+        for case in dataset.cases
+        if case.label is not None
+    }
 
 
-def _single_dice(run: Path, split: Sequence[Any]) -> dict[str, float]:
-    rows = [row for fold in range(len(split)) for row in read_metrics(run / f"fold_{fold}" / "metrics.csv")]
+def _check_apart(runs: Path, names: Sequence[str], split: Sequence[Sequence[str]]) -> None:
+    """Refuse folds whose networks were trained on cases that they are to be scored on.
+
+    Raises:
+        ChoiceError: names the fold and a case.
+    """
+    for name in names:
+        for fold, cases in enumerate(split):
+            folder = runs / name / f"fold_{fold}"
+            seen = sorted(set(read_trained(folder / "models").get("labeled", ())) & set(cases))
+            if seen:
+                raise ChoiceError(
+                    f"{folder}: expected networks that never saw the cases they are scored on, received {', '.join(seen[:3])} "
+                    "among those that trained them: the folds were parted in another way since. Delete that folder and repeat "
+                    "the cross-validation."
+                )
+
+
+def _single_dice(run: Path, split: Sequence[Sequence[str]]) -> dict[str, float]:
+    own = left_out(run)
+    rows = [
+        row for fold in range(len(split)) for row in scores_of_fold(run, fold, own[fold]) if row.case in split[fold]
+    ]
     return mean_dice([{row.class_name: row.dice} for row in rows])
 
 
-def _pair_masks(runs: Path, pair: Sequence[str]) -> dict[str, Path]:
-    folders = sorted((runs / PAIRS / AND.join(pair)).glob("fold_*"))
-    return {case: path for folder in folders for case, path in masks_in(folder).items()}
+def _pair_folder(runs: Path, pair: Sequence[str], fold: int) -> Path:
+    return runs / PAIRS / AND.join(pair) / f"fold_{fold}"
 
 
-def _pair_dice(runs: Path, pair: Sequence[str], plan: Plan, references: Mapping[str, str]) -> dict[str, float]:
+def _pair_dice(
+    runs: Path, pair: Sequence[str], plan: Plan, split: Sequence[Sequence[str]], references: Mapping[str, str]
+) -> dict[str, float]:
     rows: list[dict[str, float]] = []
-    for folder in sorted((runs / PAIRS / AND.join(pair)).glob("fold_*")):
-        own = {case: path for case, path in references.items() if case in masks_in(folder)}
+    for fold, cases in enumerate(split):
+        folder = _pair_folder(runs, pair, fold)
+        if not cases:
+            continue
+        own = {case: references[case] for case in cases}
         scored, failed = score_cases(folder, own, plan.scored_values, ignore_value=plan.ignore_value)
         if failed:
             raise ChoiceError(f"masks of {AND.join(pair)} could not be scored: {failed}. Delete {folder} and repeat.")
@@ -213,15 +257,23 @@ def _pair_dice(runs: Path, pair: Sequence[str], plan: Plan, references: Mapping[
     return mean_dice(rows)
 
 
-def _decide_postprocessing(runs: Path, choice: Choice, plan: Plan, references: Mapping[str, str]) -> None:
-    """``postprocessing.json`` beside ``best.json``: of one configuration its own; of a pair decided on its masks."""
-    if len(choice.configurations) == 1:
+def _decide_postprocessing(
+    runs: Path, choice: Choice, plan: Plan, split: Sequence[Sequence[str]], references: Mapping[str, str]
+) -> None:
+    """``postprocessing.json`` beside ``best.json``: of one configuration its own; of a pair decided on its masks.
+
+    One that was made for the same choice is kept, edited or not.
+    """
+    kept = (runs / POSTPROCESSING).exists() and (runs / FILE).exists() and load_json(runs / FILE, Choice) == choice
+    if not kept and len(choice.configurations) == 1:
         shutil.copyfile(runs / choice.configurations[0] / POSTPROCESSING, runs / POSTPROCESSING)
-        return
-    masks = _pair_masks(runs, choice.configurations)
-    decided = decide(
-        {case: masks[case] for case in sorted(references)}, references, plan.scored_values, plan.ignore_value
-    )
-    decided.save(runs / POSTPROCESSING)
+    elif not kept:
+        masks = {
+            case: masks_in(_pair_folder(runs, choice.configurations, fold))[case]
+            for fold, cases in enumerate(split)
+            for case in cases
+        }
+        chosen = {case: masks[case] for case in sorted(references)}
+        decide(chosen, references, plan.scored_values, plan.ignore_value).save(runs / POSTPROCESSING)
     for step in Postprocessing.load(runs / POSTPROCESSING).steps:
         print(f"{'adopted' if step.adopted else 'not adopted'}: {step.why}")

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mcsc_bundle.fold_scores import ACCOUNT, account, summarise
+from mcsc_bundle.fold_scores import ACCOUNT, account, left_out, summarise
+from mcsc_bundle.metrics import write_metrics
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
@@ -43,7 +44,11 @@ PLANNING = (
     "planned.json",
 )
 # What a fold that was trained must have as RUNS has it, and how a message names it.
-SAME_IN_ALL = {"plan.json": "plan.json", "fingerprint.key": "data set (or path of it)"}
+SAME_IN_ALL = {
+    "plan.json": "plan.json",
+    "fingerprint.key": "data set (or path of it)",
+    "splits.json": "split into folds",
+}
 # Options that a fold may go on with when they change; the data set is compared by its files.
 MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
 OWN = ("fold", "output_dir", "held_out")
@@ -137,8 +142,18 @@ def _cross_validate_all(
     shared = {"cache_dir": str(runs / "preprocessed"), **options}
     for name in names:
         stage = {"previous": str(runs / LOWRES)} if name == CASCADE and "previous" not in options else {}
+        if stage:
+            _wait_for_others()  # their folds of the first stage
         cross_validate(dataset_dir, str(runs / name), folds, config_file, configuration=name, **stage, **shared)
     print(f"To choose among them: python -m mcsc_bundle choose {runs}")
+
+
+def _wait_for_others() -> None:
+    """Under torchrun, until every process has come here."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, Any]) -> bool:
@@ -170,6 +185,11 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
     # Networks that start from other weights differ more, and gain more by being averaged.
     overrides = {**options, "output_dir": str(folder), "fold": fold, "seed": int(options.get("seed", 0)) + fold}
     run_workflow(files, "training", overrides)
+    if not left_out(runs)[fold]:
+        log.warning("Fold %d: every case that it leaves out was set aside, so it has no scores.", fold)
+        write_metrics([], folder / "metrics.csv")
+        save_json(folder / ACCOUNT, {**asked, "done": True})
+        return True
     try:
         scoring = [*files, str(ROOT / "configs" / "evaluate.yaml")]
         run_workflow(scoring, "evaluate", {**overrides, "held_out": "$@prepared.val"})

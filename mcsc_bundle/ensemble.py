@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.outputs import Classes, outputs_of
+from mcsc_bundle.plain import in_order
 from mcsc_bundle.plan import Plan, to_plain
 from mcsc_bundle.trained import TOLD
 
@@ -105,7 +106,7 @@ def check_same_plan(plan: Plan, folder: Path, other: Plan, other_folder: Path) -
         EnsembleError: the plans differ in more than words, budgets and what only training needs.
     """
     mine, theirs = to_plain(plan), to_plain(other)
-    differing = [name for name in mine if name not in ONLY_TRAINING and mine[name] != theirs[name]]
+    differing = [name for name in mine if name not in ONLY_TRAINING and in_order(mine[name]) != in_order(theirs[name])]
     if differing:
         raise EnsembleError(
             f"expected runs of one plan, received {folder} and {other_folder}, which differ in {', '.join(differing)}. "

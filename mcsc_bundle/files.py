@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mcsc_bundle.words import first_line
@@ -38,7 +38,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             "command goes on."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is none, which the message has named
+            temporary.unlink(missing_ok=True)
 
 
 def save_text(path: str | os.PathLike, text: str) -> None:

@@ -12,18 +12,63 @@ from typing import Any
 
 import numpy as np
 
+from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.files import replacing
 from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
+from mcsc_bundle.trained import read_trained
 
 ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
+
+
+class FoldScoresError(ValueError):
+    """Scores of a fold that are not those of the cases it left out; the message says what to do."""
 
 
 def account(folder: Path) -> dict[str, Any]:
     """What a fold was trained with, and whether it is ``done``; empty without a training."""
     path = folder / ACCOUNT
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def left_out(runs: Path) -> list[tuple[str, ...]]:
+    """Cases that each fold of a cross-validation leaves out and scores, without those that were set aside."""
+    folds = json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]
+    rejected = runs / "rejected.json"
+    gone = json.loads(rejected.read_text(encoding="utf-8")) if rejected.exists() else {}
+    return [tuple(case for case in parts["val"] if case not in gone) for parts in folds]
+
+
+def scores_of_fold(runs: Path, fold: int, cases: Sequence[str]) -> list[CaseMetric]:
+    """Scores of the cases that a fold left out.
+
+    Raises:
+        FoldScoresError: ``metrics.csv`` holds those of others; the fold may have been evaluated on test cases since.
+    """
+    path = runs / f"fold_{fold}" / "metrics.csv"
+    rows = read_metrics(path)
+    if {row.case for row in rows} != set(cases):
+        raise FoldScoresError(
+            f"{path}: expected scores of the cases that fold {fold} left out ({', '.join(cases[:3])}, ...), received those of "
+            f"others ({', '.join(sorted({row.case for row in rows} - set(cases))[:3]) or 'some are missing'}): was it evaluated "
+            f"since? Delete {ACCOUNT} in that folder and repeat the cross-validation, which scores the fold again."
+        )
+    return rows
+
+
+def left_out_masks(runs: Path) -> dict[str, Path]:
+    """Masks of labelled cases, each by the networks of a fold that did not train on it."""
+    folders = run_folders(runs)
+    trained = {folder: set(read_trained(folder / "models").get("labeled", ())) for folder in folders}
+    labeled = set().union(*trained.values())
+    return {
+        case: path
+        for folder in folders
+        if (folder / "masks").is_dir()
+        for case, path in masks_in(folder / "masks").items()
+        if case in labeled - trained[folder]
+    }
 
 
 def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -> str:
@@ -40,7 +85,11 @@ def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -
         Tables and reasons, for the console.
     """
     done = [fold for fold in folds if account(runs / f"fold_{fold}").get("done")]
-    rows = {fold: read_metrics(runs / f"fold_{fold}" / "metrics.csv") for fold in done}
+    cases = left_out(runs)
+    try:
+        rows = {fold: scores_of_fold(runs, fold, cases[fold]) for fold in done}
+    except FoldScoresError as error:
+        raise SystemExit(f"error: {error}") from None
     if not any(rows.values()):
         return "No fold has scores yet."
     unchanged = _write_csv(runs / "cross_validation.csv", rows)
@@ -49,10 +98,12 @@ def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -
     if left:
         return "\n".join([*text, f"Left: fold {', '.join(map(str, left))}. Post-processing is decided on all folds."])
     if not (unchanged and (runs / FILE).exists()):
-        scored = {row.case for of_fold in rows.values() for row in of_fold}
-        masks = {name: path for fold in done for name, path in masks_in(runs / f"fold_{fold}" / "masks").items()}
-        plan, chosen = Plan.load(runs / "plan.json"), {name: masks[name] for name in sorted(scored)}
-        decide(chosen, references, plan.scored_values, plan.ignore_value).save(runs / FILE)
+        masks = {fold: masks_in(runs / f"fold_{fold}" / "masks") for fold in done if cases[fold]}
+        plan, chosen = (
+            Plan.load(runs / "plan.json"),
+            {case: masks[fold][case] for fold in masks for case in cases[fold]},
+        )
+        decide(dict(sorted(chosen.items())), references, plan.scored_values, plan.ignore_value).save(runs / FILE)
     steps = Postprocessing.load(runs / FILE).steps
     text += [f"{'adopted' if step.adopted else 'not adopted'}: {step.why}" for step in steps]
     return "\n".join([*text, f"Post-processing: {runs / FILE}"])

@@ -19,6 +19,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from mcsc_bundle.cascade import PREVIOUS, input_transform
+from mcsc_bundle.plain import in_order
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.transforms import RestoreMaskd, restore_probabilities
 
@@ -97,7 +98,7 @@ def check_joinable(plans: Mapping[str, Plan]) -> None:
     """
     (first, one), *others = plans.items()
     for name, other in others:
-        differing = [entry for entry in SAME if getattr(one, entry) != getattr(other, entry)]
+        differing = [entry for entry in SAME if in_order(getattr(one, entry)) != in_order(getattr(other, entry))]
         if differing:
             raise PlanError(
                 f"expected configurations of one data set, received {first} and {name}, which differ in "

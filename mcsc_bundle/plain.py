@@ -114,3 +114,8 @@ def _refused(file: str, entry: str, expected: str, value: Any) -> PlanError:
 
 def _place(file: str, entry: str) -> str:
     return f"{file} entry '{entry}'" if entry else file
+
+
+def in_order(value: Any) -> Any:
+    """A mapping as the list of its entries, for comparing: labels and regions mean channels by their order."""
+    return list(value.items()) if isinstance(value, dict) else value

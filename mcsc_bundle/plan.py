@@ -223,8 +223,8 @@ class Plan:
 
     @property
     def network_channels(self) -> int:
-        """Input channels of the networks: the image's, and in a cascade one for each foreground label."""
-        return self.in_channels + (self.num_classes - 1 if self.previous_stage else 0)
+        """Input channels of the networks: the image's, and in a cascade one for each foreground value of the label files."""
+        return self.in_channels + (len(self.label_values) - 1 if self.previous_stage else 0)
 
     @property
     def num_classes(self) -> int:

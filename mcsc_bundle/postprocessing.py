@@ -98,7 +98,7 @@ def keep_largest(mask: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     while groups:
         kept = mask.clone()
         for values in groups:
-            inside = torch.isin(kept, torch.tensor(list(values), dtype=kept.dtype))
+            inside = torch.isin(kept.long(), torch.tensor(list(values)))  # a small type may not hold every value
             kept[inside & ~_largest(inside)] = 0
         if torch.equal(kept, mask):
             break

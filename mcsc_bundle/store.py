@@ -30,6 +30,7 @@ BLOCK_BYTES = 128 * 1024  # what is decompressed at once; fits a core's cache (n
 CHUNK_BYTES = 6 * 1024 * 1024  # what lies together on disk
 FOREGROUND_VOXELS = 10_000  # positions kept per class, as nnU-Net
 ANNOTATED = "annotated"  # name of the positions of all annotated voxels, in cases that have others
+LEVELS_ABOVE = 2  # of a fold, up to the folder of its cross-validation, which keeps the cases
 OPEN_CASES = 128  # per process; each holds two files open
 
 COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
@@ -227,6 +228,11 @@ class CaseStore:
             positions[name] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
         with replacing(self.folder / f"{case}.foreground.npz") as place:
             np.savez(place, **positions)  # type: ignore[arg-type]  # numbers alone; NumPy before 2.1 would store allow_pickle
+
+
+def store_folders(run: Path) -> list[Path]:
+    """Where the cases of a run may lie: in it, or, of a fold, in the folders above (``RUNS/fold_0``, ``RUNS/2d/fold_0``)."""
+    return [folder / "preprocessed" for folder in (run, *run.resolve().parents[:LEVELS_ABOVE])]
 
 
 def chunks_and_blocks(

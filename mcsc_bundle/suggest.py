@@ -30,13 +30,12 @@ from tqdm import tqdm
 from mcsc_bundle.data import network_input
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
-from mcsc_bundle.store import CaseStore, StoredCase
+from mcsc_bundle.store import CaseStore, StoredCase, store_folders
 from mcsc_bundle.trained_run import TrainedRun, loadable, predictor
 
 log = logging.getLogger(__name__)
 
 FOREGROUND_WINDOWS = 8
-LEVELS_ABOVE = 2  # RUNS/fold_0 or RUNS/2d/fold_0: a cross-validation keeps its cases in RUNS
 
 NO_AGREEMENT = """NOTE: on every scan the two networks contradict each other completely: one of them has learned next to nothing.
 The order is that of the distance alone. Train longer before you label by this list."""
@@ -225,8 +224,7 @@ def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[
             f"error: expected {path}, which does not exist. Give the folder of a training (one fold of a cross-validation)."
         )
     split = json.loads(path.read_text())
-    above = run.resolve().parents[:LEVELS_ABOVE]
-    folders = [cache_dir] if cache_dir else [folder / "preprocessed" for folder in (run, *above)]
+    folders = [cache_dir] if cache_dir else store_folders(run)
     for store in (CaseStore(folder, key) for folder in folders):
         labeled, unlabeled = ([name for name in split[part] if name in store] for part in ("labeled", "unlabeled"))
         if unlabeled:

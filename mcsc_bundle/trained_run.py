@@ -82,6 +82,12 @@ class TrainedRun:
             _same_plan_or_exit(self, run)
         if others:
             log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+        if option == "output_dir" and (others or configurations):
+            raise SystemExit(
+                f"error: --output_dir: expected the folder of one training to evaluate, received {self.run_dir}, which holds "
+                "several. cross_validation.csv in it has the scores of every case by the fold that left it out. To evaluate a "
+                "fold by itself, give its own folder."
+            )
         self.configurations = [TrainedRun(folder, branch, option=option) for folder in configurations]
         if configurations:
             log.info("Averaging the configurations %s.", ", ".join(map(str, (first, *configurations))))
@@ -128,7 +134,7 @@ class TrainedRun:
                 f"error: expected the runs of {self.plan.previous_stage} in {folder or 'a folder'}, which {self.folder / FILE} "
                 "names and which does not exist. Put them back, or correct the path in that file."
             )
-        return TrainedRun(folder, "cnn", option=self.option)
+        return TrainedRun(folder)
 
     def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
         """Classes whose largest component is kept, together, step by step.

@@ -88,6 +88,7 @@ def _supported(voxels: np.ndarray, path: Path) -> np.ndarray:
 def mask_file(output_dir: str | Path, case: str, image: str | Path, probabilities: bool = False) -> Path:
     """Where the mask (or the probabilities) of a case go: the case's name with the suffix of its image."""
     suffix = image_suffix(image) or NIFTI_SUFFIXES[0]
+    suffix = ".mha" if suffix == ".mhd" else suffix  # one file that is whole or not there, in place of two
     if not probabilities:
         return Path(output_dir) / f"{case}{suffix}"
     return Path(output_dir) / f"{case}_probabilities{'.nrrd' if suffix in FLAT_SUFFIXES else suffix}"

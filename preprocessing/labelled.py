@@ -25,6 +25,11 @@ def labelled_cases(dataset_dir: str, run_dir: str | None = None) -> list[dict[st
     Raises:
         DatasetError: no labelled case, or the training kept none out.
     """
+    if run_dir is not None and sorted(Path(run_dir).glob("*/splits.json")):
+        raise DatasetError(
+            f"{run_dir}: expected one training to score, received the folder of several, whose networks were trained on each "
+            "other's cases. Give one of them."
+        )
     dataset = read_dataset(dataset_dir)
     cases = [case for case in dataset.cases if case.label is not None]
     splits = Path(run_dir) / "splits.json" if run_dir is not None else None

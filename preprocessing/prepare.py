@@ -291,7 +291,8 @@ def _inputs_key(dataset: Dataset, split: Split) -> str:
     declared: list[Any] = [dataset.name, list(dataset.channel_names), dataset.labels]
     declared += [] if dataset.ignore_value is None else [dataset.ignore_value]
     declared += [dataset.regions] if dataset.regions else []  # keys of other data stay what they were
-    return text_hash(json.dumps([declared, stats, split.labeled, split.unlabeled, split.test], sort_keys=True))
+    parts = [split.labeled, split.unlabeled, split.test, [fold.val for fold in split.folds]]
+    return text_hash(json.dumps([declared, stats, *parts], sort_keys=True))
 
 
 def _same_folder(one: str, other: str) -> bool:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.bundle import ConfigWorkflow
-
 from mcsc_bundle.cascade import FILE, PREVIOUS, previous_dir
 from mcsc_bundle.ensemble import run_folders
+from mcsc_bundle.fold_scores import left_out_masks
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, PlanError, save_json
 from mcsc_bundle.trained import read_trained
@@ -25,7 +26,9 @@ from preprocessing.configuration import CASCADE
 
 log = logging.getLogger(__name__)
 
-INFERENCE = Path(__file__).resolve().parents[1] / "configs" / "inference.json"
+ROOT = Path(__file__).resolve().parents[1]
+INFERENCE = ROOT / "configs" / "inference.json"
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 MASKS = "next_stage"
 REMEDY = (
     "python -m mcsc_bundle cross_validate DATA RUNS --configurations 3d_lowres,3d_cascade_fullres does both stages."
@@ -92,17 +95,14 @@ def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: P
         PlanError: the stage before was trained on a case that is to test this one.
     """
     runs = run_folders(folder)
-    trained = {run: set(read_trained(run / "models").get("labeled", ())) for run in runs}
-    labeled = set().union(*trained.values())
+    labeled = {case for run in runs for case in read_trained(run / "models").get("labeled", ())}
     seen = sorted(labeled & set(test))
     if seen:
         raise PlanError(
             f"previous: expected {folder} to have trained without the test cases, received {', '.join(seen[:5])} among the "
             "cases that trained it. Give both stages the same --num_labeled, --num_test and --split_seed."
         )
-    apart = {
-        case: path for run in runs for case, path in masks_in(run / "masks").items() if case in labeled - trained[run]
-    }
+    apart = left_out_masks(folder)
     rest = [item for item in items if item["case"] not in apart]
     known = [item["case"] for item in rest if item["case"] in labeled]
     if known:
@@ -124,23 +124,23 @@ def _predicted(items: Sequence[Mapping[str, Any]], folder: Path, runs: Sequence[
     done = masks_in(output) if output.exists() else {}
     if all(item["case"] in done and done[item["case"]].stat().st_mtime > newest for item in items):
         return done
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        raise PlanError(f"expected masks of all cases in {output} before several processes train. {REMEDY}")
     log.info("Predicting %s with %s.", counted(len(items), "case"), folder)
-    workflow = ConfigWorkflow(
-        str(INFERENCE),
-        workflow_type="infer",
-        bundle_root=str(INFERENCE.parents[1]),
-        cases=[{"case": item["case"], "image": list(item["image"])} for item in items],
-        output_dir=str(output),
-        run_dir=str(folder),
-        device=f"$torch.device('{device}')",
-        postprocess=False,
-    )
-    workflow.initialize()
-    try:
-        workflow.run()
-    except SystemExit as end:  # 1: some could not be predicted, and are set aside
-        if end.code != 1:
-            raise
-    return masks_in(output)
+    with tempfile.TemporaryDirectory() as work:
+        arguments = Path(work) / "arguments.json"
+        save_json(arguments, {
+            "config_file": str(INFERENCE),
+            "bundle_root": str(ROOT),
+            "cases": [{"case": item["case"], "image": list(item["image"])} for item in items],
+            "output_dir": str(output.resolve()),
+            "run_dir": str(folder.resolve()),
+            "device": f"$torch.device('{device}')",
+            "postprocess": False,
+        })  # fmt: skip
+        # A process of its own: where several train (torchrun), this one alone predicts, and the others wait.
+        command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(arguments)]
+        alone = {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+        path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        ended = subprocess.run(command, env={**alone, "PYTHONPATH": path.strip(os.pathsep)}, check=False)
+    if ended.returncode not in (0, 1):  # 1: some could not be predicted, and are set aside
+        raise PlanError(f"The masks of {folder} for the next stage could not be made; the reason is above.")
+    return masks_in(output) if output.exists() else {}

@@ -219,3 +219,18 @@ def test_a_plan_edited_after_the_training_is_not_packed_and_a_bundle_keeps_its_o
     plan.replace(orientation="LPS").save(run / "plan.json")
     with pytest.raises(PackError, match=r'orientation = "LPS" \(trained with "RAS"\)'):
         pack(run, "tiny", TERMS, tmp_path)
+
+
+def test_packing_deletes_nothing_but_an_earlier_bundle(tmp_path):
+    run = make_run(tmp_path / "runs" / "tiny_mri_segmentation")
+    before = sorted(path.name for path in run.rglob("*"))
+    with pytest.raises(PackError, match="is, or holds, the run that is to be packed"):
+        pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "runs")
+    assert sorted(path.name for path in run.rglob("*")) == before
+    (tmp_path / "dist" / "tiny_mri_segmentation").mkdir(parents=True)
+    (tmp_path / "dist" / "tiny_mri_segmentation" / "thesis.txt").write_text("years of work")
+    with pytest.raises(PackError, match="is no bundle: packing would delete it"):
+        pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "dist")
+    assert (tmp_path / "dist" / "tiny_mri_segmentation" / "thesis.txt").exists()
+    for _ in range(2):  # an earlier bundle is replaced
+        pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "other")

@@ -1,6 +1,9 @@
 """The cascade: 3d_lowres cross-validated, its masks beside the image at full resolution, both stages at inference."""
 
 import json
+import os
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +19,7 @@ from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.trained_run import TrainedRun
 from preprocessing.prepare import prepare
-from tests.end_to_end.road import SHORT, workflow
+from tests.end_to_end.road import ROOT, SHORT, workflow
 
 SIZE = 56
 OPTIONS = {**SHORT, "epoch_length": 1, "max_epochs": 1, "step_seconds": 0.3, "device": "$torch.device('cpu')"}
@@ -141,6 +144,22 @@ def test_both_stages_and_their_pair_are_compared(runs, dataset, tmp_path):
     best = json.loads((runs / "best.json").read_text())
     assert {tuple(each["configurations"]) for each in best["candidates"]} == {(LOWRES,), (CASCADE,), (CASCADE, LOWRES)}
     assert len(predict(runs, dataset, tmp_path / "masks")) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_train_both_stages(dataset, runs, tmp_path):
+    flags = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    ended = subprocess.run(
+        [
+            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+            "-m", "mcsc_bundle", "cross_validate", str(dataset), str(tmp_path), f"--configurations={LOWRES},{CASCADE}", *flags,
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    for name in (LOWRES, CASCADE):
+        assert (tmp_path / name / "cross_validation.csv").read_text().splitlines()[0].startswith("fold,case")
+    assert {path.name for path in (tmp_path / LOWRES / "next_stage").glob("*.nii.gz")} == {"free.nii.gz"}
 
 
 def test_a_cascade_is_not_packed(runs):

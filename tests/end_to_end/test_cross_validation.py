@@ -116,3 +116,31 @@ def test_one_labelled_patient_is_told_before_anything_is_trained(tmp_path):
     alone = small_dataset(tmp_path / "one", labeled=1, unlabeled=1)
     with pytest.raises(SystemExit, match="labelled scans of two patients or more to cross-validate"):
         cross_validate(str(alone), str(tmp_path / "runs"), **OPTIONS)
+
+
+def test_the_folder_of_several_runs_is_not_evaluated_as_one(dataset, runs):
+    made = workflow(["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(runs), fold=1, **OPTIONS)
+    with pytest.raises(SystemExit, match="expected the folder of one training to evaluate"):
+        made.parser.get_parsed_content("trained")
+
+
+def test_a_fold_that_was_evaluated_on_other_cases_is_told(dataset, runs):
+    path = runs / "fold_0" / "metrics.csv"
+    before = path.read_text()
+    own = next(csv.DictReader(before.splitlines()))["case"]
+    path.write_text(before.replace(own, "a_test_case"))
+    try:
+        with pytest.raises(SystemExit, match=r"that fold 0 left out .* received those of others \(a_test_case\)"):
+            cross_validate(str(dataset), str(runs), **OPTIONS)
+    finally:
+        path.write_text(before)
+
+
+def test_a_labelled_scan_that_cannot_be_read_costs_its_fold_the_scores_alone(tmp_path):
+    data = small_dataset(tmp_path / "hearts", labeled=3, unlabeled=0)
+    bad = next((data / "imagesTr").glob("*.nii.gz"))
+    image = nib.load(bad)
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), bad)
+    cross_validate(str(data), str(tmp_path / "runs"), **OPTIONS)
+    assert len({row["case"] for row in rows(tmp_path / "runs")}) == 2
+    assert (tmp_path / "runs" / "postprocessing.json").exists()

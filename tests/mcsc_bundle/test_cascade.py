@@ -129,3 +129,19 @@ def test_a_cascade_is_3d_fullres_and_needs_a_3d_lowres():
 def test_without_the_first_stage_there_is_no_input():
     with pytest.raises(ValueError, match="expected the networks of 3d_lowres"):
         input_transform(PLAN)
+
+
+def test_regions_have_a_channel_for_each_value_of_the_label_files():
+    """Two regions of three values: the whole is painted 1, its core 3, which are the first and the third channel."""
+    plan = make_plan(
+        "3d",
+        previous_stage="3d_lowres",
+        labels={"background": 0, "whole": 1, "core": 3},
+        regions={"whole": (1, 2, 3), "core": (3,)},
+    )
+    assert (
+        plan.label_values == (0, 1, 2, 3)
+        and plan.network_channels == 4 == UNet.from_plan(plan).encoder[0][0].in_channels
+    )
+    stored = torch.tensor([0, 1, 3], dtype=torch.uint8).view(1, 3, 1, 1)  # positions in label_values
+    assert one_hot(stored, plan).flatten(1).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 1]]

@@ -9,9 +9,12 @@ from monai.data import MetaTensor
 from torch import nn
 
 from mcsc_bundle.choice import Candidate, best_of, chosen_folders
-from mcsc_bundle.choose import ChoiceError, find_configurations, table
+from mcsc_bundle.choose import ChoiceError, _check_apart, find_configurations, table
+from mcsc_bundle.ensemble import EnsembleError, check_same_plan
+from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
+from mcsc_bundle.metrics import CaseMetric, write_metrics
 from mcsc_bundle.plan import PlanError, save_json
 from tests.plans import make_plan
 from tests.preprocessing import scans
@@ -110,3 +113,44 @@ def test_configurations_of_other_classes_are_refused():
     plans = {"2d": make_plan("slicewise"), "3d": make_plan("3d", labels={"background": 0, "tumour": 1})}
     with pytest.raises(PlanError, match="2d and 3d, which differ in labels"):
         check_joinable(plans)
+
+
+def test_classes_and_regions_in_another_order_are_other_channels():
+    """Of equal names and values the networks' channels are those of the order; their mean would mix two regions."""
+    one = make_plan("3d", labels={"background": 0, "a": 1, "b": 2}, regions={"a": (1,), "b": (2,)})
+    other = make_plan("3d", labels={"background": 0, "b": 2, "a": 1}, regions={"b": (2,), "a": (1,)})
+    with pytest.raises(PlanError, match="differ in labels, regions"):
+        check_joinable({"one": one, "other": other})
+    with pytest.raises(EnsembleError, match="differ in labels, regions"):
+        check_same_plan(one, "one", other, "other")
+
+
+@pytest.fixture
+def two_folds(tmp_path):
+    """A cross-validation of two folds that left out a and b, with scores and masks of them."""
+    save_json(tmp_path / "splits.json", {"folds": [{"val": ["a", "gone"]}, {"val": ["b"]}]})
+    save_json(tmp_path / "rejected.json", {"gone": "NaN"})
+    for fold, case in enumerate("ab"):
+        folder = tmp_path / f"fold_{fold}"
+        save_json(folder / "models" / "trained.json", {"plan": {}, "labeled": ["b" if case == "a" else "a"]})
+        for name in "ab":  # one of them trained this fold
+            (folder / "masks").mkdir(exist_ok=True)
+            (folder / "masks" / f"{name}.nii.gz").write_bytes(b"")
+        write_metrics([CaseMetric(case, "organ", 0.5, 0.5, 0.0, 0.0, 1, 1)], folder / "metrics.csv")
+    return tmp_path
+
+
+def test_a_fold_counts_with_the_cases_it_left_out_alone(two_folds):
+    assert left_out(two_folds) == [("a",), ("b",)]
+    assert [row.case for row in scores_of_fold(two_folds, 0, ("a",))] == ["a"]
+    write_metrics([CaseMetric("test", "organ", 0.9, 0.9, 0.0, 0.0, 1, 1)], two_folds / "fold_0" / "metrics.csv")
+    with pytest.raises(FoldScoresError, match=r"that fold 0 left out \(a, .*received those of others \(test\)"):
+        scores_of_fold(two_folds, 0, ("a",))
+    masks = left_out_masks(two_folds)
+    assert {case: path.parts[-3] for case, path in masks.items()} == {"a": "fold_0", "b": "fold_1"}
+
+
+def test_networks_that_know_a_case_are_not_scored_on_it(two_folds):
+    _check_apart(two_folds.parent, [two_folds.name], [("a",), ("b",)])
+    with pytest.raises(ChoiceError, match="received b among those that trained them"):
+        _check_apart(two_folds.parent, [two_folds.name], [("b",), ("a",)])

@@ -38,7 +38,7 @@ def road(tmp_path, monkeypatch):
             PLAN.save(runs / "plan.json")
             for name in set(cross_validation.PLANNING) - {"plan.json", "splits.json"}:
                 (runs / name).write_text("{}")
-            (runs / "splits.json").write_text(json.dumps({"folds": [{}] * len(CASES)}))
+            (runs / "splits.json").write_text(json.dumps({"folds": [{"val": [case]} for case in CASES]}))
         return {case: {"case": case, "label": path} for case, path in references.items()}
 
     def run_workflow(files, run_id, overrides):

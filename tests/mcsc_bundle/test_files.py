@@ -73,3 +73,9 @@ def test_preprocessing_ends_where_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(CaseStore, "write", full)
     with pytest.raises(DiskError, match="a: cannot be written"):
         preprocess([save_pair(tmp_path, name) for name in "ab"], make_plan("3d"), CaseStore(tmp_path / "s", "k"))
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="cannot be written"), replacing(tmp_path / "file" / "inside.txt") as place:
+        place.write_text("never")

@@ -147,3 +147,8 @@ def test_the_largest_component_of_a_region_is_that_of_its_union(tmp_path):
     assert made.adopted == (("whole", "core"),)
     (kept,) = KeepLargestd("pred", made.adopted, labels)({"pred": drawn("120001")}).values()
     assert torch.equal(kept, drawn("120000"))
+
+
+def test_a_value_that_the_masks_type_cannot_hold_is_in_none_of_them():
+    mask = torch.tensor([0, 7, 0, 7, 7], dtype=torch.int16).view(1, 5, 1, 1)
+    assert keep_largest(mask, [(7, 40000)]).flatten().tolist() == [0, 0, 0, 7, 7]

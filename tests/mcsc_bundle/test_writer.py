@@ -90,3 +90,14 @@ def test_a_mask_of_another_shape_is_refused_and_leaves_no_file(tmp_path):
 def test_names():
     assert mask_file("out", "p1", "in/p1_0000.nii.gz").as_posix() == "out/p1.nii.gz"
     assert mask_file("out", "p1", "in/p1.png", probabilities=True).as_posix() == "out/p1_probabilities.nrrd"
+
+
+def test_the_mask_of_an_image_in_two_files_is_one_file(tmp_path):
+    """A header that names a second file is not replaced whole: that would keep its temporary name."""
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 3, 2), np.int16)), str(tmp_path / "a.mhd"))
+    target = mask_file(tmp_path / "masks", "a", tmp_path / "a.mhd")
+    assert target.name == "a.mha"
+    target.parent.mkdir()
+    write_like(MASK, tmp_path / "a.mhd", target)
+    assert [path.name for path in target.parent.iterdir()] == ["a.mha"]
+    np.testing.assert_array_equal(load_label(target).numpy(), MASK)
