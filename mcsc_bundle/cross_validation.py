@@ -13,11 +13,13 @@ give ``--run_dir RUNS`` to ``configs/inference.json``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ SAME_IN_ALL = {
 MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
 OWN = ("fold", "output_dir", "held_out")
 LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
+GROUPS = itertools.count()
 MAX_FOLDS = 5  # of preprocessing.split.make_split
 
 
@@ -151,8 +154,21 @@ def _cross_validate_all(
 def _wait_for_others() -> None:
     """Under torchrun, until every process has come here."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))
-        torch.distributed.barrier()
+        with _process_group():
+            torch.distributed.barrier()
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """All processes of torchrun for a while; a training of a fold is to find none. Each group has names of its own in the store
+    where processes find each other, or it would read the addresses of the group before.
+    """
+    store, rank, world = next(torch.distributed.rendezvous("env://"))
+    own = torch.distributed.PrefixStore(f"cross_validation_{next(GROUPS)}", store)
+    torch.distributed.init_process_group("gloo", store=own, rank=rank, world_size=world, timeout=timedelta(days=2))
+    try:
+        yield
+    finally:
         torch.distributed.destroy_process_group()
 
 
@@ -218,17 +234,14 @@ def prepare_folds(files: Sequence[str], overrides: Mapping[str, Any], world: int
         Every labelled case with the files of its ``image`` and its ``label``.
     """
     workflow = _workflow(files, "training", overrides)
-    if world > 1:
-        if workflow.parser.get("initialize"):
-            raise SystemExit(
-                "error: expected a config without `initialize` (multi_gpu_train.yaml) under torchrun, as each process "
-                "trains folds of its own. Leave it out, or start one process."
-            )
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))
-    workflow.initialize()
-    prepared = workflow.parser.get_parsed_content("prepared")
-    if world > 1:
-        torch.distributed.destroy_process_group()
+    if world > 1 and workflow.parser.get("initialize"):
+        raise SystemExit(
+            "error: expected a config without `initialize` (multi_gpu_train.yaml) under torchrun, as each process "
+            "trains folds of its own. Leave it out, or start one process."
+        )
+    with _process_group() if world > 1 else nullcontext():
+        workflow.initialize()
+        prepared = workflow.parser.get_parsed_content("prepared")
     return {item["case"]: item for item in (*prepared.train, *prepared.val) if item["labeled"]}
 
 
