@@ -30,8 +30,11 @@ def test_windows_are_spread_over_the_cases_and_lie_in_their_middle(tmp_path):
     windows = stored_windows(plan, tmp_path, 6)
     assert [float(window.max()) for window in windows] == [1, 1, 2, 2, 3, 3]
     assert all(window.shape == (1, 1, 8, 16, 16) and window.min() == window.max() for window in windows)
+    assert (
+        len(stored_windows(plan, tmp_path / "2d" / "fold_0", 6)) == 6
+    )  # a cross-validation keeps its cases above its folds
     with pytest.raises(PackError, match="found none"):
-        stored_windows(plan, tmp_path / "elsewhere", 6)
+        stored_windows(plan, tmp_path / "far" / "from" / "elsewhere", 6)
 
 
 def test_windows_of_a_slice_wise_plan_are_slices_of_different_height(tmp_path):
