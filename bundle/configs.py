@@ -146,10 +146,21 @@ def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, An
     config = {name: value for name, value in config.items() if name != "kept_out"}  # held_out itself sees to that
     steps = [step for step in config["run"] if step not in ("$@report", "$@kept_out")]
     reported = [*steps[:-1], "$@plan.save(@output_dir + '/plan.json')", "$@report", steps[-1]]  # it names the classes
-    shared = ("bundle_root", "run_dir", "dataset_dir", "device", "branch", "options", "shipped_plan", "trained", "plan")
+    shared = (
+        "bundle_root",
+        "run_dir",
+        "dataset_dir",
+        "device",
+        "branch",
+        "amp_dtype",
+        "options",
+        "shipped_plan",
+        "trained",
+    )
     return {
         "imports": ["$import os", *inference["imports"]],
         **{key: inference[key] for key in shared},
+        "plan": inference["plan"],
         "output_dir": "$@bundle_root + '/eval'",
         "network_def": inference["network_def"],
         **config,

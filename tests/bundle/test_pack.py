@@ -14,6 +14,7 @@ from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
 from bundle.terms import DataTerms
 from bundle.verify import verify
+from mcsc_bundle.options import _references
 from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
 from mcsc_bundle.trained import plan_record, save_trained
@@ -234,3 +235,10 @@ def test_packing_deletes_nothing_but_an_earlier_bundle(tmp_path):
     assert (tmp_path / "dist" / "tiny_mri_segmentation" / "thesis.txt").exists()
     for _ in range(2):  # an earlier bundle is replaced
         pack(run, "tiny_mri_segmentation", TERMS, tmp_path / "other")
+
+
+def test_each_config_that_runs_alone_holds_all_it_refers_to(tmp_path):
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
+    for name in ("inference.json", "train.json", "evaluate.json"):
+        config = json.loads((bundle / "configs" / name).read_text())
+        assert {reference for reference in _references(config) if reference not in config} == set(), name

@@ -142,7 +142,7 @@ def test_letters_of_the_ending_may_be_large(tmp_path, name):
     np.testing.assert_array_equal(load_image(path), expected)
     mask = mask_file(tmp_path / "masks", case_name(path), path)
     write_like(np.ones((1, *expected.shape[1:]), np.uint8), path, mask)
-    assert mask.name == name.lower() and load_label(mask).unique().tolist() == [1]
+    assert mask.name == name.lower().replace(".mhd", ".mha") and load_label(mask).unique().tolist() == [1]
     np.testing.assert_allclose(load_label(mask).affine, expected.affine)
 
 
