@@ -102,8 +102,11 @@ class SpoiledMask(Randomizable, Transform):
 
 
 def grown(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Dilation by a ball, by distances: a ball of radius 8 has 2109 voxels to compare otherwise."""
-    return ndimage.distance_transform_edt(~mask) <= radius
+    """Dilation by a ball, by distances: a ball of radius 8 has 2109 voxels to compare otherwise.
+
+    scikit-image's ``isotropic_dilation`` and the like, but for masks that are empty or full, where those go wrong.
+    """
+    return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
 
 
 def shrunk(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -118,8 +121,7 @@ def closed(mask: np.ndarray, radius: int) -> np.ndarray:
 
 def opened(mask: np.ndarray, radius: int) -> np.ndarray:
     """Shrinking, then growing."""
-    less = shrunk(mask, radius)
-    return grown(less, radius) if less.any() else less
+    return grown(shrunk(mask, radius), radius)
 
 
 MORPHOLOGY = (grown, shrunk, closed, opened)

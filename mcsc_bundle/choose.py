@@ -201,14 +201,10 @@ def _common_split(runs: Path, names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _labelled_items(run: Path) -> dict[str, dict[str, Any]]:
     """Image and label files of each labelled case of the data set that fold 0 was trained on."""
-    from preprocessing.dataset import read_dataset
+    from preprocessing.labelled import items_with_label
 
-    dataset = read_dataset(account(run / "fold_0")["options"]["dataset_dir"])
-    return {
-        case.name: {"case": case.name, "image": [str(path) for path in case.images], "label": str(case.label)}
-        for case in dataset.cases
-        if case.label is not None
-    }
+    dataset_dir = account(run / "fold_0")["options"]["dataset_dir"]
+    return {item["case"]: item for item in items_with_label(dataset_dir)}
 
 
 def _check_apart(runs: Path, names: Sequence[str], split: Sequence[Sequence[str]]) -> None:
@@ -268,11 +264,10 @@ def _decide_postprocessing(
     if not kept and len(choice.configurations) == 1:
         shutil.copyfile(runs / choice.configurations[0] / POSTPROCESSING, runs / POSTPROCESSING)
     elif not kept:
-        masks = {
-            case: masks_in(_pair_folder(runs, choice.configurations, fold))[case]
-            for fold, cases in enumerate(split)
-            for case in cases
-        }
+        masks: dict[str, Path] = {}
+        for fold, cases in enumerate(split):
+            made = masks_in(_pair_folder(runs, choice.configurations, fold)) if cases else {}
+            masks |= {case: made[case] for case in cases}  # others there are of an earlier split
         chosen = {case: masks[case] for case in sorted(references)}
         decide(chosen, references, plan.scored_values, plan.ignore_value).save(runs / POSTPROCESSING)
     for step in Postprocessing.load(runs / POSTPROCESSING).steps:

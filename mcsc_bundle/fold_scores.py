@@ -99,10 +99,8 @@ def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -
         return "\n".join([*text, f"Left: fold {', '.join(map(str, left))}. Post-processing is decided on all folds."])
     if not (unchanged and (runs / FILE).exists()):
         masks = {fold: masks_in(runs / f"fold_{fold}" / "masks") for fold in done if cases[fold]}
-        plan, chosen = (
-            Plan.load(runs / "plan.json"),
-            {case: masks[fold][case] for fold in masks for case in cases[fold]},
-        )
+        chosen = {case: masks[fold][case] for fold in masks for case in cases[fold]}
+        plan = Plan.load(runs / "plan.json")
         decide(dict(sorted(chosen.items())), references, plan.scored_values, plan.ignore_value).save(runs / FILE)
     steps = Postprocessing.load(runs / FILE).steps
     text += [f"{'adopted' if step.adopted else 'not adopted'}: {step.why}" for step in steps]

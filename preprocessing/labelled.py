@@ -30,24 +30,34 @@ def labelled_cases(dataset_dir: str, run_dir: str | None = None) -> list[dict[st
             f"{run_dir}: expected one training to score, received the folder of several, whose networks were trained on each "
             "other's cases. Give one of them."
         )
-    dataset = read_dataset(dataset_dir)
-    cases = [case for case in dataset.cases if case.label is not None]
+    items = items_with_label(dataset_dir)
     splits = Path(run_dir) / "splits.json" if run_dir is not None else None
     if splits is None or not splits.exists():
         log.info(
             "Scoring %s, all there are; any that trained the model scores too well.",
-            counted(len(cases), "labelled case"),
+            counted(len(items), "labelled case"),
         )
     else:
         kept_out = set(json.loads(splits.read_text(encoding="utf-8"))["test"])
-        cases = [case for case in cases if case.name in kept_out]
-        if not cases:
+        items = [item for item in items if item["case"] in kept_out]
+        if not items:
             raise DatasetError(
-                f"{run_dir}: expected a training that kept cases of {dataset.root} out, received none. Score other "
+                f"{run_dir}: expected a training that kept cases of {dataset_dir} out, received none. Score other "
                 "cases with another --dataset_dir, or train with --num_test."
             )
+    return items
+
+
+def items_with_label(dataset_dir: str) -> list[dict[str, Any]]:
+    """Items as of ``labelled_cases``, of all that a data set has.
+
+    Raises:
+        DatasetError: no data set.
+    """
     return [
-        {"case": case.name, "image": [str(path) for path in case.images], "label": str(case.label)} for case in cases
+        {"case": case.name, "image": [str(path) for path in case.images], "label": str(case.label)}
+        for case in read_dataset(dataset_dir).cases
+        if case.label is not None
     ]
 
 
