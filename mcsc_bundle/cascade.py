@@ -184,8 +184,8 @@ class JoinPreviousd(MapTransform):
         """The item, its image with the channels of the mask, and the image's own trace."""
         item = dict(data)
         for key in self.key_iterator(item):
-            image = item[key]
-            channels = one_hot(item.pop(PREVIOUS).as_tensor(), self.plan).to(image.dtype)
-            together = torch.cat((image.as_tensor(), channels))
+            image, previous = item[key], item.pop(PREVIOUS)
+            plain = {"image": image.as_tensor(), PREVIOUS: previous.as_tensor()}
+            together = joined(plain, self.plan)["image"]
             item[key] = MetaTensor(together, meta=image.meta, applied_operations=image.applied_operations)
         return item

@@ -34,15 +34,15 @@ __all__ = ["CaseDataset", "CaseEvaluator", "postprocessing", "window_inferer"]
 log = logging.getLogger(__name__)
 
 
-def further(
-    trained: TrainedRun,
-    device: torch.device | str,
-    overlap: float | None = None,
-    mirror: bool = False,
-    amp_dtype: str | None = None,
-) -> list[Configuration]:
-    """The configurations that are averaged with the first, by ``best.json``; arguments as in ``configs/inference.json``."""
-    return [configuration_of(run, device, overlap, mirror, amp_dtype) for run in trained.configurations]
+def further(trained: TrainedRun, **windows: Any) -> list[Configuration]:
+    """The configurations that are averaged with the first, by ``best.json``; ``windows`` as of ``configuration_of``."""
+    return [configuration_of(run, **windows) for run in trained.configurations]
+
+
+def case_transform(trained: TrainedRun, plan: Plan, **windows: Any) -> Compose:
+    """From the files of a case to what the networks of a run see; ``windows`` as of ``configuration_of``, of the stage before."""
+    before = trained.previous
+    return input_transform(plan, None if before is None else configuration_of(before, **windows))
 
 
 def configuration_of(
@@ -53,24 +53,9 @@ def configuration_of(
     amp_dtype: str | None = None,
 ) -> Configuration:
     """A trained run, ready to predict; of a cascade with the stage before. Arguments as in ``configs/inference.json``."""
-    before = None if run.previous is None else configuration_of(run.previous, device, overlap, mirror, amp_dtype)
-    inferer = window_inferer(run.plan, overlap, mirror, amp_dtype)
-    return Configuration(run.plan, run.network, inferer, device, before)
-
-
-def case_transform(
-    trained: TrainedRun,
-    plan: Plan,
-    device: torch.device | str,
-    overlap: float | None = None,
-    mirror: bool = False,
-    amp_dtype: str | None = None,
-) -> Compose:
-    """From the files of a case to what the networks of a run see (``mcsc_bundle.cascade.input_transform``)."""
-    before = trained.previous
-    return input_transform(
-        plan, None if before is None else configuration_of(before, device, overlap, mirror, amp_dtype)
-    )
+    windows: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "amp_dtype": amp_dtype}
+    before = None if run.previous is None else configuration_of(run.previous, device, **windows)
+    return Configuration(run.plan, run.network, window_inferer(run.plan, **windows), device, before)
 
 
 def postprocessing(

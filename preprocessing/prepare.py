@@ -149,9 +149,7 @@ def prepare(
     parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
-    if previous is not None and not plan.previous_stage:
-        raise PlanError(f"expected previous for a cascade alone, received it for a plan of {plan.configuration}.")
-    stage = remember_previous(run, plan, previous) if plan.previous_stage else None
+    stage = remember_previous(run, plan, previous)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()

@@ -50,8 +50,8 @@ def check_previous(run: Path, configuration: str, previous: str | None) -> None:
         raise PlanError(f"previous: expected a folder of runs, received {folder}, which is none. {REMEDY}")
 
 
-def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path:
-    """The folder of the stage before; the run keeps its path for inference.
+def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path | None:
+    """The folder of the stage before, whose path the run keeps for inference; ``None`` for a plan without one.
 
     Args:
         run: folder of the second stage; its ``previous.json`` gets the path.
@@ -59,8 +59,12 @@ def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path:
         previous: what the option says; ``None`` takes what the run remembers.
 
     Raises:
-        PlanError: none is given, or it holds no trained network of that stage.
+        PlanError: none is given, or it holds no trained network of that stage, or the plan has no use for it.
     """
+    if not plan.previous_stage:
+        if previous is not None:
+            raise PlanError(f"expected previous for a cascade alone, received it for a plan of {plan.configuration}.")
+        return None
     folder = Path(previous) if previous is not None else previous_dir(run)
     if folder is None:
         raise PlanError(
