@@ -2,6 +2,7 @@
 # make test            the quick suite (.ci/run calls it)
 # make test-slow       the slow tests
 # make demo-compare    MCSC beside the supervised baseline on the demo set, 3 seeds (an hour or more on 2 cores)
+# make demo-folds      two configurations over five folds on a demo set, the best chosen, an ensemble (an hour on 2 cores)
 # make lint            format, lint, types
 
 VENV ?= .venv
@@ -27,6 +28,9 @@ demo: $(STAMP)
 demo-compare: $(STAMP)
 	$(PY) -m benchmarks.demo_compare
 
+demo-folds: $(STAMP)
+	$(PY) -m benchmarks.demo_folds
+
 test: $(STAMP)
 	$(PY) -m pytest -q -x --durations=10
 
@@ -38,4 +42,4 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy mcsc_bundle preprocessing bundle
 
-.PHONY: install demo demo-compare test test-slow lint
+.PHONY: install demo demo-compare demo-folds test test-slow lint

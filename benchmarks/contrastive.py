@@ -29,11 +29,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
+from preprocessing.parallel import available_memory
 
 WIDTH, CLASSES, TEMPERATURE = 128, 4, 0.1
 TOLERANCE = 1e-5  # of the value; gradients are float32 sums over N terms and may differ ten times as much
 SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 DENSE_SIZES = 8192  # largest single group the dense form is asked for
+# glibc keeps freed blocks of up to 32 MiB, just the size of the paper's N x N matrix, and the dense form then holds up to twice
+# what it uses. So, what is freed goes back at once; but each new block is zeroed by the kernel, which costs the dense form time.
+FRUGAL = "glibc.malloc.mmap_threshold=131072:glibc.malloc.hugetlb=1"
+DENSE_MATRICES = 6  # N x N of 4 bytes that the dense form may hold for each group without it
 
 
 def dense_loss(features: Tensor, labels: Tensor) -> Tensor:
@@ -82,8 +87,21 @@ def step(form: str, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
     return value.item(), features.grad
 
 
-def seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, list[float]]:
-    """Lower quartile, median and upper quartile of the seconds of a step of both forms, which take turns."""
+def seconds(shape: tuple[int, int], device: str, repeats: int) -> tuple[dict[str, list[float]], str]:
+    """Lower quartile, median and upper quartile of the seconds of a step of both forms, which take turns; and the allocator.
+
+    On a CPU with glibc's own settings, which are the faster ones for the dense form, where it fits in memory with them.
+    """
+    if device == "cuda":
+        return own_seconds(shape, device, repeats), ""
+    groups, size = shape
+    fits = DENSE_MATRICES * 4 * groups * size**2 < 0.8 * available_memory()
+    allocator = "" if fits else FRUGAL
+    return json.loads(own_process("--seconds", *shape, repeats, allocator=allocator)), allocator
+
+
+def own_seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, list[float]]:
+    """The seconds, measured in this process."""
     features, labels = draw(*shape, device)
     times: dict[str, list[float]] = {form: [] for form in FORMS}
     for _ in range(repeats + 1):  # the first warms up
@@ -108,11 +126,16 @@ def peak_mib(form: str, shape: tuple[int, int], device: str) -> float:
     """Peak memory of a step above its inputs."""
     if device == "cuda":
         return own_peak_mib(form, shape, device)
-    command = [sys.executable, "-m", "benchmarks.contrastive", "--peak", form, *map(str, shape)]
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}  # what is freed goes back at once, in both forms
+    return float(own_process("--peak", form, *shape) or "nan")
+
+
+def own_process(*words: object, allocator: str = FRUGAL) -> str:
+    """What this script prints in a process of its own; nothing if it was killed for memory."""
+    command = [sys.executable, "-m", "benchmarks.contrastive", *map(str, words)]
+    environment = os.environ | ({"GLIBC_TUNABLES": allocator} if allocator else {})
     folder = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return float(done.stdout) if done.returncode == 0 else float("nan")  # nan: killed for memory
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
 
 
 def own_peak_mib(form: str, shape: tuple[int, int], device: str) -> float:
@@ -149,11 +172,11 @@ def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict
     result: dict[str, Any] = {"device": device, "threads": torch.get_num_threads(), "agree": True, "shapes": {}}
     for name, shape in shapes.items():
         mib = {form: peak_mib(form, shape, device) for form in FORMS}
-        taken = seconds(shape, device, repeats)
+        taken, allocator = seconds(shape, device, repeats)
         value_error, gradient_error = errors((min(4, shape[0]), shape[1]), device)
         agree = value_error <= TOLERANCE and gradient_error <= 10 * TOLERANCE
         ratios = {"faster": taken["dense"][1] / taken["ours"][1], "smaller": mib["dense"] / mib["ours"]}
-        print(f"{name}: {shape[0]} groups of {shape[1]} vectors")
+        print(f"{name}: {shape[0]} groups of {shape[1]} vectors" + (f", timed with {allocator}" if allocator else ""))
         for form in FORMS:
             low, middle, high = (1e3 * value for value in taken[form])
             print(f"  {form:5} {middle:8.0f} ms ({low:.0f} to {high:.0f}) {mib[form]:8.0f} MiB")
@@ -162,6 +185,7 @@ def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict
         result["shapes"][name] = {
             "shape": shape,
             "seconds": taken,
+            "allocator": allocator,
             "peak_mib": mib,
             **ratios,
             "value_error": value_error,
@@ -208,10 +232,21 @@ def main() -> int:
     parser.add_argument(
         "--peak", nargs=3, metavar=("FORM", "G", "N"), help="print the peak MiB of one step, nothing else"
     )
+    parser.add_argument(
+        "--seconds",
+        nargs=3,
+        type=int,
+        metavar=("G", "N", "REPEATS"),
+        help="print the seconds of both forms, nothing else",
+    )
     arguments = parser.parse_args()
     if arguments.peak:
         form, groups, size = arguments.peak
         print(own_peak_mib(form, (int(groups), int(size)), "cpu"))
+        return 0
+    if arguments.seconds:
+        groups, size, repeats = arguments.seconds
+        print(json.dumps(own_seconds((groups, size), "cpu", repeats)))
         return 0
     result = compare(arguments.device, arguments.quick, arguments.groups)
     if arguments.plot:

@@ -65,10 +65,10 @@ def choose_workers(
     if sum(sizes) < worth_bytes:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _available_memory() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))
+    return max(1, min(cores, available_memory() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes that new processes may take: what Linux calls available, within the container's limit; else a guess."""
     numbers = [re.search(rf"{key}\s*(\d+)( kB)?", _text(path)) for path, key in MEMORY_FILES.items()]
     found = [int(number[1]) * (1024 if number[2] else 1) for number in numbers if number]
