@@ -44,7 +44,8 @@ class MCSC(PaperMCSC):
         contrast_weight: weight of each scale's contrastive loss.
         confidence: least teacher probability of a voxel that is learnt from.
         box_share: smallest and largest share of the patch that the mixed-in box covers.
-        copy_paste: probability that the box comes from a labelled patch instead of an unlabelled one.
+        copy_paste: probability that the box comes from a labelled patch instead of another unlabelled one; 1 in a batch that
+            has a single unlabelled patch.
         decay: of the EMA teachers.
     """
 
@@ -101,7 +102,8 @@ class MCSC(PaperMCSC):
         """
         pseudo = self.outputs.confident(self.teacher()(weak), self.confidence)
         donors = torch.arange(len(weak), device=weak.device) % len(labeled)
-        from_labeled = torch.rand(len(weak), device=weak.device) < self.copy_paste
+        alone = len(weak) == 1  # then no other unlabelled patch is there to take a box from
+        from_labeled = torch.rand(len(weak), device=weak.device) < (1.0 if alone else self.copy_paste)
         choice = from_labeled.view(-1, *[1] * (weak.ndim - 1))
         partner = torch.where(choice, labeled[donors], weak.roll(1, 0))
         partner_target = torch.where(choice, target[donors], pseudo.roll(1, 0))

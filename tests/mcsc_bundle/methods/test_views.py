@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from mcsc_bundle.methods import MCSC
 from mcsc_bundle.methods.views import strong_intensity
+from tests.mcsc_bundle.methods.cases import build
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8), (8, 8, 8), (8, 8, 2), (8, 1, 8), (2, 2, 2)])
@@ -21,3 +23,14 @@ def test_a_strong_view_changes_images_but_no_constant_one_gets_an_edge():
     assert 0.8 < changed.float().mean() <= 1
     flat = strong_intensity(torch.full((20, 1, 6, 6, 6), 2.0))
     assert torch.allclose(flat, flat[:, :, :1, :1, :1].expand_as(flat), atol=1e-5)  # blur counts no padding
+
+
+def test_a_single_unlabelled_patch_is_mixed_with_a_labelled_one_in_every_step():
+    """The usual GPU plan in 3-D has 1 + 1 patches; another unlabelled one to take a box from is not there."""
+    plan, method = build("2d", MCSC)
+    method.disturbed = lambda image, change: image
+    shape = (1, plan.in_channels, *plan.patch_size)
+    labeled, target, weak = torch.ones(shape), torch.ones(shape)[:, :1].long(), torch.zeros(shape)
+    for _ in range(8):
+        mixed, _ = method.strong_view(labeled, target, weak)
+        assert 0 < mixed[1:].mean() < 1
