@@ -2,7 +2,7 @@
 # make test            the quick suite (.ci/run calls it)
 # make test-slow       the slow tests
 # make demo-compare    MCSC beside the supervised baseline on the demo set, 3 seeds (an hour or more on 2 cores)
-# make demo-folds      two configurations over five folds on a demo set, the best chosen, an ensemble (an hour on 2 cores)
+# make demo-folds      two configurations over five folds on a demo set, the best chosen, an ensemble (long)
 # make lint            format, lint, types
 
 VENV ?= .venv

@@ -97,7 +97,10 @@ def seconds(shape: tuple[int, int], device: str, repeats: int) -> tuple[dict[str
     groups, size = shape
     fits = DENSE_MATRICES * 4 * groups * size**2 < 0.8 * available_memory()
     allocator = "" if fits else FRUGAL
-    return json.loads(own_process("--seconds", *shape, repeats, allocator=allocator)), allocator
+    printed = own_process("--seconds", *shape, repeats, allocator=allocator)
+    if not printed:
+        raise SystemExit("error: the timing was ended, most likely for lack of memory; compare fewer --groups.")
+    return json.loads(printed), allocator
 
 
 def own_seconds(shape: tuple[int, int], device: str, repeats: int) -> dict[str, list[float]]:

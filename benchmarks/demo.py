@@ -8,12 +8,15 @@ Every step is the command a user would type; it is printed before it runs.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from mcsc_bundle.case_metrics import read_metrics
 from preprocessing.phantom import download_decathlon, make_phantom_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +38,17 @@ def module(name: str, *words: str, **options: object) -> None:
     code = subprocess.run([sys.executable, "-W", "ignore", *command], cwd=ROOT).returncode
     if code:
         raise SystemExit(code)
+
+
+def predict_test(data: Path, run: Path, masks: Path, plan: Path, scores: Path) -> None:
+    """Segment the test phantoms by what was trained in ``run``, and score the masks by the classes of ``plan``."""
+    bundle_run("run", ["inference.json"], dataset_dir=data / "imagesTs", output_dir=masks, run_dir=run)
+    module("mcsc_bundle.metrics", prediction_dir=masks, reference_dir=data / "labelsTs", plan=plan, output=scores)
+
+
+def dice_percent(scores: Path) -> float:
+    """Mean Dice over all cases and classes of a ``metrics.csv``."""
+    return 100 * statistics.mean(row.dice for row in read_metrics(scores) if not math.isnan(row.dice))
 
 
 def main() -> None:
@@ -66,16 +80,8 @@ def main() -> None:
             **few,
         )
     else:
-        new, masks = data / "imagesTs", run / "masks"
-        bundle_run("run", ["inference.json"], dataset_dir=new, output_dir=masks, run_dir=run)
-        score = {
-            "prediction_dir": masks,
-            "reference_dir": data / "labelsTs",
-            "plan": run / "plan.json",
-            "output": run / "metrics.csv",
-        }
-        module("mcsc_bundle.metrics", **score)
-        module("mcsc_bundle.report", run_dir=run, images=new, references=data / "labelsTs")
+        predict_test(data, run, run / "masks", run / "plan.json", run / "metrics.csv")
+        module("mcsc_bundle.report", run_dir=run, images=data / "imagesTs", references=data / "labelsTs")
     print(
         f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Report: {run}/report.html, picture: {run}/overlay.png"
     )

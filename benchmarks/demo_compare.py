@@ -9,13 +9,12 @@ baseline on the labels of all 24 cases: how much there is to win. Runs that are 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.demo import ROOT, bundle_run, module
+from benchmarks.demo import ROOT, bundle_run, dice_percent, predict_test
 from preprocessing.phantom import make_phantom_dataset
 
 
@@ -26,16 +25,8 @@ def dice_of(run: Path, data: Path, method: str, seed: int, epochs: int) -> float
         overlay = [] if method == "mcsc" else [f"method_{method.replace('full', 'supervised')}.yaml"]
         options = {"cache_dir": run.parent / f"preprocessed_{data.name}", "seed": seed, "max_epochs": epochs}
         bundle_run("training", ["train.yaml", *overlay], dataset_dir=data, output_dir=run, **options)
-        bundle_run("run", ["inference.json"], dataset_dir=data / "imagesTs", output_dir=run / "masks", run_dir=run)
-        module(
-            "mcsc_bundle.metrics",
-            prediction_dir=run / "masks",
-            reference_dir=data / "labelsTs",
-            plan=run / "plan.json",
-            output=scores,
-        )
-    with scores.open(newline="") as file:
-        return 100 * statistics.mean(float(row["dice"]) for row in csv.DictReader(file) if row["dice"] != "nan")
+        predict_test(data, run, run / "masks", run / "plan.json", scores)
+    return dice_percent(scores)
 
 
 def main() -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mcsc_bundle.case_metrics import case_metrics
 from mcsc_bundle.io import load_label
-from mcsc_bundle.metrics import case_metrics, masks_in
+from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan
 from preprocessing.dataset import read_dataset
 

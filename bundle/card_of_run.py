@@ -14,7 +14,7 @@ from bundle.metadata import outputs
 from bundle.terms import DataTerms
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.labels import Values, as_tuple
-from mcsc_bundle.metrics import summary_rows
+from mcsc_bundle.score_table import summary_rows
 
 METHODS = {
     "MCSC": "MCSC (multi-scale cross contrastive learning) with weak-to-strong views, box mixing and EMA teachers",

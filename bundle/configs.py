@@ -156,11 +156,11 @@ def _evaluate(inference: dict[str, Any], config: dict[str, Any]) -> dict[str, An
         "options",
         "shipped_plan",
         "trained",
+        "plan",
     )
     return {
         "imports": ["$import os", *inference["imports"]],
         **{key: inference[key] for key in shared},
-        "plan": inference["plan"],
         "output_dir": "$@bundle_root + '/eval'",
         "network_def": inference["network_def"],
         **config,

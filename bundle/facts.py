@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from mcsc_bundle import tensors
+from mcsc_bundle.case_metrics import CaseMetric, read_metrics
 from mcsc_bundle.ensemble import EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.fingerprint import CaseFingerprint
-from mcsc_bundle.metrics import CaseMetric, read_metrics
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from bundle.facts import RunFacts
+from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.fingerprint import IntensityStats
-from mcsc_bundle.metrics import CaseMetric
 from mcsc_bundle.plan import ChannelNormalization, Plan
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"

@@ -35,6 +35,7 @@ from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.trained import read_trained
 from mcsc_bundle.trained_run import TrainedRun
+from mcsc_bundle.words import aligned
 from mcsc_bundle.writer import mask_file, write_like
 
 log = logging.getLogger(__name__)
@@ -175,10 +176,7 @@ def table(choice: Choice) -> str:
     lines = [["configuration", "mean Dice", *classes]]
     for each in choice.candidates:
         lines.append([each.name, f"{each.mean:.4f}", *(f"{each.dice.get(name, 0.0):.4f}" for name in classes)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def _common_split(runs: Path, names: Sequence[str]) -> list[tuple[str, ...]]:

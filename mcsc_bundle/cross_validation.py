@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
+from mcsc_bundle.case_metrics import write_metrics
 from mcsc_bundle.fold_scores import ACCOUNT, account, left_out, summarise
-from mcsc_bundle.metrics import write_metrics
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json

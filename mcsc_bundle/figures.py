@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mcsc_bundle.metrics import CaseMetric
+from mcsc_bundle.case_metrics import CaseMetric
 
 # Okabe and Ito (2008): told apart by colour-blind readers too
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from mcsc_bundle.case_metrics import CaseMetric, read_metrics
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.files import replacing
-from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics
+from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
 from mcsc_bundle.trained import read_trained
+from mcsc_bundle.words import aligned
 
 ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
 
@@ -121,10 +123,7 @@ def table(rows: Mapping[int, Sequence[CaseMetric]]) -> str:
         spread = f"{np.mean(values):.3f}" + (f" +- {np.std(values):.3f}" if len(values) > 1 else "")
         cells = [f"{scores[name]:.3f}" if name in scores else "-" for scores in by_fold]
         lines.append([name, f"{dice:.3f}", spread, *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def _with_mean(rows: Iterable[CaseMetric]) -> dict[str, float]:

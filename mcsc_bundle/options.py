@@ -110,7 +110,7 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
         raise OptionError(f"config_file: expected files that are there, received {', '.join(missing)}.")
     main, *overlays = config_files
     config = _read(list(config_files))
-    used = _references([config, dict(options)]) | _monai_names(options) | set(also)
+    used = references_in([config, dict(options)]) | _monai_names(options) | set(also)
     known = _read_one(main)
     for file in overlays:
         content = {name.lstrip("+"): value for name, value in _read_one(file).items() if not name.startswith("_")}
@@ -199,7 +199,8 @@ def _monai_names(options: Mapping[str, Any]) -> set[str]:
     return (names - {"self", "override", "kwargs"}) | ids | {"imports", *settings.get("configs", {})}
 
 
-def _references(value: Any) -> set[str]:
+def references_in(value: Any) -> set[str]:
+    """Names of the keys that the texts of a config, or of a part of one, refer to by ``@``."""
     return {name for text in _texts(value) for name in REFERENCE.findall(text)}
 
 

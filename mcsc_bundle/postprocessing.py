@@ -23,9 +23,9 @@ from monai.data import MetaTensor
 from monai.transforms import KeepLargestConnectedComponent, MapTransform
 from torch import Tensor
 
+from mcsc_bundle.case_metrics import without_ignored
 from mcsc_bundle.io import load_label
 from mcsc_bundle.labels import Values, as_tuple, inside
-from mcsc_bundle.metrics import without_ignored
 from mcsc_bundle.plan_files import PlanError, load_json, save_json
 
 log = logging.getLogger(__name__)

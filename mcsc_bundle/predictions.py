@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
-from mcsc_bundle.words import counted
+from mcsc_bundle.words import aligned, counted
 from mcsc_bundle.writer import mask_file
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ class Predictions:
         lines = [columns] + [
             [str(row.get(key, "")) for key in columns] for _, row in sorted(self.rows.items()) if not row["error"]
         ]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-        text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        text = aligned(lines, right=True)
         text += [f"set aside: {case}: {error}" for case, error in sorted(self.failed.items())]
         return "\n".join(text)
 

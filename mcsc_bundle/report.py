@@ -22,12 +22,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from mcsc_bundle.case_metrics import CaseMetric, read_metrics
 from mcsc_bundle.figures import dice_figure, loss_figure, overlay_figure, read_rows, validation_figure
 from mcsc_bundle.files import replacing, save_text
 from mcsc_bundle.io import load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import painted
-from mcsc_bundle.metrics import CaseMetric, masks_in, read_metrics, summary_table
+from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.score_table import summary_table
 
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase, store_folders
 from mcsc_bundle.trained_run import TrainedRun, loadable, predictor
+from mcsc_bundle.words import aligned
 
 log = logging.getLogger(__name__)
 
@@ -240,5 +241,4 @@ def _table(listed: Sequence[Suggestion]) -> str:
         (str(place), s.case, f"{s.score:.2f}", f"{s.distance:.2f}", f"{s.disagreement:.3f}")
         for place, s in enumerate(listed, start=1)
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(aligned(lines, right=True))

@@ -1,6 +1,8 @@
-"""Numbers and errors in sentences."""
+"""Numbers and errors in sentences, tables as text."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -16,3 +18,15 @@ def counted(number: int, noun: str) -> str:
 def first_line(error: Exception) -> str:
     """Of its message; the kind of error where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def aligned(lines: Sequence[Sequence[str]], right: bool = False) -> list[str]:
+    """The lines of a table, each column as wide as its widest cell.
+
+    Args:
+        lines: cells, equally many in each line.
+        right: cells end at the same place instead of beginning there.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    pad = str.rjust if right else str.ljust
+    return ["  ".join(map(pad, line, widths)).rstrip() for line in lines]

@@ -19,11 +19,6 @@ from mcsc_bundle.outputs import Classes
 CLASSES = Classes()
 
 
-def pseudo_labels(logits: Tensor, outputs: Classes = CLASSES) -> Tensor:
-    """The target of logits ``(B, C, *spatial)``: the most probable class of each voxel, or each region's label."""
-    return outputs.hard(logits)
-
-
 def hard_dice(logits: Tensor, labels: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """Dice against hard labels: the cross pseudo supervision of MCSC and of cross teaching (Luo et al., MIDL 2022).
 
@@ -127,15 +122,6 @@ def part_loss(logits: Tensor, target: Tensor, part: Tensor, outputs: Classes = C
     # hard_ce takes its mean over all voxels; the authors take it over the part
     share = (labels != IGNORED).float().mean().clamp(min=1 / labels.numel())
     return 0.5 * (hard_ce(logits, labels, outputs) / share + hard_dice(logits, labels, outputs))
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of each voxel's class probabilities as a share of its maximum, in [0, 1], ``(B, 1, *spatial)``.
-
-    Its mean is the loss of entropy minimisation; as a weight or a mask it tells unsure voxels (UA-MT, Yu et al., 2019).
-    """
-    log_probability = logits.float().log_softmax(1)
-    return -(log_probability.exp() * log_probability).sum(1, keepdim=True) / math.log(logits.shape[1])
 
 
 def sigmoid_rampup(progress: float) -> float:

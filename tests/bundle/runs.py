@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bundle.terms import DataTerms
-from mcsc_bundle.metrics import CaseMetric, write_metrics
+from mcsc_bundle.case_metrics import CaseMetric, write_metrics
 from mcsc_bundle.networks import UNet
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats
 from tests.plans import make_plan

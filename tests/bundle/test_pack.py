@@ -14,7 +14,7 @@ from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
 from bundle.terms import DataTerms
 from bundle.verify import verify
-from mcsc_bundle.options import _references
+from mcsc_bundle.options import references_in
 from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
 from mcsc_bundle.trained import plan_record, save_trained
@@ -241,4 +241,4 @@ def test_each_config_that_runs_alone_holds_all_it_refers_to(tmp_path):
     bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path)
     for name in ("inference.json", "train.json", "evaluate.json"):
         config = json.loads((bundle / "configs" / name).read_text())
-        assert {reference for reference in _references(config) if reference not in config} == set(), name
+        assert {reference for reference in references_in(config) if reference not in config} == set(), name

@@ -8,13 +8,13 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from mcsc_bundle.case_metrics import CaseMetric, write_metrics
 from mcsc_bundle.choice import Candidate, best_of, chosen_folders
 from mcsc_bundle.choose import ChoiceError, _check_apart, find_configurations, table
 from mcsc_bundle.ensemble import EnsembleError, check_same_plan
 from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
-from mcsc_bundle.metrics import CaseMetric, write_metrics
 from mcsc_bundle.plan import PlanError, save_json
 from tests.plans import make_plan
 from tests.preprocessing import scans

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mcsc_bundle import cross_validation
+from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.cross_validation import cross_validate
 from mcsc_bundle.fold_scores import table
-from mcsc_bundle.metrics import CaseMetric, evaluate
+from mcsc_bundle.metrics import evaluate
 from mcsc_bundle.postprocessing import Postprocessing
 from tests.mcsc_bundle.images import save
 from tests.plans import make_plan

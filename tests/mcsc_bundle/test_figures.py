@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.figures import COLOURS, dice_figure, overlay_figure
-from mcsc_bundle.metrics import CaseMetric
 
 
 @pytest.fixture(autouse=True)

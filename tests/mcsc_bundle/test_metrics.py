@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from mcsc_bundle.metrics import (
-    CaseMetric,
-    case_metrics,
-    evaluate,
-    masks_in,
-    read_metrics,
-    score_folder,
-    summary_table,
-    write_metrics,
-)
+from mcsc_bundle.case_metrics import CaseMetric, case_metrics, read_metrics, write_metrics
+from mcsc_bundle.metrics import evaluate, masks_in, score_folder
+from mcsc_bundle.score_table import summary_table
 from tests.plans import make_plan
 
 LABELS = {"background": 0, "organ": 7}

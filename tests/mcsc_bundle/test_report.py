@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mcsc_bundle.metrics import CaseMetric, case_metrics, write_metrics
+from mcsc_bundle.case_metrics import CaseMetric, case_metrics, write_metrics
 from mcsc_bundle.plan import save_json
 from mcsc_bundle.report import report, write_report
 from tests.plans import make_plan

@@ -9,16 +9,15 @@ import torch
 from mcsc_bundle.losses.consistency import (
     certain_mse,
     confident_loss,
-    entropy,
     hard_ce,
     hard_dice,
     part_loss,
     probability_mse,
-    pseudo_labels,
     pyramid_consistency,
     sigmoid_rampup,
 )
 from mcsc_bundle.losses.segmentation import paper_loss
+from mcsc_bundle.outputs import Classes
 
 SHAPES = [(4, 5), (3, 4, 2)]
 
@@ -40,7 +39,8 @@ class TestHardLabels:
     def test_pseudo_labels_are_the_most_probable_classes_and_carry_no_gradient(self, shape):
         logits, labels = draw(shape)
         logits = logits + 100 * torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1)
-        assert torch.equal(pseudo_labels(logits), labels)
+        hard = Classes().hard(logits)
+        assert torch.equal(hard, labels) and not hard.requires_grad
 
     @pytest.mark.parametrize("loss", [hard_ce, hard_dice])
     def test_voxels_that_are_ignored_get_no_gradient(self, shape, loss):
@@ -153,14 +153,6 @@ class TestPartLoss:
         value = part_loss(logits, labels, torch.zeros(1, 1, *shape, dtype=torch.bool))
         value.backward()
         assert value == 0 and not logits.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("logits", "expected"), [((0, 0, 0), 1.0), ((0, 0, -1000), math.log(2) / math.log(3)), ((99, 0, 0), 0)]
-)
-def test_entropy_by_hand(logits, expected):
-    value = entropy(torch.tensor(logits, dtype=torch.float32).view(1, 3, 1, 1))
-    assert value.shape == (1, 1, 1, 1) and float(value) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
