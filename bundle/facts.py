@@ -83,7 +83,7 @@ def read_run(folder: str | Path) -> RunFacts:
         PackError: no plan, no fingerprint, no weights, or weights of another network.
     """
     try:
-        first, *others = runs = run_folders(folder)
+        first, *others = runs = run_folders(folder, complete=True)
         plan, fingerprint = Plan.load(first / "plan.json"), Fingerprint.load(first / "fingerprint.json")
         for other in others:
             check_same_plan(plan, first, Plan.load(other / "plan.json"), other)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mcsc_bundle.cascade import previous_dir
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
-from mcsc_bundle.fold_scores import ACCOUNT, FoldScoresError, account, left_out, left_out_masks, scores_of_fold
+from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
 from mcsc_bundle.inference import configuration_of
 from mcsc_bundle.joined import check_joinable, mask_of, mean_of
 from mcsc_bundle.metrics import masks_in, score_cases
@@ -33,7 +33,7 @@ from mcsc_bundle.plan_files import load_json
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
 from mcsc_bundle.predictions import Predictions
-from mcsc_bundle.trained import read_trained
+from mcsc_bundle.trained import ACCOUNT, account, read_trained
 from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.words import aligned
 from mcsc_bundle.writer import mask_file, write_like

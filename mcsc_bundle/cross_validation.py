@@ -28,10 +28,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from mcsc_bundle.case_metrics import write_metrics
-from mcsc_bundle.fold_scores import ACCOUNT, account, left_out, summarise
+from mcsc_bundle.fold_scores import left_out, summarise
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
+from mcsc_bundle.trained import ACCOUNT, account
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,9 @@ is room for the weights of all networks beside one window's activations.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +20,11 @@ from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plain import in_order
 from mcsc_bundle.plan import Plan, to_plain
-from mcsc_bundle.trained import TOLD
+from mcsc_bundle.trained import TOLD, account
 
 MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
 
-FOLDS = "fold_*"
+FOLD = re.compile(r"fold_(\d+)")
 # Of a plan: what two runs may differ in, since networks see the same input all the same. Windows are those of the first run.
 ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device", *TOLD, "inference_overlap")
 
@@ -81,22 +83,46 @@ def count_members(state: Mapping[str, Tensor]) -> int:
     return len({name.split(".")[1] for name in state if name.startswith("members.")}) or 1
 
 
-def run_folders(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
+def run_folders(run_dir: str | Path | Sequence[str | Path], complete: bool = False) -> list[Path]:
     """The folder of each run.
 
     Args:
         run_dir: a run (with ``models``), a folder of fold runs (``fold_0``, ``fold_1``, ...), or a list of runs.
+        complete: a folder of fold runs must hold all folds of its cross-validation.
 
     Raises:
-        EnsembleError: an empty list.
+        EnsembleError: an empty list, or a fold that is not trained.
     """
     if not isinstance(run_dir, (str, Path)):
         if not run_dir:
             raise EnsembleError("expected run_dir to name one run or more, received an empty list.")
         return [Path(folder) for folder in run_dir]
     folder = Path(run_dir)
-    folds = [] if (folder / "models").is_dir() else sorted(path for path in folder.glob(FOLDS) if path.is_dir())
-    return folds or [folder]
+    if (folder / "models").is_dir() or not folder.is_dir():
+        return [folder]
+    numbers = {int(found[1]): path for path in folder.iterdir() if (found := FOLD.fullmatch(path.name))}
+    if complete and numbers and (folder / "splits.json").exists():
+        _check_complete(folder)
+    return [numbers[number] for number in sorted(numbers)] or [folder]
+
+
+def _check_complete(folder: Path) -> None:
+    """Best configuration and post-processing were decided on all folds, and a fold that was stopped is no result."""
+    folds = len(json.loads((folder / "splits.json").read_text(encoding="utf-8"))["folds"])
+    runs = {number: folder / f"fold_{number}" for number in range(folds)}
+    left = [number for number, run in runs.items() if not _is_trained(run)]
+    if left:
+        there = [str(run) for number, run in runs.items() if number not in left]
+        raise EnsembleError(
+            f"expected all {folds} folds in {folder} to be trained, received some that are not "
+            f"({', '.join(map(str, left))}). Repeat the cross-validation, which goes on where it stopped, or name the runs "
+            f"to average: {there}."
+        )
+
+
+def _is_trained(run: Path) -> bool:
+    """A fold that was trained by itself has no account."""
+    return (run / "models" / "model.pt").exists() and account(run).get("done", True)
 
 
 def check_same_plan(plan: Plan, folder: Path, other: Plan, other_folder: Path) -> None:

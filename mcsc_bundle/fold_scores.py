@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,20 +17,12 @@ from mcsc_bundle.files import replacing
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
-from mcsc_bundle.trained import read_trained
+from mcsc_bundle.trained import ACCOUNT, account, read_trained
 from mcsc_bundle.words import aligned
-
-ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
 
 
 class FoldScoresError(ValueError):
     """Scores of a fold that are not those of the cases it left out; the message says what to do."""
-
-
-def account(folder: Path) -> dict[str, Any]:
-    """What a fold was trained with, and whether it is ``done``; empty without a training."""
-    path = folder / ACCOUNT
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def left_out(runs: Path) -> list[tuple[str, ...]]:

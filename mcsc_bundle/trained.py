@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ FIXED = (
 TOLD = ("batch_labeled", "batch_unlabeled", "batch_dice", "contrast", "projection_dim", "mirror_axes")
 """Entries that a training may go on with when they were edited, but not in silence."""
 SHOWN = 4
+ACCOUNT = "cross_validation.json"  # in a fold's folder: what it was trained with, and whether it is done
 
 
 class HeldOutError(ValueError):
@@ -198,3 +199,30 @@ def check_held_out_or_exit(models_dir: str | Path, cases: Sequence[Mapping[str, 
         check_held_out(models_dir, cases, training_key)
     except (HeldOutError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def account(folder: Path) -> dict[str, Any]:
+    """What a fold was trained with, and whether it is ``done``; empty without a training."""
+    path = folder / ACCOUNT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check_start(run_dir: str | Path, dataset_name: str, kept_out: Iterable[str]) -> None:
+    """Refuse to start from weights that know the labels of cases which this training is to be scored on.
+
+    Args:
+        run_dir: run folder whose weights are taken over; a packed bundle names no cases and passes.
+        dataset_name: of this training. Cases of another data set may bear the same names.
+        kept_out: cases that validate or test.
+
+    Raises:
+        PlanError: it was trained on some of them.
+    """
+    source = read_trained(Path(run_dir) / "models")
+    seen = sorted({*source.get("labeled", ())} & {*kept_out})
+    if seen and source["plan"]["dataset_name"] == dataset_name:
+        raise PlanError(
+            f"init_from: expected weights that were trained without the cases this training is scored on, received those of "
+            f"{run_dir}, which learnt {', '.join(seen[:5])}. Keep the same cases out of both (--fold, --num_labeled, --num_test, "
+            "--split_seed), or start from another run."
+        )

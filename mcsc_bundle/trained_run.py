@@ -134,7 +134,7 @@ class TrainedRun:
                 f"error: expected the runs of {self.plan.previous_stage} in {folder or 'a folder'}, which {self.folder / FILE} "
                 "names and which does not exist. Put them back, or correct the path in that file."
             )
-        return TrainedRun(folder)
+        return TrainedRun(run_folders(folder))  # some folds may be enough, as they were in training
 
     def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
         """Classes whose largest component is kept, together, step by step.
@@ -222,7 +222,7 @@ def _chosen_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Any]:
 
 def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
     try:
-        return run_folders(run_dir)
+        return run_folders(run_dir, complete=True)
     except EnsembleError as error:
         raise SystemExit(f"error: {error}") from None
 

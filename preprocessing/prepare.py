@@ -22,7 +22,7 @@ from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json, to_plain
 from mcsc_bundle.store import CaseStore
-from mcsc_bundle.trained import read_trained
+from mcsc_bundle.trained import check_start, read_trained
 from mcsc_bundle.words import counted
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
@@ -73,6 +73,7 @@ def prepare(
     fold: int | str = "auto",
     preset: str = "plan",
     plan_from: str | None = None,
+    init_from: str | None = None,
     configuration: str = "auto",
     previous: str | None = None,
     memory_gb: float | None = None,
@@ -101,6 +102,7 @@ def prepare(
             ``output_dir`` was trained with, else see ``preprocessing.split``.
         preset: ``plan``; ``resenc_m``, ``resenc_l`` or ``resenc_xl`` for nnU-Net's residual encoders; or ``paper`` for the
             paper's networks and patch (2-D only).
+        init_from: run folder whose weights the training starts from; it must not have learnt the cases that this one scores.
         plan_from: run folder, packed bundle or plan file whose plan is used instead of an own one (see
             ``preprocessing.adopt``).
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres``, ``3d_cascade_fullres`` or ``auto`` (see
@@ -147,6 +149,8 @@ def prepare(
     kept = num_labeled if isinstance(num_labeled, int) else None
     split = make_split(dataset, kept, num_test, split_seed, split_file)
     parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
+    if init_from is not None:
+        check_start(init_from, dataset.name, (*parts[2], *split.test))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
     stage = remember_previous(run, plan, previous)

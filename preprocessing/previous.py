@@ -136,7 +136,7 @@ def _predicted(items: Sequence[Mapping[str, Any]], folder: Path, runs: Sequence[
             "bundle_root": str(ROOT),
             "cases": [{"case": item["case"], "image": list(item["image"])} for item in items],
             "output_dir": str(output.resolve()),
-            "run_dir": str(folder.resolve()),
+            "run_dir": [str(run.resolve()) for run in runs],
             "device": f"$torch.device('{device}')",
             "postprocess": False,
         })  # fmt: skip

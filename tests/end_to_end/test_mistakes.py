@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.end_to_end.road import ROOT, command, small_dataset
+from tests.plans import make_plan
 
 TRAIN = {"config_file": "configs/train.yaml", "epoch_length": 1, "max_epochs": 2, "workers": 1, "device": "cpu"}
 
@@ -124,3 +125,17 @@ def test_ctrl_c_in_preprocessing_is_no_error_and_costs_the_cases_in_work(tmp_pat
     again = start(*words)
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0 and "Traceback" not in out + err, out + err
+
+
+def test_weights_that_learnt_a_case_to_be_scored_are_no_start(tmp_path):
+    from mcsc_bundle.trained import save_trained
+    from preprocessing.dataset import read_dataset
+    from preprocessing.prepare import USER_ERRORS, prepare
+
+    data = small_dataset(tmp_path / "hearts", labeled=2, unlabeled=1)
+    dataset = read_dataset(data)
+    names = [case.name for case in dataset.cases if case.label is not None]
+    save_trained(tmp_path / "other" / "models", make_plan("3d", dataset_name=dataset.name), names)
+    with pytest.raises(USER_ERRORS, match=f"init_from: .* learnt {names[0]}"):
+        prepare(str(data), str(tmp_path / "run"), fold=0, init_from=str(tmp_path / "other"))
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Averaged runs: the mean of probabilities, one run as itself, other plans refused, and largest components on the way out."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -158,3 +159,20 @@ def test_postprocessing_beside_the_runs_is_applied_on_the_original_grid(tmp_path
     _, cleaned = mask_of(images, tmp_path / "runs", tmp_path / "on")
     removed = (parts[name][0] > 0) & (parts[name][0] != np.bincount(parts[name][0].ravel())[1:].argmax() + 1)
     assert np.array_equal(cleaned, np.where(removed, 0, before)) and off == raw
+
+
+def test_a_part_of_a_cross_validation_is_averaged_only_if_its_runs_are_named(runs, tmp_path):
+    runs = Path(shutil.copytree(runs, tmp_path / "runs"))
+    shutil.copytree(runs / "fold_0", runs / "fold_0_old")  # a copy that somebody kept
+    (runs / "splits.json").write_text(json.dumps({"folds": [{}, {}]}))
+    folds = [runs / "fold_0", runs / "fold_1"]
+    assert run_folders(runs, complete=True) == folds
+    (runs / "fold_1" / "cross_validation.json").write_text(json.dumps({"done": False}))
+    with pytest.raises(EnsembleError, match=r"all 2 folds .*not \(1\).*fold_0'"):
+        run_folders(runs, complete=True)
+    with pytest.raises(SystemExit, match="all 2 folds"):
+        TrainedRun(runs)
+    assert run_folders(folds, complete=True) == folds
+    shutil.rmtree(runs / "fold_1")
+    with pytest.raises(EnsembleError, match="Repeat the cross-validation"):
+        run_folders(runs, complete=True)

@@ -14,6 +14,7 @@ from mcsc_bundle.trained import (
     HeldOutError,
     check_held_out,
     check_held_out_or_exit,
+    check_start,
     check_trained,
     plan_record,
     refuse_edits,
@@ -133,3 +134,12 @@ def test_a_record_from_before_an_entry_existed_has_its_default(tmp_path):
     blocks = dataclasses.replace(PLAN.cnn, preset="resenc", blocks_per_stage=(1, 1, 1))
     with pytest.raises(PlanError, match=r"cnn\.preset = \"resenc\" \(trained with \"plan\"\)"):
         check_trained(tmp_path, PLAN.replace(cnn=blocks))
+
+
+def test_weights_that_know_a_case_to_be_scored_are_no_start(tmp_path):
+    save_trained(tmp_path / "models", PLAN, ["case_1", "case_2"])
+    check_start(tmp_path, PLAN.dataset_name, ["case_3"])
+    check_start(tmp_path, "Another", ["case_2"])  # of another data set, by the same name
+    check_start(tmp_path / "packed", PLAN.dataset_name, ["case_2"])  # no record
+    with pytest.raises(PlanError, match=r"init_from: .* learnt case_2\. .*--fold"):
+        check_start(tmp_path, PLAN.dataset_name, ["case_2", "case_3"])
