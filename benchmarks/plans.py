@@ -137,7 +137,7 @@ def compare_default(files: tuple[Path, Path], plans: dict[str, Any], planning: d
     """Differences of what the command line gives without further options, and of nnU-Net's plans when imported."""
     title = "3d_fullres" if "3d_fullres" in plans["configurations"] else "2d"
     theirs = of_nnunet(plans["configurations"][title])
-    plans_file = files[0].parent / "nnUNetPlans.json"
+    plans_file = files[0].parent / f"{plans['plans_name']}.json"
     made = {
         "planned": lambda: plan_from_files(
             fingerprint=str(files[0]), dataset_json=str(files[1]), networks="cnn", **planning

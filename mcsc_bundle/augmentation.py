@@ -1,8 +1,9 @@
 """Training augmentation as strong as nnU-Net's, from MONAI's random transforms, made from the plan.
 
 The chain and its probabilities follow nnU-Net v2's trainer (``nnUNetTrainer.get_training_transforms``): rotation,
-scaling, noise, blur, brightness, contrast, low resolution, gamma (also inverted) and mirroring. The spatial part draws
-its parameters before the patch is read, so that an enlarged region is read only where it will be rotated or scaled.
+scaling, noise, blur, brightness, contrast, low resolution, gamma (also inverted) and mirroring. As there, each channel draws
+its own, and where the patch holds few thick slices, nothing is interpolated across them ("dummy 2-D"). The spatial part
+draws its parameters before the patch is read, so that an enlarged region is read only where it will be rotated or scaled.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import numpy as np
 import torch
 from monai.transforms import (
     Compose,
-    RandAdjustContrastd,
+    RandAdjustContrast,
     RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
+    RandGaussianNoise,
+    RandGaussianSmooth,
     Randomizable,
-    RandScaleIntensityd,
-    RandScaleIntensityFixedMeand,
-    RandSimulateLowResolutiond,
+    RandomizableTransform,
+    RandScaleIntensity,
+    RandScaleIntensityFixedMean,
+    RandSimulateLowResolution,
     Transform,
 )
 from monai.utils import convert_to_tensor
@@ -32,39 +34,142 @@ from torch.nn import functional as F
 from mcsc_bundle.cascade import PREVIOUS, SpoiledMask, joined
 from mcsc_bundle.plan import Plan
 
-ANISOTROPIC_PATCH = 3.0  # nnU-Net: above this ratio of patch sides a volume is rotated slice by slice ("dummy 2-D")
+ANISOTROPIC_PATCH = 3.0  # nnU-Net: above this ratio of patch sides the slices of a volume are rotated alone
+NOISE = 0.1  # largest standard deviation; nnU-Net names it a variance and uses it as this
+NOTHING = (
+    0.02  # of normalised intensity: less than this all around is outside the body (splines ring beyond its border)
+)
+
+
+def flat_axis(plan: Plan) -> int | None:
+    """The axis along which a 3-D patch holds few, thick slices; ``None`` if there is none.
+
+    nnU-Net's rule: the axis of the coarsest spacing (of equal ones the last, its first), if the longest side of the patch
+    is more than 3 times the one along it.
+    """
+    if plan.spatial_dims == 2:
+        return None
+    coarsest = max(range(3), key=lambda axis: (plan.spacing_mm[axis] or 0.0, axis))
+    return coarsest if max(plan.patch_size) / plan.patch_size[coarsest] > ANISOTROPIC_PATCH else None
+
+
+class PerChannel(Randomizable, Transform):
+    """A transform of one-channel images that each channel of ``image`` draws for itself.
+
+    Args:
+        transform: of an image ``(1, *spatial)``, random in what it does but always done.
+        probability: that it is applied at all.
+        channel_probability: then, of each channel.
+        flat: axis whose slices are transformed as the channels of a 2-D image, so that they do not mix.
+    """
+
+    def __init__(
+        self,
+        transform: RandomizableTransform,
+        probability: float,
+        channel_probability: float = 1.0,
+        flat: int | None = None,
+    ) -> None:
+        self.transform, self.flat = transform, flat
+        self.probability, self.channel_probability = probability, channel_probability
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PerChannel:
+        """One seed decides everything that follows."""
+        super().set_random_state(seed, state)
+        self.transform.set_random_state(seed=int(self.R.randint(2**31)))
+        return self
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The item with ``image`` ``(C, *spatial)`` changed, or as it was."""
+        data = dict(data)
+        if self.R.rand() >= self.probability:
+            return data
+        channels = list(convert_to_tensor(data["image"], track_meta=False).split(1))
+        for index, channel in enumerate(channels):
+            if self.R.rand() < self.channel_probability:
+                channels[index] = self._changed(channel)
+        return data | {"image": torch.cat(channels)}
+
+    def _changed(self, channel: Tensor) -> Tensor:
+        if self.flat is None:
+            return convert_to_tensor(self.transform(channel), track_meta=False)
+        slices = channel[0].movedim(self.flat, 0)
+        return convert_to_tensor(self.transform(slices), track_meta=False).movedim(0, self.flat)[None]
+
+
+class KeepOutside(Randomizable, Transform):
+    """Intensity changes leave what lies outside the body 0, where normalisation was masked (nnU-Net's ``MaskImageTransform``).
+
+    nnU-Net keeps the mask beside the label; here the outside is what is all but 0 in a voxel and its neighbours, before the
+    changes.
+
+    Args:
+        change: the intensity changes of an item.
+        channels: positions of the channels that were normalised inside the mask.
+    """
+
+    def __init__(self, change: Compose, channels: list[int]) -> None:
+        self.change, self.channels = change, channels
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> KeepOutside:
+        """The state of the changes."""
+        super().set_random_state(seed, state)
+        self.change.set_random_state(seed=int(self.R.randint(2**31)))
+        return self
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The changed item."""
+        outside = outside_of_body(torch.as_tensor(data["image"])[self.channels])
+        changed = dict(self.change(data))
+        image = changed["image"].clone()
+        image[self.channels] = torch.where(outside, 0.0, image[self.channels])
+        return changed | {"image": image}
+
+
+def outside_of_body(image: Tensor) -> Tensor:
+    """Voxels of ``(C, *spatial)`` that belong to a neighbourhood of 3 voxels a side without any signal, as a mask."""
+    pool = F.max_pool2d if image.ndim == 3 else F.max_pool3d
+    signal = pool((image.abs() >= NOTHING).float(), 3, 1, 1)
+    return pool(1 - signal, 3, 1, 1) > 0
 
 
 def intensity_augmentation(plan: Plan) -> Compose:
-    """nnU-Net's intensity transforms and mirroring on ``image`` (``label`` and ``previous`` are mirrored alone)."""
-    image = "image"
-    dims = plan.spatial_dims
-    linear = {2: "bilinear", 3: "trilinear"}[dims]
-    blur: dict[str, Any] = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[:dims]}
+    """nnU-Net's intensity transforms on ``image``."""
+    flat = flat_axis(plan)
+    slices = plan.spatial_dims == 2 or flat is not None
+    blur: dict[str, Any] = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[: plan.spatial_dims]}
+    coarse = RandSimulateLowResolution(prob=1, zoom_range=(0.5, 1), upsample_mode="bilinear" if slices else "trilinear")
     return Compose(
         [
-            RandGaussianNoised(image, prob=0.1, mean=0.0, std=math.sqrt(0.1), sample_std=True),
-            RandGaussianSmoothd(image, prob=0.2, **blur),
-            RandScaleIntensityd(image, prob=0.15, factors=0.25),
-            RandScaleIntensityFixedMeand(image, prob=0.15, factors=0.25, preserve_range=True),
-            RandSimulateLowResolutiond(image, prob=0.25, zoom_range=(0.5, 1.0), upsample_mode=linear),
-            RandAdjustContrastd(image, prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
-            RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
-            *(
-                RandFlipd((image, "label", PREVIOUS), prob=0.5, spatial_axis=axis, allow_missing_keys=True)
-                for axis in plan.mirror_axes
-            ),
+            PerChannel(RandGaussianNoise(prob=1, std=NOISE, sample_std=True), 0.1),
+            PerChannel(RandGaussianSmooth(prob=1, **blur), 0.2, 0.5),
+            PerChannel(RandScaleIntensity(prob=1, factors=0.25), 0.15),
+            PerChannel(RandScaleIntensityFixedMean(prob=1, factors=0.25, preserve_range=True), 0.15),
+            PerChannel(coarse, 0.25, 0.5, flat),
+            PerChannel(RandAdjustContrast(prob=1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True), 0.1),
+            PerChannel(RandAdjustContrast(prob=1, gamma=(0.7, 1.5), retain_stats=True), 0.3),
         ]
     )
 
 
+def patch_augmentation(plan: Plan) -> Compose:
+    """What follows rotation and scaling: ``intensity_augmentation``, and mirroring of ``image``, ``label`` and ``previous``."""
+    intensity: Any = intensity_augmentation(plan)
+    masked = [index for index, entry in enumerate(plan.normalization) if entry.inside_mask]
+    flips = (
+        RandFlipd(("image", "label", PREVIOUS), prob=0.5, spatial_axis=axis, allow_missing_keys=True)
+        for axis in plan.mirror_axes
+    )
+    return Compose([KeepOutside(intensity, masked) if masked else intensity, *flips])
+
+
 class PatchAugmentation(Randomizable, Transform):
-    """Rotation and scaling in one resampling, then ``intensity_augmentation``.
+    """Rotation and scaling in one resampling, then ``patch_augmentation``.
 
     Call ``draw`` first: it draws the spatial parameters and returns the size of the region to read around the patch's
-    centre; then call the transform on that region. Rotation with probability 0.2 by up to 30 degrees about each axis (2-D
-    and slice-wise: up to 180 degrees in plane; 15 where the patch is longer than 1.5 times its width), scaling with
-    probability 0.2 by 0.7 to 1.4 (nnU-Net v2).
+    centre; then call the transform on that region. Rotation with probability 0.2 by up to 30 degrees about each axis (2-D:
+    up to 180 degrees, 15 where the patch is longer than 1.5 times its width; a patch of few thick slices: up to 180 degrees
+    within the slices), scaling with probability 0.2 by 0.7 to 1.4, within the slices too (nnU-Net v2).
 
     Args:
         plan: patch size and mirror axes.
@@ -74,7 +179,8 @@ class PatchAugmentation(Randomizable, Transform):
     def __init__(self, plan: Plan, spatial_probability: float = 0.2) -> None:
         self.patch_size = plan.patch_size
         self.spatial_probability = spatial_probability
-        self.intensity = intensity_augmentation(plan)
+        self.flat = flat_axis(plan)
+        self.after = patch_augmentation(plan)
         self.plan, self.spoil = plan, SpoiledMask(plan)
         self.matrix: np.ndarray | None = None
 
@@ -83,7 +189,7 @@ class PatchAugmentation(Randomizable, Transform):
     ) -> PatchAugmentation:
         """One seed decides everything that follows."""
         super().set_random_state(seed, state)
-        self.intensity.set_random_state(seed=int(self.R.randint(2**31)))
+        self.after.set_random_state(seed=int(self.R.randint(2**31)))
         if self.plan.previous_stage:
             self.spoil.set_random_state(seed=int(self.R.randint(2**31)))
         return self
@@ -96,7 +202,10 @@ class PatchAugmentation(Randomizable, Transform):
             return self.patch_size
         factor = 1.0 if not scale else (self.R.uniform(0.7, 1.0) if self.R.rand() < 0.5 else self.R.uniform(1.0, 1.4))
         rotation = rotation_matrix(self._angles()) if rotate else np.eye(len(self.patch_size))
-        self.matrix = rotation * factor
+        factors = [1.0 if axis == self.flat else factor for axis in range(len(self.patch_size))]
+        self.matrix = (
+            rotation * factors
+        )  # a rotation within slices leaves their axis alone, so the order does not matter
         reach = np.abs(self.matrix) @ np.asarray(self.patch_size, dtype=float)
         return tuple(
             math.ceil(size) + 1 if size > patch + 0.5 else patch
@@ -104,14 +213,13 @@ class PatchAugmentation(Randomizable, Transform):
         )
 
     def _angles(self) -> list[float]:
-        """Angles in radians: one in 2-D, one about each axis in 3-D; other than in-plane ones 0 for a flat patch."""
+        """Angles in radians: one in 2-D, one about each axis in 3-D."""
         if len(self.patch_size) == 2:
             limit = 15 if max(self.patch_size) / min(self.patch_size) > 1.5 else 180
             return [math.radians(self.R.uniform(-limit, limit))]
-        flat = [max(self.patch_size) / size > ANISOTROPIC_PATCH for size in self.patch_size]
-        if any(flat):
-            return [math.radians(self.R.uniform(-180, 180)) if is_flat else 0.0 for is_flat in flat]
-        return [math.radians(self.R.uniform(-30, 30)) for _ in flat]
+        if self.flat is not None:
+            return [math.radians(self.R.uniform(-180, 180)) if axis == self.flat else 0.0 for axis in range(3)]
+        return [math.radians(self.R.uniform(-30, 30)) for _ in range(3)]
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
         """Augment ``image`` ``(C, *region)`` and, where present, ``label`` ``(1, *region)`` to the patch size.
@@ -125,7 +233,7 @@ class PatchAugmentation(Randomizable, Transform):
             for key in ("label", PREVIOUS):
                 if key in data:
                     data[key] = _sampled(data[key], grid, "nearest")
-        data = {key: convert_to_tensor(value, track_meta=False) for key, value in self.intensity(data).items()}
+        data = {key: convert_to_tensor(value, track_meta=False) for key, value in self.after(data).items()}
         if PREVIOUS in data:
             data[PREVIOUS] = self.spoil(data[PREVIOUS])
         return joined(data, self.plan)

@@ -8,9 +8,11 @@ closes or opens labels, and removes small components, with nnU-Net's probabiliti
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +31,9 @@ PREVIOUS = "previous"
 FILE = "previous.json"
 """In a run of the second stage: where the first one lies, relative to the run."""
 
-MORPH_PROBABILITY, MORPH_RADII = 0.4, (1, 8)
-REMOVE_PROBABILITY, REMOVE_BELOW = 0.2, 0.15
+MORPH_PROBABILITY, MORPH_RADII = 0.4, (1.0, 8.0)  # of a mask; voxels
+REMOVE_PROBABILITY, REMOVE_BELOW = 0.2, 0.15  # of a mask; share of the patch
+LABEL_PROBABILITY = 0.5  # then, of each label
 
 
 def previous_dir(run: Path) -> Path | None:
@@ -39,10 +42,34 @@ def previous_dir(run: Path) -> Path | None:
     return Path(os.path.normpath(run / json.loads(path.read_text())["run_dir"])) if path.exists() else None
 
 
+def stage_key(folder: Path | None) -> str:
+    """Short name of the runs of a stage before: cascades of several may keep their cases, and masks of these, in one folder."""
+    return "" if folder is None else hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+
+
 class PreviousStage(Protocol):
     """What gives the mask of the stage before: label values ``(1, *spatial)`` on the grid of the files."""
 
     def mask(self, files: Any) -> MetaTensor: ...
+
+
+class WhenNeeded:
+    """A stage before whose networks are loaded for the first mask that is asked for: where masks are given, never.
+
+    Args:
+        load: gives the stage.
+    """
+
+    def __init__(self, load: Callable[[], PreviousStage]) -> None:
+        self._load = load
+
+    @cached_property
+    def _stage(self) -> PreviousStage:
+        return self._load()
+
+    def mask(self, files: Any) -> MetaTensor:
+        """As ``PreviousStage.mask``."""
+        return self._stage.mask(files)
 
 
 def one_hot(previous: Tensor, plan: Plan) -> Tensor:
@@ -74,18 +101,17 @@ class SpoiledMask(Randomizable, Transform):
     def __call__(self, previous: Tensor) -> Tensor:
         """A spoiled copy."""
         classes = previous[0].numpy().copy()
-        if self.R.rand() < MORPH_PROBABILITY:
-            for label in self.R.permutation(self.classes):
-                self._morph(classes, int(label))
-        if self.R.rand() < REMOVE_PROBABILITY:
-            for label in self.R.permutation(self.classes):
-                self._remove(classes, int(label))
+        for spoil, probability in ((self._morph, MORPH_PROBABILITY), (self._remove, REMOVE_PROBABILITY)):
+            if self.R.rand() < probability:
+                for label in self.R.permutation(self.classes):
+                    if self.R.rand() < LABEL_PROBABILITY:
+                        spoil(classes, int(label))
         return torch.from_numpy(classes)[None]
 
     def _morph(self, classes: np.ndarray, label: int) -> None:
         """Grow, shrink, close or open one label by a ball; what it grows over is no longer of the other labels."""
         operation = MORPHOLOGY[self.R.randint(len(MORPHOLOGY))]
-        radius = int(self.R.randint(*MORPH_RADII))
+        radius = self.R.uniform(*MORPH_RADII)
         before = classes == label
         if before.any():
             after = operation(before, radius)
@@ -93,15 +119,15 @@ class SpoiledMask(Randomizable, Transform):
             classes[after & ~before] = label
 
     def _remove(self, classes: np.ndarray, label: int) -> None:
-        """Remove one component of a label, unless it is large."""
-        components, count = ndimage.label(classes == label)
+        """Remove one component of a label, unless it is large; voxels that touch at a corner belong together."""
+        components, count = ndimage.label(classes == label, np.ones((3,) * classes.ndim))
         sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
         small = np.flatnonzero(sizes < REMOVE_BELOW * classes.size) + 1
         if len(small):
             classes[components == small[self.R.randint(len(small))]] = 0
 
 
-def grown(mask: np.ndarray, radius: int) -> np.ndarray:
+def grown(mask: np.ndarray, radius: float) -> np.ndarray:
     """Dilation by a ball, by distances: a ball of radius 8 has 2109 voxels to compare otherwise.
 
     scikit-image's ``isotropic_dilation`` and the like, but for masks that are empty or full, where those go wrong.
@@ -109,17 +135,17 @@ def grown(mask: np.ndarray, radius: int) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
 
 
-def shrunk(mask: np.ndarray, radius: int) -> np.ndarray:
+def shrunk(mask: np.ndarray, radius: float) -> np.ndarray:
     """Erosion by a ball; beyond the border the mask is taken to go on."""
     return mask & (ndimage.distance_transform_edt(mask) > radius) if not mask.all() else mask
 
 
-def closed(mask: np.ndarray, radius: int) -> np.ndarray:
+def closed(mask: np.ndarray, radius: float) -> np.ndarray:
     """Growing, then shrinking."""
     return shrunk(grown(mask, radius), radius)
 
 
-def opened(mask: np.ndarray, radius: int) -> np.ndarray:
+def opened(mask: np.ndarray, radius: float) -> np.ndarray:
     """Shrinking, then growing."""
     return grown(shrunk(mask, radius), radius)
 

@@ -24,8 +24,11 @@ from tqdm import tqdm
 
 from mcsc_bundle.cascade import previous_dir
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
 from mcsc_bundle.inference import configuration_of
+from mcsc_bundle.interrupt import stops_with
+from mcsc_bundle.io import ImageError
 from mcsc_bundle.joined import check_joinable, mask_of, mean_of
 from mcsc_bundle.metrics import masks_in, score_cases
 from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
@@ -35,7 +38,7 @@ from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.trained import ACCOUNT, account, read_trained
 from mcsc_bundle.trained_run import TrainedRun
-from mcsc_bundle.words import aligned
+from mcsc_bundle.words import aligned, first_line
 from mcsc_bundle.writer import mask_file, write_like
 
 log = logging.getLogger(__name__)
@@ -61,26 +64,38 @@ def choose(runs_dir: str, device: str | None = None) -> None:
 
     runs = Path(str(runs_dir))
     try:
-        names = find_configurations(runs)
-        plans = {name: Plan.load(runs / name / "plan.json") for name in names}
-        check_joinable(plans)
-        split = _common_split(runs, names)
-        items = _labelled_items(runs / names[0])
-        _check_apart(runs, names, split)
-        pairs = list(itertools.combinations(names, 2))
-        predict_pairs(runs, pairs, plans, split, items, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        references = {case: items[case]["label"] for cases in split for case in cases}
-        candidates = {name: Candidate((name,), _single_dice(runs / name, split)) for name in names}
-        for pair in pairs:
-            candidates[AND.join(pair)] = Candidate(pair, _pair_dice(runs, pair, plans[pair[0]], split, references))
-    except (ChoiceError, FoldScoresError, PlanError, DatasetError) as error:
+        with stops_with("Stopped; the same command goes on."):
+            choice = _choose(runs, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (ChoiceError, DatasetError, DiskError, FoldScoresError, ImageError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None
-    choice = best_of(candidates, len(references))
-    _decide_postprocessing(runs, choice, plans[choice.configurations[0]], split, references)
-    save_json(runs / FILE, choice)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise SystemExit(
+            f"error: a case does not fit into memory with two configurations ({first_line(error)}). What is done is kept: "
+            "--device cpu goes on in main memory."
+        ) from None
     print(table(choice))
     print(f"{choice.why}\nMasks for new scans: python -m monai.bundle run --config_file configs/inference.json "
           f"--run_dir {runs} --dataset_dir NEW --output_dir MASKS")  # fmt: skip
+
+
+def _choose(runs: Path, device: str) -> Choice:
+    """``choose`` without its words."""
+    names = find_configurations(runs)
+    plans = {name: Plan.load(runs / name / "plan.json") for name in names}
+    check_joinable(plans)
+    split = _common_split(runs, names)
+    items = _labelled_items(runs / names[0])
+    _check_apart(runs, names, split)
+    pairs = list(itertools.combinations(names, 2))
+    predict_pairs(runs, pairs, plans, split, items, device)
+    references = {case: items[case]["label"] for cases in split for case in cases}
+    candidates = {name: Candidate((name,), _single_dice(runs / name, split)) for name in names}
+    for pair in pairs:
+        candidates[AND.join(pair)] = Candidate(pair, _pair_dice(runs, pair, plans[pair[0]], split, references))
+    choice = best_of(candidates, len(references))
+    _decide_postprocessing(runs, choice, plans[choice.configurations[0]], split, references)
+    save_json(runs / FILE, choice)
+    return choice
 
 
 def find_configurations(runs: Path) -> list[str]:
@@ -137,20 +152,25 @@ def predict_pairs(
                 )
                 for pair in pairs
             }
-            pending = {item["case"]: item for done in accounts.values() for item in done.pending}
-            if pending:
-                networks = {name: configuration_of(run, device) for name, run in trained.items()}
-                before = {name: _masks_before(run, names) for name, run in trained.items()}
-            for case, item in pending.items():
+            pending: dict[str, list[tuple[str, str]]] = {}
+            for pair, done in accounts.items():
+                for item in done.pending:
+                    pending.setdefault(item["case"], []).append(pair)
+                if done.pending:
+                    done.begin()  # or masks without an account would be refused, should this be killed in between
+            needed = {name for waiting in pending.values() for pair in waiting for name in pair}
+            networks = {name: configuration_of(trained[name], device) for name in sorted(needed)}
+            before = {name: _masks_before(trained[name], names) for name in networks}
+            for case, waiting in pending.items():
+                image = items[case]["image"]
                 found = {
-                    name: network.probabilities(item["image"], before[name].get(case))
-                    for name, network in networks.items()
+                    name: networks[name].probabilities(image, before[name].get(case))
+                    for name in sorted({name for pair in waiting for name in pair})
                 }
-                for pair, done in accounts.items():
-                    mask = mask_of(mean_of([found[name] for name in pair]), plans[pair[0]])
-                    image = item["image"][0]
-                    write_like(mask.as_tensor().numpy(), image, mask_file(done.folder, case, image))
-                    done.add(case, mask, 0.0)
+                for pair in waiting:
+                    mask = mask_of(mean_of(found[name] for name in pair), plans[pair[0]])
+                    write_like(mask.as_tensor().numpy(), image[0], mask_file(accounts[pair].folder, case, image[0]))
+                    accounts[pair].add(case, mask, 0.0)
                 progress.update()
 
 

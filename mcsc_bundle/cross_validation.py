@@ -13,6 +13,7 @@ give ``--run_dir RUNS`` to ``configs/inference.json``.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
@@ -27,8 +28,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
+from mcsc_bundle import fold_account
 from mcsc_bundle.case_metrics import write_metrics
-from mcsc_bundle.fold_scores import left_out, summarise
+from mcsc_bundle.fold_scores import left_out, scores_key, summarise
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
@@ -46,17 +48,10 @@ PLANNING = (
     "plan.key",
     "planned.json",
 )
-# What a fold that was trained must have as RUNS has it, and how a message names it.
-SAME_IN_ALL = {
-    "plan.json": "plan.json",
-    "fingerprint.key": "data set (or path of it)",
-    "splits.json": "split into folds",
-}
-# Options that a fold may go on with when they change; the data set is compared by its files.
-MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
 OWN = ("fold", "output_dir", "held_out")
 LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
 GROUPS = itertools.count()
+SPLITTING = ("dataset_dir", "num_labeled", "num_test", "split_seed", "split_file")
 MAX_FOLDS = 5  # of preprocessing.split.make_split
 
 
@@ -103,11 +98,6 @@ def cross_validate(
     items = prepare_folds(files, {**options, "output_dir": str(runs), "fold": "all"}, world)
     references = {case: item["label"] for case, item in items.items()}
     possible = range(len(json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]))
-    if not possible:
-        raise SystemExit(
-            "error: expected labelled scans of two patients or more to cross-validate, received those of one. Train on them with "
-            "--fold all; python -m mcsc_bundle suggest RUN then says which scan to label next."
-        )
     mine = _check_folds(folds, possible)[rank::world]
     if world > 1 and torch.cuda.is_available():
         options.setdefault("device", f"$torch.device('cuda', {os.environ.get('LOCAL_RANK', 0)})")
@@ -183,12 +173,9 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         SystemExit: the folder holds a training with another plan, other data or other options.
     """
     folder = runs / f"fold_{fold}"
-    asked = {
-        "config_files": [Path(name).name for name in files],
-        "options": json.loads(json.dumps(options, default=str)),
-    }
+    asked = fold_account.asked(files, options)
     before = account(folder)
-    _check_same(runs, folder, asked, before)
+    fold_account.check_same(runs, folder, asked, before)
     if before.get("done") and before["options"].get("max_epochs") == asked["options"].get("max_epochs"):
         log.info("Fold %d is done.", fold)
         return True
@@ -205,7 +192,7 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
     if not left_out(runs)[fold]:
         log.warning("Fold %d: every case that it leaves out was set aside, so it has no scores.", fold)
         write_metrics([], folder / "metrics.csv")
-        save_json(folder / ACCOUNT, {**asked, "done": True})
+        save_json(folder / ACCOUNT, {**asked, "done": True, "scores": scores_key(folder)})
         return True
     try:
         scoring = [*files, str(ROOT / "configs" / "evaluate.yaml")]
@@ -214,7 +201,7 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         if end.code != 1:
             raise
         return False
-    save_json(folder / ACCOUNT, {**asked, "done": True})
+    save_json(folder / ACCOUNT, {**asked, "done": True, "scores": scores_key(folder)})
     return True
 
 
@@ -224,6 +211,8 @@ def run_workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+    del workflow
+    gc.collect()  # networks and optimiser refer to each other: they would stay until some later time
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -242,8 +231,37 @@ def prepare_folds(files: Sequence[str], overrides: Mapping[str, Any], world: int
         )
     with _process_group() if world > 1 else nullcontext():
         workflow.initialize()
+        _check_patients({name: workflow.parser.get_parsed_content(name) for name in SPLITTING})
         prepared = workflow.parser.get_parsed_content("prepared")
     return {item["case"]: item for item in (*prepared.train, *prepared.val) if item["labeled"]}
+
+
+def _check_patients(options: Mapping[str, Any]) -> None:
+    """Refuse to part one patient, before anything is measured.
+
+    Raises:
+        SystemExit: with what can be done instead.
+    """
+    from preprocessing.dataset import DatasetError, read_dataset
+    from preprocessing.split import make_split
+
+    folder, number, *rest = (options[name] for name in SPLITTING)
+    if not Path(folder).exists():  # the demo set before its first use; who prepares the data will see
+        return
+    reader = logging.getLogger("preprocessing.dataset")
+    reader.disabled = True  # preparing reads it again, and tells
+    try:
+        split = make_split(read_dataset(folder), number if isinstance(number, int) else None, *rest)
+    except DatasetError as error:
+        raise SystemExit(f"error: {error}") from None
+    finally:
+        reader.disabled = False
+    if not split.folds:
+        next_label = "; python -m mcsc_bundle suggest RUN then says which scan to label next" if split.unlabeled else ""
+        raise SystemExit(
+            "error: expected labelled scans of two patients or more to cross-validate, received those of one. Train on them with "
+            f"--fold all{next_label}."
+        )
 
 
 def _workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
@@ -270,24 +288,3 @@ def _check_folds(folds: int | Sequence[int] | None, possible: range) -> list[int
         names = ", ".join(map(str, possible))
         raise SystemExit(f"error: expected folds out of {names}, received {', '.join(map(str, chosen))}.")
     return chosen
-
-
-def _check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapping[str, Any]) -> None:
-    """Folds are comparable only if they were made in the same way."""
-    if not (folder / "models" / "checkpoint.pt").exists():
-        return
-    differing = [
-        words for name, words in SAME_IN_ALL.items() if (runs / name).read_bytes() != (folder / name).read_bytes()
-    ]
-    if account and account["config_files"] != asked["config_files"]:
-        differing.append("config_file")
-    before, now = account.get("options", {}), asked["options"]
-    if account:
-        differing += [
-            f"--{name}" for name in sorted({*before, *now} - {*MAY_CHANGE}) if before.get(name) != now.get(name)
-        ]
-    if differing:
-        raise SystemExit(
-            f"error: {folder} was trained with another {', '.join(differing)} than the other folds are to be. Give what it "
-            "was trained with, choose another folder for the runs, or delete that one to train it again."
-        )

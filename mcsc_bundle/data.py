@@ -41,7 +41,7 @@ class TwoStreamDataset(Dataset):
     """Patches of labelled and unlabelled cases, addressed by ``PatchKey``.
 
     Args:
-        data: one item per case: ``case`` (its name in the store) and ``labeled``. Labels of unlabelled cases are in no store.
+        data: one item per case: ``case`` (its name in the store) and ``labeled``. Labels of unlabelled cases are never read.
         plan: patch size, batch and slice axis.
         store: the preprocessed cases.
         transform: augmentation with ``draw`` and ``set_random_state``, see ``PatchAugmentation``.

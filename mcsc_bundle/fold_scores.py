@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ def scores_of_fold(runs: Path, fold: int, cases: Sequence[str]) -> list[CaseMetr
     """Scores of the cases that a fold left out.
 
     Raises:
-        FoldScoresError: ``metrics.csv`` holds those of others; the fold may have been evaluated on test cases since.
+        FoldScoresError: ``metrics.csv`` holds those of others or has changed; the fold may have been evaluated since.
     """
     path = runs / f"fold_{fold}" / "metrics.csv"
     rows = read_metrics(path)
@@ -47,12 +48,39 @@ def scores_of_fold(runs: Path, fold: int, cases: Sequence[str]) -> list[CaseMetr
             f"others ({', '.join(sorted({row.case for row in rows} - set(cases))[:3]) or 'some are missing'}): was it evaluated "
             f"since? Delete {ACCOUNT} in that folder and repeat the cross-validation, which scores the fold again."
         )
+    _check_scores(path.parent)
     return rows
 
 
+def scores_key(folder: Path) -> str:
+    """Changes with the scores of a fold."""
+    return hashlib.blake2b((folder / "metrics.csv").read_bytes(), digest_size=16).hexdigest()
+
+
+def _check_scores(folder: Path) -> None:
+    """Refuse scores and masks that were replaced since the fold was done, with other test-time options say.
+
+    Raises:
+        FoldScoresError: with the remedy.
+    """
+    known = account(folder).get("scores")
+    if known is not None and known != scores_key(folder):
+        raise FoldScoresError(
+            f"{folder / 'metrics.csv'}: expected the scores that the cross-validation wrote, received others: was the fold "
+            f"evaluated since, with another --branch or --mirror say? Delete {ACCOUNT} in that folder and repeat the "
+            "cross-validation, which scores it again."
+        )
+
+
 def left_out_masks(runs: Path) -> dict[str, Path]:
-    """Masks of labelled cases, each by the networks of a fold that did not train on it."""
+    """Masks of labelled cases, each by the networks of a fold that did not train on it.
+
+    Raises:
+        FoldScoresError: masks of a fold were replaced since.
+    """
     folders = run_folders(runs)
+    for folder in folders:
+        _check_scores(folder)
     trained = {folder: set(read_trained(folder / "models").get("labeled", ())) for folder in folders}
     labeled = set().union(*trained.values())
     return {

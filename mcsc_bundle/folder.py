@@ -52,6 +52,8 @@ def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any
         grouped = any(match and match["channel"] == "0000" for match in named)
     else:
         grouped = all(match and match["channel"] == "0000" for match in named)
+    if channels == 1 and not grouped and (other := next((match for match in named if match), None)):
+        log.info("Each file is a case, as the networks have one channel: %s is not taken for one of several.", other[0])
     cases: dict[str, list[tuple[int | None, Path]]] = defaultdict(list)
     for path, match in zip(files, named, strict=True):
         if grouped and match:

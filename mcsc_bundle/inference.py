@@ -17,7 +17,7 @@ from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, MapTransform
 
-from mcsc_bundle.cascade import PREVIOUS, input_transform
+from mcsc_bundle.cascade import PREVIOUS, WhenNeeded, input_transform
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd
@@ -41,8 +41,7 @@ def further(trained: TrainedRun, **windows: Any) -> list[Configuration]:
 
 def case_transform(trained: TrainedRun, plan: Plan, **windows: Any) -> Compose:
     """From the files of a case to what the networks of a run see; ``windows`` as of ``configuration_of``, of the stage before."""
-    before = trained.previous
-    return input_transform(plan, None if before is None else configuration_of(before, **windows))
+    return input_transform(plan, _stage_before(trained, **windows))
 
 
 def configuration_of(
@@ -54,8 +53,13 @@ def configuration_of(
 ) -> Configuration:
     """A trained run, ready to predict; of a cascade with the stage before. Arguments as in ``configs/inference.json``."""
     windows: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "amp_dtype": amp_dtype}
-    before = None if run.previous is None else configuration_of(run.previous, device, **windows)
+    before = _stage_before(run, device=device, **windows)
     return Configuration(run.plan, run.network, window_inferer(run.plan, **windows), device, before)
+
+
+def _stage_before(run: TrainedRun, **windows: Any) -> WhenNeeded | None:
+    before = run.previous
+    return None if before is None else WhenNeeded(lambda: configuration_of(before, **windows))
 
 
 def postprocessing(

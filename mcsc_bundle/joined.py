@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from torch import Tensor, nn
+from torch import nn
 
-from mcsc_bundle.cascade import PREVIOUS, input_transform
+from mcsc_bundle.cascade import PREVIOUS, PreviousStage, input_transform
 from mcsc_bundle.plain import in_order
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.transforms import RestoreMaskd, restore_probabilities
@@ -52,7 +53,7 @@ class Configuration:
         network: nn.Module,
         inferer: Inferer,
         device: torch.device | str = "cpu",
-        previous: Configuration | None = None,
+        previous: PreviousStage | None = None,
     ) -> None:
         self.plan, self.inferer, self.device = plan, inferer, torch.device(device)
         self.network = network.to(self.device).eval()
@@ -126,14 +127,19 @@ class RestoreJoinedd(RestoreMaskd):
             image = item[self.orig_key]
             own = restore_probabilities(item[key], image, self.transform, self.plan)
             files = json.loads(image.meta[FILES])
-            mean = mean_of([own, *(other.probabilities(files) for other in self.others)])
+            mean = mean_of(chain([own], (other.probabilities(files) for other in self.others)))
             item[key] = mask_of(mean, self.plan)
             if self.probabilities_key is not None:
                 item[self.probabilities_key] = mean
         return item
 
 
-def mean_of(probabilities: Sequence[MetaTensor]) -> MetaTensor:
-    """The mean of probabilities on one grid, with the metadata of the first."""
-    total: Tensor = sum(each.as_tensor() for each in probabilities)  # type: ignore[assignment]
-    return MetaTensor(total / len(probabilities), meta=probabilities[0].meta, applied_operations=[])
+def mean_of(probabilities: Iterable[MetaTensor]) -> MetaTensor:
+    """The mean of probabilities on one grid, with the metadata of the first; besides the sum, one at a time is held."""
+    others = iter(probabilities)
+    first = next(others)
+    total, count = first.as_tensor().clone(), 1
+    for each in others:
+        total += each.as_tensor()
+        count += 1
+    return MetaTensor(total.div_(count), meta=first.meta, applied_operations=[])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import shlex
 from pathlib import Path
@@ -60,10 +61,11 @@ class NextSteps:
             return (
                 "It was not validated while training: no label was spared for it, and the test cases are for the end."
             )
-        return (
-            "Every labelled case trained, so none is left to score it. How good such a training is: "
-            "python -m mcsc_bundle cross_validate DATA RUNS"
-        )
+        alone = "Every labelled case trained, so none is left to score it."
+        splits = self.folder / "splits.json"
+        if splits.exists() and not json.loads(splits.read_text(encoding="utf-8"))["folds"]:
+            return f"{alone} With one labelled patient no cross-validation can: look at its masks."
+        return f"{alone} How good such a training is: python -m mcsc_bundle cross_validate DATA RUNS"
 
     def _commands(self, line: CommandLine | None) -> list[str]:
         if line is None or not line.config_files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Rule:
     expected: str
     holds: Callable[[Any], bool]
     remedy: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def check_values(options: Mapping[str, Any]) -> None:
@@ -40,7 +42,9 @@ def check_values(options: Mapping[str, Any]) -> None:
         rule = RULES.get(name)
         if rule is None or (isinstance(value, str) and value.startswith(EXPRESSIONS)) or rule.holds(value):
             continue
-        raise OptionError(f"{name}: expected {rule.expected}, received {value!r}. {rule.remedy}".rstrip())
+        close = get_close_matches(value, rule.choices, n=1) if isinstance(value, str) and "," not in value else []
+        remedy = f"Did you mean {close[0]}?" if close else rule.remedy
+        raise OptionError(f"{name}: expected {rule.expected}, received {value!r}. {remedy}".rstrip())
 
 
 def _whole(least: int) -> Callable[[Any], bool]:
@@ -53,6 +57,12 @@ def _number(holds: Callable[[float], bool]) -> Callable[[Any], bool]:
 
 def _one_of(*choices: Any) -> Callable[[Any], bool]:
     return lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def _choice(*choices: str, several: str = "") -> Rule:
+    """One of some words; ``several`` says how to ask for more than one."""
+    *most, last = choices
+    return Rule(f"{', '.join(most)} or {last}", _one_of(*choices), several, choices)
 
 
 def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -87,12 +97,14 @@ RULES = {
     "split_seed": Rule("a whole number", _whole(-(2**63))),
     "seed": Rule("a whole number of 0 or more", _whole(0)),
     "fold": Rule("the number of a fold, all or auto", lambda value: value in ("all", "auto") or str(value).isdecimal()),
-    "preset": Rule(
-        "plan, resenc_m, resenc_l, resenc_xl or paper", _one_of("plan", "resenc_m", "resenc_l", "resenc_xl", "paper")
-    ),
-    "configuration": Rule(
-        "2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or auto",
-        _one_of("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "auto"),
+    "preset": _choice("plan", "resenc_m", "resenc_l", "resenc_xl", "paper"),
+    "configuration": _choice(
+        "2d",
+        "3d_fullres",
+        "3d_lowres",
+        "3d_cascade_fullres",
+        "auto",
+        several="Several: python -m mcsc_bundle cross_validate DATA RUNS --configurations 2d,3d_fullres.",
     ),
     "memory_gb": Rule(
         "a number of GB above 0, or None", _or_none(_number(lambda value: value > 0)), "Give 8 for 8 GB."
@@ -108,7 +120,7 @@ RULES = {
     "device": Rule("cpu, or a GPU that is there (cuda, cuda:1, ...)", _is_device),
     "output_dir": Rule("a folder that can be written to", _folder(writable=True), "Choose another one."),
     "cache_dir": Rule("a folder, or None", _or_none(_folder(writable=False)), "Choose another one."),
-    "branch": Rule("cnn, transformer or both", _one_of("cnn", "transformer", "both")),
+    "branch": _choice("cnn", "transformer", "both"),
     "mirror": TRUE_OR_FALSE,
     "save_probabilities": TRUE_OR_FALSE,
     "overlap": Rule("a number from 0 to below 1, or None", _or_none(_number(lambda value: 0 <= value < 1))),

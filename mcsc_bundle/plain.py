@@ -94,9 +94,11 @@ def _dataclass(kind: type, value: Any, file: str, entry: str) -> Any:
         if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if unknown or missing:
-        named = [f"unknown {name!r}{_nearest(name, set(hints) - set(value))}" for name in unknown]
+        near = [_nearest(name, set(hints) - set(value)) for name in unknown]
+        expected = "entries by their names" if near and all(near) else f"the entries {sorted(hints)}"
+        named = [f"unknown {name!r}{hint}" for name, hint in zip(unknown, near, strict=True)]
         named += [f"no {name!r}" for name in missing]
-        raise PlanError(f"{_place(file, entry)}: expected the entries {sorted(hints)}, received {', '.join(named)}.")
+        raise PlanError(f"{_place(file, entry)}: expected {expected}, received {', '.join(named)}.")
     prefix = f"{entry}." if entry else ""
     return kind(**{name: _convert(hints[name], item, file, prefix + name) for name, item in value.items()})
 

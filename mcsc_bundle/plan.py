@@ -280,6 +280,8 @@ class Plan:
             "normalization",
         )
         content = {name: to_plain(getattr(self, name)) for name in fields}
+        if list(self.label_values) != sorted(self.label_values):  # class indices are positions in this order
+            content["labels"] = list(self.labels.items())
         if self.ignore_value is not None:  # keys of plans without one stay what they were
             content["ignore_value"] = self.ignore_value
         if self.regions:

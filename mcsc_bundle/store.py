@@ -45,9 +45,9 @@ class StoredCase:
         labeled: whether it has class indices.
     """
 
-    def __init__(self, folder: Path, case: str) -> None:
+    def __init__(self, folder: Path, case: str, stage: str = "") -> None:
         self.case = case
-        self._folder = folder
+        self._folder, self._stage = folder, stage
         with _telling(folder / f"{case}.json"):
             meta = json.loads((folder / f"{case}.json").read_text())
         self.shape: tuple[int, ...] = tuple(meta["shape"])
@@ -107,7 +107,7 @@ class StoredCase:
 
     @cached_property
     def _previous(self) -> blosc2.NDArray:
-        return _open_array(self._folder / f"{self.case}.previous.b2nd")
+        return _open_array(self._folder / f"{self.case}.previous.{self._stage}.b2nd")
 
 
 class CaseStore:
@@ -116,10 +116,11 @@ class CaseStore:
     Args:
         folder: of all plans' cases; those of this plan lie in ``folder/key``.
         key: ``plan.data_key``; cases stored under another key are never read.
+        stage: of a cascade, ``cascade.stage_key`` of the stage before; masks stored under another key are never read.
     """
 
-    def __init__(self, folder: str | os.PathLike, key: str) -> None:
-        self.folder = Path(folder) / key
+    def __init__(self, folder: str | os.PathLike, key: str, stage: str = "") -> None:
+        self.folder, self.stage = Path(folder) / key, stage
 
     def __contains__(self, case: str) -> bool:
         """Whether the case is stored, from whatever files."""
@@ -131,10 +132,10 @@ class CaseStore:
         Raises:
             DiskError: the case is not stored (any more), or damaged.
         """
-        path = self.folder / f"{case}.json"
+        path, previous = self.folder / f"{case}.json", self._previous(case, "txt")
         with _telling(path):
-            changed = path.stat().st_mtime_ns
-        return _open_case(self.folder, case, changed, os.getpid(), threading.get_ident())
+            changed = path.stat().st_mtime_ns, previous.stat().st_mtime_ns if previous.exists() else 0
+        return _open_case(self.folder, case, self.stage, changed, os.getpid(), threading.get_ident())
 
     def is_current(self, case: str, source: str, labeled: bool) -> bool:
         """Whether the case is stored as made from these files.
@@ -182,8 +183,8 @@ class CaseStore:
 
     def has_previous(self, case: str, source: str) -> bool:
         """Whether the previous stage's mask of a case is stored as made from a file with this hash."""
-        path = self.folder / f"{case}.previous.txt"
-        there = path.exists() and (self.folder / f"{case}.previous.b2nd").exists()
+        path = self._previous(case, "txt")
+        there = path.exists() and self._previous(case, "b2nd").exists()
         return there and path.read_text(encoding="utf-8") == source
 
     def write_previous(self, case: str, previous: np.ndarray, source: str, patch_size: Sequence[int]) -> None:
@@ -198,9 +199,14 @@ class CaseStore:
         Raises:
             DiskError: it cannot be written.
         """
-        (self.folder / f"{case}.previous.txt").unlink(missing_ok=True)
-        self._write_array(f"{case}.previous.b2nd", previous.astype(np.uint8, copy=False)[None], tuple(patch_size))
-        save_text(self.folder / f"{case}.previous.txt", source)
+        self._previous(case, "txt").unlink(missing_ok=True)
+        self._write_array(
+            self._previous(case, "b2nd").name, previous.astype(np.uint8, copy=False)[None], tuple(patch_size)
+        )
+        save_text(self._previous(case, "txt"), source)
+
+    def _previous(self, case: str, suffix: str) -> Path:
+        return self.folder / f"{case}.previous.{self.stage}.{suffix}"
 
     def _meta(self, case: str) -> dict[str, Any]:
         try:
@@ -258,9 +264,9 @@ def chunks_and_blocks(
 
 
 @lru_cache(maxsize=OPEN_CASES)
-def _open_case(folder: Path, case: str, changed: int, process: int, thread: int) -> StoredCase:
+def _open_case(folder: Path, case: str, stage: str, changed: tuple[int, int], process: int, thread: int) -> StoredCase:
     """``changed``, ``process`` and ``thread`` make a new handle where an old one would not do."""
-    return StoredCase(folder, case)
+    return StoredCase(folder, case, stage)
 
 
 def _open_array(path: Path) -> blosc2.NDArray:

@@ -27,6 +27,7 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 from tqdm import tqdm
 
+from mcsc_bundle.cascade import previous_dir, stage_key
 from mcsc_bundle.data import network_input
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
@@ -225,8 +226,12 @@ def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[
             f"error: expected {path}, which does not exist. Give the folder of a training (one fold of a cross-validation)."
         )
     split = json.loads(path.read_text())
+    if not split["unlabeled"]:
+        raise SystemExit(
+            f"error: expected a training with unlabelled scans to choose from, received {run} without any."
+        )
     folders = [cache_dir] if cache_dir else store_folders(run)
-    for store in (CaseStore(folder, key) for folder in folders):
+    for store in (CaseStore(folder, key, stage_key(previous_dir(run))) for folder in folders):
         labeled, unlabeled = ([name for name in split[part] if name in store] for part in ("labeled", "unlabeled"))
         if unlabeled:
             return labeled, unlabeled, store

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from preprocessing.planner import split_batch
 
 OWN = ("dataset_name", "labels", "ignore_value", "regions", "why")
 """What stays this data set's; everything else decides what the weights have learnt to see."""
@@ -65,8 +66,10 @@ def _with_own_names(theirs: Plan, own: Plan) -> Plan:
     if own.batch_unlabeled == 0:  # nothing here is unlabelled: the whole batch is for labels
         batch = theirs.batch_labeled + theirs.batch_unlabeled
         return adopted.replace(batch_labeled=batch, batch_unlabeled=0)
-    unlabeled = theirs.batch_unlabeled or own.batch_unlabeled
-    return adopted.replace(batch_unlabeled=unlabeled)
+    if theirs.batch_unlabeled == 0:  # of a run without unlabelled cases: its batch is shared out, not added to
+        labeled, unlabeled = split_batch(max(2, theirs.batch_labeled), True)
+        return adopted.replace(batch_labeled=labeled, batch_unlabeled=unlabeled)
+    return adopted
 
 
 def _check_fit(path: Path, name: str, fits: bool, planned: object, found: object, remedy: str = "") -> None:

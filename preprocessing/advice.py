@@ -19,20 +19,21 @@ def label_advice(split: Split) -> tuple[str, ...]:
     patients = len({split.groups.get(name, name) for name in split.labeled})
     if patients >= FEW or not split.labeled:
         return ()
+    label_next = (LABEL_NEXT,) if split.unlabeled else ()
     if patients == 1:
         return (
             "One labelled patient: nobody is left to validate on, and no cross-validation is possible. The network trains on "
             "every label, and no score says how good it is: look at its masks, and label a second scan.",
-            LABEL_NEXT,
+            *label_next,
         )
     if patients < MIN_GROUPS_TO_VALIDATE:
         return (
             f"{patients} labelled patients: five folds make no sense. Cross-validation leaves out one patient at a time "
             f"({patients} trainings); a single training takes every label and validates on none. A mean over {patients} patients "
             "is rough: one that fails moves it a lot.",
-            LABEL_NEXT,
+            *label_next,
         )
     return (
         f"{patients} labelled patients: a fold holds one or two, so read the scores of all folds together, and their spread.",
-        LABEL_NEXT,
+        *label_next,
     )

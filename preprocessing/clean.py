@@ -11,7 +11,9 @@ from pathlib import Path
 from mcsc_bundle.plan import Plan, PlanError
 
 KEY = re.compile(r"[0-9a-f]{16}")  # Plan.data_key
-STORED = re.compile(r"(?P<temporary>\.\d+\.)?(?P<case>.+?)(\.image\.b2nd|\.label\.b2nd|\.foreground\.npz|\.json)")
+STORED = re.compile(
+    r"(?P<temporary>\.\d+\.)?(?P<case>.+?)(\.image\.b2nd|\.label\.b2nd|\.foreground\.npz|\.previous\.\w+\.(b2nd|txt)|\.json)"
+)
 
 
 @dataclass(frozen=True)

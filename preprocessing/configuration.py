@@ -41,9 +41,9 @@ def choose_dimensions(fingerprint: Fingerprint, geometry: Geometry, configuratio
         _refuse_volumes(fingerprint, configuration, of, "There is no third dimension to see.")
     ratio, limit = geometry.anisotropy, ANISOTROPY_RATIO
     measured = (
-        f"target spacing on axis {geometry.coarse_axis} is {ratio:.3g} times that of the finest axis"
+        f"target spacing on axis {geometry.coarse_axis} is {ratio:.3g} times that of any other"
         if ratio > 1
-        else "target spacing is the same on all axes"
+        else "target spacing is largest on two axes or more"
     )
     if configuration != "auto":
         asked_2d = configuration == "2d"

@@ -51,8 +51,9 @@ class Geometry:
 
     @property
     def anisotropy(self) -> float:
-        """Largest target spacing over the smallest."""
-        return max(self.spacing_mm) / min(self.spacing_mm)
+        """Largest target spacing over the next; 1 where that of a single axis is finer than two equal ones."""
+        *_, next_one, largest = sorted(self.spacing_mm)
+        return largest / next_one
 
     @property
     def voxels(self) -> float:

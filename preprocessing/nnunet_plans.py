@@ -76,7 +76,8 @@ def import_nnunet_plans(
         ) from None
     sliced = image_dims > len(spacing)
     median = tuple(round(float(value)) for value in chosen["median_image_size_in_voxels"])
-    task = Task(spacing, median, 0.0, len(channels), len(regions) or len(labels), memory_gb, "cuda", networks == "pair")
+    classes = len(labels) + (ignore_value(declared, dataset_json) is not None)  # what nnU-Net counts
+    task = Task(spacing, median, 0.0, len(channels), classes, memory_gb, "cuda", networks == "pair")
     nets = _networks(task, Topology(patch, cnn.strides, cnn.kernel_sizes), cnn)
     flops = FORWARD_AND_BACKWARD * batch * (nets.cnn_flops + nets.transformer_flops)
     labeled, rest = split_batch(batch, unlabeled)

@@ -25,6 +25,7 @@ from preprocessing.configuration import (
 from preprocessing.contrast import plan_contrast
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
+from preprocessing.mirroring import plan_mirroring
 from preprocessing.reasons import Decisions, reasons
 from preprocessing.sizing import (
     CPU_MEMORY_CAP_GB,
@@ -108,7 +109,7 @@ def make_plan(
         median_shape=tuple(geometry.median_shape[axis] for axis in axes),
         dataset_voxels=geometry.voxels,
         in_channels=len(fingerprint.channel_names),
-        num_classes=len(fingerprint.regions) or len(fingerprint.labels),
+        num_classes=len(fingerprint.labels) + (fingerprint.ignore_value is not None),  # what nnU-Net counts
         memory_gb=budget,
         device=device,
         pair=networks == "pair",
@@ -165,24 +166,13 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         cnn=nets.cnn,
         transformer=nets.transformer,
         contrast=plan_contrast(patch, nets.cnn, nets.transformer, batch, flops),
-        mirror_axes=plan_mirroring(geometry.orientation, image_dims, slice_axis, task.device),
+        mirror_axes=plan_mirroring(geometry.orientation, image_dims, slice_axis, task.device, fingerprint.labels),
         memory_gb=task.memory_gb,
         estimated_memory_gb=round(memory_of_step(nets, batch, task.device), 2),
         device=task.device,
         configuration=made.configuration,
     )
     return plan.replace(why=reasons(plan, fingerprint, made))
-
-
-def plan_mirroring(orientation: str | None, image_dims: int, slice_axis: int | None, device: str) -> tuple[int, ...]:
-    """Network axes that augmentation flips: all, as in nnU-Net; on a CPU only left-right where the axes are anatomical.
-
-    A body is nearly its own mirror image left to right, and in no other direction: a network learns upside-down anatomy
-    at a price in steps that a CPU run does not have.
-    """
-    axes = [axis for axis in range(image_dims) if axis != slice_axis]
-    left_right = [network_axis for network_axis, axis in enumerate(axes) if orientation and orientation[axis] in "LR"]
-    return tuple(left_right) if device == "cpu" and left_right else tuple(range(len(axes)))
 
 
 def _median_shape(fingerprint: Fingerprint, geometry: Geometry, slice_axis: int | None) -> tuple[int, ...]:

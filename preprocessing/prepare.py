@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.cascade import stage_key
 from mcsc_bundle.files import DiskError, save_text
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
@@ -29,7 +30,7 @@ from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import NoLabeledCaseError, measure
 from preprocessing.preprocess import preprocess
 from preprocessing.previous import add_previous, check_previous, remember_previous
-from preprocessing.run_plan import Request, plan_of_run, text_hash
+from preprocessing.run_plan import Request, check_grid, plan_of_run, text_hash
 from preprocessing.split import Split, make_split, training_cases
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ def prepare(
         check_start(init_from, dataset.name, (*parts[2], *split.test))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
     plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
+    check_grid(plan, fingerprint)
     stage = remember_previous(run, plan, previous)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
     if distributed and torch.distributed.get_rank() == 0:
@@ -262,7 +264,7 @@ def _preprocess(
         for name, has_label in roles.items()
         if name not in rejected
     }
-    store = CaseStore(cache_dir or run / "preprocessed", plan.data_key)
+    store = CaseStore(cache_dir or run / "preprocessed", plan.data_key, stage_key(stage))
     needed = [items[name] for name in (*labeled, *unlabeled, *val) if name in items]
     without = {} if stage is None else add_previous(needed, split.test, stage, plan.device)
     failed = without | preprocess([item for item in needed if item["case"] not in without], plan, store, workers)

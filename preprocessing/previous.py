@@ -6,6 +6,8 @@ that 3d_lowres did not know, are predicted by all its folds together; these mask
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -17,7 +19,8 @@ from typing import Any
 
 from mcsc_bundle.cascade import FILE, PREVIOUS, previous_dir
 from mcsc_bundle.ensemble import run_folders
-from mcsc_bundle.fold_scores import left_out_masks
+from mcsc_bundle.fold_scores import FoldScoresError, left_out_masks
+from mcsc_bundle.joined import check_joinable
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, PlanError, save_json
 from mcsc_bundle.trained import read_trained
@@ -74,13 +77,39 @@ def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path | Non
         if not (each / "models" / "model.pt").exists():
             raise PlanError(f"previous: expected a trained run in {each}, found no models/model.pt. {REMEDY}")
         first = Plan.load(each / "plan.json")
-        if first.configuration != plan.previous_stage or first.labels != plan.labels:
+        if first.configuration != plan.previous_stage:
             raise PlanError(
-                f"previous: expected runs of {plan.previous_stage} with the labels {plan.labels}, received {each} "
-                f"({first.configuration or 'no configuration'}, labels {first.labels}). {REMEDY}"
+                f"previous: expected runs of {plan.previous_stage}, received {each} "
+                f"({first.configuration or 'no configuration'}). {REMEDY}"
             )
-    save_json(run / FILE, {"run_dir": os.path.relpath(folder, run)})
+        check_joinable({str(each): first, str(run): plan})
+    _check_unchanged(run, folder)
+    save_json(run / FILE, {"run_dir": os.path.relpath(folder, run), "weights": _weights_key(folder)})
     return folder
+
+
+def _check_unchanged(run: Path, folder: Path) -> None:
+    """Refuse, once networks have learnt to refine the masks of some runs, to go on with those of others.
+
+    Raises:
+        PlanError: the weights are not those that the run remembers.
+    """
+    if not (run / "models" / "checkpoint.pt").exists() or not (run / FILE).exists():
+        return
+    known = json.loads((run / FILE).read_text(encoding="utf-8")).get("weights")
+    if known is not None and known != _weights_key(folder):
+        raise PlanError(
+            f"previous: expected the networks whose masks trained {run}, received others in {folder}: they are of other runs, "
+            "or were trained on since. Put them back, or train this stage anew in another output_dir."
+        )
+
+
+def _weights_key(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for each in run_folders(folder):
+        with (each / "models" / "model.pt").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: Path, device: str) -> dict[str, str]:
@@ -96,7 +125,7 @@ def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: P
         Case and reason where no mask could be made.
 
     Raises:
-        PlanError: the stage before was trained on a case that is to test this one.
+        PlanError: the stage before was trained on a case that is to test this one, or its masks were replaced.
     """
     runs = run_folders(folder)
     labeled = {case for run in runs for case in read_trained(run / "models").get("labeled", ())}
@@ -106,7 +135,10 @@ def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: P
             f"previous: expected {folder} to have trained without the test cases, received {', '.join(seen[:5])} among the "
             "cases that trained it. Give both stages the same --num_labeled, --num_test and --split_seed."
         )
-    apart = left_out_masks(folder)
+    try:
+        apart = left_out_masks(folder)
+    except FoldScoresError as error:
+        raise PlanError(f"previous: {error}") from None
     rest = [item for item in items if item["case"] not in apart]
     known = [item["case"] for item in rest if item["case"] in labeled]
     if known:

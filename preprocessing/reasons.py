@@ -11,6 +11,7 @@ from preprocessing.configuration import in_image_order
 from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
 from preprocessing.geometry import COARSE_AXIS_PERCENTILE, Geometry
 from preprocessing.memory import FEATURE_CAP
+from preprocessing.mirroring import why_mirrored
 from preprocessing.sizing import (
     CPU_BATCH,
     CPU_MEMORY_CAP_GB,
@@ -69,10 +70,7 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
             f"Median over {made.geometry.num_cases} cases (labelled and unlabelled) after cropping to the non-zero "
             f"box and resampling to the target spacing."
         ),
-        "separate_z_ratio": (
-            f"Images more than {plan.separate_z_ratio:g} times coarser on one axis are resampled in-plane first and "
-            f"along that axis by nearest neighbour, as in nnU-Net: splines across thick slices ring."
-        ),
+        "separate_z_ratio": _separate(plan),
         "normalization": _normalization(plan, fingerprint),
         "patch_size": _patch(plan, made),
         "batch_labeled": _batch(plan, made),
@@ -82,7 +80,7 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
         "transformer": _transformer(plan, made),
         "contrast": _contrast(plan),
         "projection_dim": "The paper's width of the vectors that are contrasted.",
-        "mirror_axes": _mirroring(plan),
+        "mirror_axes": why_mirrored(plan.mirror_axes, plan.spatial_dims, plan.class_names),
         "inference_overlap": "Neighbouring windows share half a patch and are blended by a Gaussian, as in nnU-Net.",
         "memory_gb": _memory(plan, made),
         "estimated_memory_gb": _estimate(plan, made),
@@ -105,21 +103,21 @@ def _ignore(fingerprint: Fingerprint) -> str:
     )
 
 
+def _separate(plan: Plan) -> str:
+    if plan.slice_axis is not None or plan.image_dims == 2:
+        return "Of no effect: nothing is resampled across slices."
+    return (
+        f"Images more than {plan.separate_z_ratio:g} times coarser on one axis are resampled in-plane first and "
+        f"along that axis by nearest neighbour, as in nnU-Net: splines across thick slices ring."
+    )
+
+
 def _slice_axis(plan: Plan) -> str:
     if plan.slice_axis is None:
         return "The networks see all axes of the image."
     return (
         f"Axis {plan.slice_axis} has the thickest slices (or a single one); each case keeps its own slices, as "
         f"nnU-Net's 2-D configuration does: nothing is interpolated between slices."
-    )
-
-
-def _mirroring(plan: Plan) -> str:
-    if len(plan.mirror_axes) == plan.spatial_dims:
-        return "All network axes, as in nnU-Net. Remove one if the classes tell left from right."
-    return (
-        "Left-right only: a body is nearly its own mirror image in no other direction, and to learn upside-down anatomy "
-        "too, as nnU-Net does, takes more steps than a CPU run has. Remove it if the classes tell left from right."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.files import save_text
-from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from mcsc_bundle.plan import CaseFingerprint, Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
 from preprocessing.adopt import adopt_plan, plan_file
 from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
+from preprocessing.parallel import available_memory
 from preprocessing.planner import make_plan
 
 log = logging.getLogger(__name__)
 
 PLANNED = "planned.json"
+BYTES_PER_VOXEL = 8  # of a channel while it is resampled: what was read and what comes out, float32
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,27 @@ def _save(plan: Plan, run: Path, request: Request) -> None:
 def text_hash(text: str) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_grid(plan: Plan, fingerprint: Fingerprint) -> None:
+    """Refuse a grid on which a scan would not fit into memory: a spacing that was edited to 0.001 mm, or a header that says so.
+
+    Raises:
+        PlanError: names the largest case.
+    """
+
+    def voxels(case: CaseFingerprint) -> float:
+        steps = zip(case.shape_after_crop, case.spacing_mm, plan.spacing_mm, strict=True)
+        return math.prod(size * (1 if new is None else old / new) for size, old, new in steps)
+
+    largest = max(fingerprint.cases, key=voxels)
+    needed, free = voxels(largest) * plan.in_channels * BYTES_PER_VOXEL, available_memory()
+    if needed > free:
+        raise PlanError(
+            f"expected a grid on which every scan fits into memory ({free / 1e9:.3g} GB are free), received spacing_mm "
+            f"{plan.spacing_mm}, which makes {needed / 1e9:.3g} GB of case {largest.case} (spacing {largest.spacing_mm} mm, "
+            f"shape {largest.shape_after_crop}). Mend spacing_mm in plan.json, or the header of that scan if it is wrong."
+        )
 
 
 def _summary(plan: Plan) -> str:

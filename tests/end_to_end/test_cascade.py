@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,14 +13,16 @@ import pytest
 import torch
 
 from bundle.facts import PackError, read_run
+from mcsc_bundle.cascade import stage_key
 from mcsc_bundle.choose import choose
 from mcsc_bundle.cross_validation import cross_validate
 from mcsc_bundle.inference import configuration_of
-from mcsc_bundle.joined import mask_of
+from mcsc_bundle.joined import Configuration, mask_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.trained_run import TrainedRun
 from preprocessing.prepare import prepare
+from preprocessing.previous import remember_previous
 from tests.end_to_end.road import ROOT, SHORT, workflow
 
 SIZE = 56
@@ -69,7 +73,7 @@ def test_the_second_stage_sees_the_mask_of_the_first(runs):
 def test_labelled_cases_have_the_mask_of_the_fold_that_left_them_out_and_others_that_of_all(runs):
     """The stored mask of each case is that file, on the plan's grid, which here is the file's."""
     plan = plan_of(runs, CASCADE)
-    store = CaseStore(runs / "preprocessed", plan.data_key)
+    store = CaseStore(runs / "preprocessed", plan.data_key, stage_key(runs / LOWRES))
     folds = json.loads((runs / LOWRES / "splits.json").read_text())["folds"]
     sources = {
         case: runs / LOWRES / f"fold_{fold}" / "masks" for fold, parts in enumerate(folds) for case in parts["val"]
@@ -139,11 +143,79 @@ def test_a_fold_is_scored_with_the_mask_of_networks_that_did_not_see_the_case_ei
             np.testing.assert_array_equal(mask_of(found, network.plan)[0].numpy(), mask)
 
 
-def test_both_stages_and_their_pair_are_compared(runs, dataset, tmp_path):
+def test_both_stages_and_their_pair_are_compared(runs, dataset, tmp_path, monkeypatch):
+    """The second stage of a fold sees masks by networks that did not know the case, and loads no others."""
+    given, predicted = {}, Configuration.probabilities
+
+    def watched(self, files, previous=None):
+        if self.plan.previous_stage:
+            given[Path(files[0]).name] = previous
+        return predicted(self, files, previous)
+
+    monkeypatch.setattr(Configuration, "probabilities", watched)
+    monkeypatch.setattr(Configuration, "mask", lambda self, files: pytest.fail("the first stage was asked"))
     choose(str(runs))
+    monkeypatch.undo()
+    folds = json.loads((runs / LOWRES / "splits.json").read_text())["folds"]
+    assert given == {
+        f"{case}.nii.gz": runs / LOWRES / f"fold_{fold}" / "masks" / f"{case}.nii.gz"
+        for fold, parts in enumerate(folds)
+        for case in parts["val"]
+    }
     best = json.loads((runs / "best.json").read_text())
     assert {tuple(each["configurations"]) for each in best["candidates"]} == {(LOWRES,), (CASCADE,), (CASCADE, LOWRES)}
     assert len(predict(runs, dataset, tmp_path / "masks")) == 3
+
+
+def test_an_account_is_there_before_the_first_mask(runs, monkeypatch):
+    shutil.rmtree(runs / "pairs", ignore_errors=True)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcsc_bundle.choose.write_like", killed)
+    with pytest.raises(SystemExit, match="130"):
+        choose(str(runs))
+    monkeypatch.undo()
+    assert list((runs / "pairs").rglob("summary.csv"))
+    choose(str(runs))
+
+
+def test_networks_of_the_first_stage_are_loaded_for_a_mask_alone(runs, dataset, monkeypatch):
+    loaded, network = [], TrainedRun.network.fget
+    monkeypatch.setattr(TrainedRun, "network", property(lambda self: loaded.append(self.folder.name) or network(self)))
+    both = configuration_of(TrainedRun(runs / CASCADE / "fold_1"), "cpu")
+    image = str(dataset / "images" / "a.nii.gz")
+    both.probabilities(image, str(runs / LOWRES / "fold_0" / "masks" / "a.nii.gz"))
+    assert len(loaded) == 1
+    for _ in range(2):
+        both.probabilities(image)
+    assert len(loaded) == 2
+
+
+def test_a_trained_second_stage_keeps_its_first(runs, dataset, tmp_path):
+    """Another one, or one that was trained on since, gives other masks than those that it learnt to refine."""
+    run = tmp_path / "run"
+    shutil.copytree(runs / CASCADE / "fold_0", run)
+    shutil.copytree(runs / LOWRES, tmp_path / "same")
+    plan = Plan.load(run / "plan.json")
+    assert remember_previous(run, plan, str(tmp_path / "same")) == tmp_path / "same"  # moved, say
+    weights = tmp_path / "same" / "fold_0" / "models" / "model.pt"
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: value + 1 for name, value in state.items()}, weights)
+    for given in (None, str(tmp_path / "same")):
+        with pytest.raises(PlanError, match="expected the networks whose masks trained"):
+            remember_previous(run, plan, given)
+
+
+def test_other_labels_of_the_first_stage_are_refused(runs, tmp_path):
+    shutil.copytree(runs / LOWRES, tmp_path / "first")
+    plan = plan_of(runs, CASCADE)
+    for path in (tmp_path / "first").glob("fold_*/plan.json"):
+        first = Plan.load(path)
+        first.replace(labels={name: 2 * value for name, value in first.labels.items()}).save(path)
+    with pytest.raises(PlanError, match="which differ in labels"):
+        remember_previous(tmp_path / "run", plan, str(tmp_path / "first"))
 
 
 @pytest.mark.slow
@@ -176,7 +248,7 @@ def test_a_second_stage_without_the_first_is_refused(dataset, runs, tmp_path):
     with pytest.raises(PlanError, match=r"received .*nowhere, which is none"):
         prepare(str(dataset), str(tmp_path / "run"), previous=str(tmp_path / "nowhere"), **asked)
     assert not (tmp_path / "run").exists()  # nothing was measured yet
-    with pytest.raises(PlanError, match=r"expected runs of 3d_lowres .*\(3d_cascade_fullres"):
+    with pytest.raises(PlanError, match=r"expected runs of 3d_lowres, received .*\(3d_cascade_fullres"):
         prepare(str(dataset), str(tmp_path / "run"), previous=str(runs / CASCADE), **asked)
     (runs / CASCADE / "fold_0" / "previous.json").rename(tmp_path / "previous.json")
     try:

@@ -116,6 +116,7 @@ def test_one_labelled_patient_is_told_before_anything_is_trained(tmp_path):
     alone = small_dataset(tmp_path / "one", labeled=1, unlabeled=1)
     with pytest.raises(SystemExit, match="labelled scans of two patients or more to cross-validate"):
         cross_validate(str(alone), str(tmp_path / "runs"), **OPTIONS)
+    assert not (tmp_path / "runs").exists()  # nothing was measured
 
 
 def test_the_folder_of_several_runs_is_not_evaluated_as_one(dataset, runs):

@@ -6,8 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from mcsc_bundle.augmentation import PatchAugmentation, _sampled, _sampling_grid, rotation_matrix
+from mcsc_bundle.augmentation import (
+    PatchAugmentation,
+    _sampled,
+    _sampling_grid,
+    flat_axis,
+    intensity_augmentation,
+    outside_of_body,
+    rotation_matrix,
+)
+from mcsc_bundle.plan import ChannelNormalization
 from tests.plans import KINDS, make_plan
+
+THICK = {"patch_size": (32, 32, 8), "spacing_mm": (1.0, 1.0, 5.0)}
+NNUNET = {  # share of one-channel patches that each transform of nnU-Net 2.8.1's own chain changes
+    "RandGaussianNoise": 0.1,
+    "RandGaussianSmooth": 0.1,
+    "RandScaleIntensity": 0.15,
+    "RandScaleIntensityFixedMean": 0.15,
+    "RandSimulateLowResolution": 0.125,
+    "RandAdjustContrast": 0.1,
+    "RandAdjustContrast again": 0.3,
+}
 
 
 def test_identity_samples_the_centre_of_the_region():
@@ -66,3 +86,101 @@ def test_region_covers_the_rotated_patch():
         region = augment.draw()
         reach = np.abs(augment.matrix) @ np.asarray(augment.patch_size)
         assert (np.asarray(region) >= reach - 1).all()
+
+
+def test_each_transform_is_as_frequent_as_nnunets():
+    image, shares = torch.rand(1, 6, 6, 6), {}
+    for step in intensity_augmentation(make_plan("3d")).transforms:
+        step.set_random_state(1)
+        changed = sum(not torch.equal(step({"image": image})["image"], image) for _ in range(1000))
+        name = type(step.transform).__name__
+        shares[f"{name} again" if name in shares else name] = changed / 1000
+    assert shares == pytest.approx(NNUNET, abs=0.03)
+
+
+def test_noise_is_no_stronger_than_nnunets():
+    noise, *_ = intensity_augmentation(make_plan("3d")).transforms
+    noise.set_random_state(0)
+    image = torch.zeros(1, 12, 12, 12)
+    strengths = [float(noise({"image": image})["image"].std()) for _ in range(600)]
+    drawn = [strength for strength in strengths if strength]
+    assert max(drawn) == pytest.approx(0.1, rel=0.1) and np.mean(drawn) == pytest.approx(0.05, rel=0.2)
+
+
+def test_channels_draw_their_own():
+    plan = make_plan("3d", channel_names=("CT", "PET"))
+    scale = intensity_augmentation(plan).transforms[2]
+    scale.set_random_state(0)
+    image = torch.ones(2, 2, 2, 2)
+    factors = {tuple(scale({"image": image})["image"][:, 0, 0, 0].tolist()) for _ in range(100)} - {(1.0, 1.0)}
+    assert factors and all(first != second for first, second in factors)
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "flat"),
+    [
+        ((32, 32, 8), (1.0, 1.0, 5.0), 2),
+        ((8, 32, 32), (4.0, 1.0, 1.0), 0),
+        ((32, 32, 12), (1.0, 1.0, 5.0), None),  # 32 / 12 is not above 3
+        ((16, 16, 64), (1.0, 1.0, 1.0), None),  # elongated, but no slices: nnU-Net's first axis is this last one
+        ((16, 64, 64), (1.0, 1.0, 5.0), None),  # the short axis is not the coarse one
+    ],
+)
+def test_flat_axis_is_that_of_thick_slices_alone(patch, spacing, flat):
+    assert flat_axis(make_plan("3d", patch_size=patch, spacing_mm=spacing)) == flat
+
+
+def test_an_elongated_patch_is_not_turned_over():
+    augment = PatchAugmentation(make_plan("3d", patch_size=(16, 16, 64), spacing_mm=(1.0, 1.0, 1.0)), 1.0)
+    augment.set_random_state(0)
+    for _ in range(50):
+        region = augment.draw()
+        assert np.abs(augment.matrix[2, 2]) > 0.7 * math.cos(math.radians(30)) ** 2 and max(region[:2]) < 90
+
+
+def test_thick_slices_do_not_mix():
+    """Slices of 0 and 1 in turn stay of one value each, or change as a whole; no more slices are read than are used."""
+    augment = PatchAugmentation(make_plan("3d", **THICK), spatial_probability=1.0)
+    augment.set_random_state(0)
+    for _ in range(20):
+        region = augment.draw()
+        assert region[2] == 8
+        image = (torch.arange(8) % 2).float().expand(1, *region[:2], 8)
+        grid = _sampling_grid(augment.matrix, augment.patch_size, image.shape[1:])
+        centre = _sampled(image, grid, "bilinear")[0, 16, 16]
+        assert torch.allclose(centre, image[0, 0, 0], atol=1e-4)
+    coarse = augment.after.transforms[0].transforms[4]
+    coarse.set_random_state(0)
+    image = (torch.arange(8) % 2).float().expand(1, 32, 32, 8)
+    for _ in range(50):
+        assert torch.allclose(coarse({"image": image})["image"], image, atol=1e-5)
+
+
+def test_what_lies_outside_a_masked_image_stays_0():
+    mask = (ChannelNormalization("MRI", "zscore", inside_mask=True),)
+    image = torch.zeros(1, 24, 24, 24)
+    image[0, 8:16, 8:16, 8:16] = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(0))
+    outside = outside_of_body(image)[0]
+    assert outside[0, 0, 0] and not outside[8:16, 8:16, 8:16].any()
+
+    def left(plan):
+        augment = PatchAugmentation(plan, spatial_probability=0)
+        augment.set_random_state(0)
+        size = augment.draw()
+        patches = [augment({"image": image[:, : size[0], : size[1], : size[2]]})["image"] for _ in range(40)]
+        return [patch for patch in patches if not (patch[:, 0] == 0).all()]
+
+    size = {"patch_size": (24, 24, 24), "mirror_axes": ()}
+    assert left(make_plan("3d", **size)) and not left(make_plan("3d", **size, normalization=mask))
+
+
+def test_one_seed_decides_with_a_mask_too():
+    plan = make_plan("3d", normalization=(ChannelNormalization("MRI", "zscore", inside_mask=True),))
+    augment = PatchAugmentation(plan, spatial_probability=0)
+
+    def run():
+        augment.set_random_state(5)
+        size = augment.draw()
+        return [augment({"image": torch.ones(1, *size)})["image"] for _ in range(10)]
+
+    assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))

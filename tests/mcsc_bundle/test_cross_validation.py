@@ -142,6 +142,19 @@ def test_longer_training_goes_on_but_other_options_are_refused(road):
         cross_validate("DATA", str(runs), config_file=["configs/train.yaml", "configs/method_cps.yaml"])
 
 
+def test_an_overlay_that_was_edited_since_is_refused(road, tmp_path):
+    runs, _ = road
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("lr: 0.01")
+    files = ["configs/train.yaml", str(overlay)]
+    cross_validate("DATA", str(runs), folds=0, config_file=files)
+    overlay.write_text("# a comment is no change\nlr: 0.01\n")
+    cross_validate("DATA", str(runs), folds=0, config_file=files)
+    overlay.write_text("lr: 0.02")
+    with pytest.raises(SystemExit, match=r"fold_0 was trained with another content of mine\.yaml"):
+        cross_validate("DATA", str(runs), config_file=files)
+
+
 def test_a_plan_that_was_edited_since_is_refused(road):
     runs, ran = road
     cross_validate("DATA", str(runs), folds=0)

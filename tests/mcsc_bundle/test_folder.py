@@ -81,3 +81,11 @@ def test_a_link_to_nothing_is_a_case_that_says_so(tmp_path):
     one, _ = find_cases(tmp_path)
     with pytest.raises(ImageError, match=r"a\.nii: .*found a link to gone\.nii, which is not there"):
         read_file(Path(one["image"][0]), None)
+
+
+def test_files_named_like_channels_are_cases_of_a_network_with_one_and_that_is_said(tmp_path, caplog):
+    for name in ("one_0000", "two_0001"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    with caplog.at_level("INFO"):
+        assert set(found(tmp_path)) == {"one_0000", "two_0001"}
+    assert "one_0000 is not taken for one of several" in caplog.text

@@ -31,6 +31,8 @@ def test_the_network_and_its_scores_are_named(tmp_path, told):
         "Every labelled case trained, so none is left to score it. How good such a training is: python -m mcsc_bundle "
         "cross_validate DATA RUNS",
     ]
+    (tmp_path / "splits.json").write_text('{"folds": []}')
+    assert told()[1].endswith("With one labelled patient no cross-validation can: look at its masks.")
     assert told(held_out=3)[1].endswith("no label was spared for it, and the test cases are for the end.")
     assert told(held_out=3, validated=3, val_interval=4)[1].endswith("happens every 4 epochs (--val_interval).")
     (tmp_path / "validation.csv").write_text("epoch,iteration,mean_dice\n4,40,0.75\n8,80,0.5\n")

@@ -117,3 +117,11 @@ def test_strides_accumulate():
     plan = make_plan("anisotropic")
     assert plan.cnn.cumulative_strides == ((1, 1, 1), (1, 2, 2), (2, 4, 4)) and plan.cnn.divisor == (2, 4, 4)
     assert plan.transformer.cumulative_strides == ((1, 2, 2), (1, 4, 4))
+
+
+def test_cases_stored_for_labels_in_another_order_are_others():
+    """Stored class indices are positions in the order of the labels."""
+    plan = make_plan("3d", labels={"background": 0, "left": 1, "right": 2})
+    turned = plan.replace(labels={"background": 0, "right": 2, "left": 1})
+    assert plan.label_values != turned.label_values and plan.data_key != turned.data_key
+    assert plan.data_key == plan.replace(labels={"background": 0, "left": 1, "right": 2}).data_key

@@ -157,3 +157,19 @@ def test_ignored_voxels_are_no_class_and_the_others_are_known(tmp_path):
     assert sorted(case.foreground) == [1, 2] and all(voxels[:, 0].max() < 5 for voxels in case.foreground.values())
     assert len(case.annotated) == 5 * 12 * 8 and case.annotated[:, 0].max() == 4
     assert (case.read_label((5, 0, 0), (5, 12, 8)) == STORED_IGNORED).all()
+
+
+def test_masks_of_two_first_stages_lie_beside_one_case(tmp_path):
+    """Two cascades that share a folder of cases read their own masks; one that is made anew is read anew."""
+    one, other = (CaseStore(tmp_path, "key", stage) for stage in ("one", "other"))
+    one.write("a", np.zeros((1, 4, 4, 4), np.float32), None, "image")
+    for value, store in enumerate((one, other), start=1):
+        assert not store.has_previous("a", "mask")
+        store.write_previous("a", np.full((4, 4, 4), value), "mask", (4, 4, 4))
+
+    def read(store):
+        return int(store.open("a").read_previous((0, 0, 0), (1, 1, 1)).item())
+
+    assert [read(store) for store in (one, other)] == [1, 2]
+    one.write_previous("a", np.full((4, 4, 4), 3), "mask made anew", (4, 4, 4))
+    assert [read(store) for store in (one, other)] == [3, 2] and not one.has_previous("a", "mask")

@@ -51,3 +51,13 @@ def test_kinds_of_labels_are_ours(tmp_path):
     fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
     adopted = adopt_plan(tmp_path, make_plan(fingerprint, device="cpu", memory_gb=4), fingerprint)
     assert adopted.regions == {} and adopted.ignore_value is None
+
+
+def test_the_batch_of_a_supervised_run_is_shared_out(tmp_path):
+    """Its memory was planned for so many patches, not for as many unlabelled ones on top."""
+    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",))
+    own = make_plan(fingerprint, device="cpu", memory_gb=4)
+    for batch, expected in ((19, (10, 9)), (1, (1, 1))):
+        tiny_plan("3d", batch_labeled=batch, batch_unlabeled=0).save(tmp_path / "plan.json")
+        adopted = adopt_plan(tmp_path, own, fingerprint)
+        assert (adopted.batch_labeled, adopted.batch_unlabeled) == expected

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import pytest
@@ -23,3 +24,7 @@ def test_few_labelled_patients_get_advice(patients, words):
 def test_ten_patients_get_none():
     assert label_advice(split(10)) == ()
     assert label_advice(split(0)) == ()
+
+
+def test_nothing_is_suggested_where_nothing_is_unlabelled():
+    assert "suggest" not in " ".join(label_advice(dataclasses.replace(split(3), unlabeled=())))

@@ -7,6 +7,7 @@ import pytest
 
 from mcsc_bundle.plan import PlanError
 from preprocessing.geometry import measure_geometry, resampled_shape, target_spacing
+from preprocessing.planner import make_plan
 from tests.preprocessing.fingerprints import make_fingerprint
 
 
@@ -56,3 +57,12 @@ def test_a_case_with_an_impossible_spacing_is_named() -> None:
 def test_a_data_set_without_cases_is_refused() -> None:
     with pytest.raises(PlanError, match="at least one accepted case"):
         measure_geometry(make_fingerprint((1, 1, 1), (9, 9, 9), cases=0))
+
+
+@pytest.mark.parametrize("finest", range(3))
+def test_one_fine_axis_makes_no_slices(finest: int) -> None:
+    """Slices are what lies along one axis far coarser than both others, as nnU-Net's threshold has it."""
+    spacing = [1.0, 1.0, 1.0]
+    spacing[finest] = 0.3
+    plan = make_plan(make_fingerprint(tuple(spacing), (80, 80, 80), cases=8), device="cpu", memory_gb=4)
+    assert plan.configuration == "3d_fullres" and plan.slice_axis is None

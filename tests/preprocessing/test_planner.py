@@ -10,7 +10,9 @@ import pytest
 
 from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.explain import explain
-from preprocessing.planner import make_plan, plan_mirroring, split_batch
+from preprocessing.mirroring import plan_mirroring, sided_labels
+from preprocessing.planner import make_plan, split_batch
+from preprocessing.run_plan import check_grid
 from preprocessing.sizing import CPU_STEP_SECONDS, Task, build_networks
 from preprocessing.topology import Topology
 from tests.preprocessing.fingerprints import make_fingerprint
@@ -228,6 +230,41 @@ def test_mirroring(orientation, slice_axis, device, expected):
     assert plan_mirroring(orientation, 3, slice_axis, device) == expected
 
 
+@pytest.mark.parametrize(
+    ("orientation", "slice_axis", "device", "expected"),
+    [
+        ("RAS", None, "cuda", (1, 2)),
+        ("RAS", None, "cpu", ()),
+        ("RAS", 0, "cpu", (0, 1)),  # within the slices nothing tells left from right
+        ("SAR", None, "cuda", (0, 1)),
+        (None, 2, "cuda", ()),
+    ],
+)
+def test_labels_that_differ_in_their_side_are_not_mirrored(orientation, slice_axis, device, expected):
+    labels = ("background", "liver", "right kidney", "left kidney")
+    assert plan_mirroring(orientation, 3, slice_axis, device, labels) == expected
+    plan = make_plan(make_fingerprint(**CINE), 8, "cpu")
+    named = dict(zip(labels, range(4), strict=True))
+    sided = make_plan(dataclasses.replace(make_fingerprint(**CINE), labels=named), 8, "cpu")
+    assert plan.mirror_axes == (0,) and sided.mirror_axes == ()
+    assert "right kidney and left kidney differ in their side" in sided.why["mirror_axes"]
+
+
+@pytest.mark.parametrize(
+    ("names", "sided"),
+    [
+        ("Kidney_L Kidney_R", True),
+        ("lung-rt lung-lt", True),
+        ("LeftLung RightLung", True),
+        ("left_atrium liver", False),
+        ("LV RV", False),  # two shapes, not one on two sides
+        ("liver river", False),
+    ],
+)
+def test_sides_are_read_off_names(names, sided):
+    assert bool(sided_labels(names.split())) == sided
+
+
 def test_lowres_sees_a_quarter_of_the_image_on_a_coarser_grid() -> None:
     """nnU-Net 2.8.1 plans 2.709 x 1.445 x 1.445 mm for it."""
     full, low = (one_network((1.5, 0.8, 0.8), (200, 512, 512), f"3d_{name}res") for name in ("full", "low"))
@@ -283,14 +320,23 @@ def test_show_compares_with_what_was_planned(tmp_path, capsys):
 
 
 def test_regions_and_ignored_voxels_are_planned_and_explained():
-    """Three labels are two regions: two channels, one less than three classes have."""
+    """Three labels are two regions: two channels. Memory counts, as nnU-Net's does, all labels of dataset.json, four here."""
     plain = make_fingerprint((1, 1, 1), (40, 48, 40), cases=4, channels=("MRI",), classes=3)
     cases = tuple(dataclasses.replace(case, ignored_voxels=40 * 48 * 30) for case in plain.cases[:2]) + plain.cases[2:]
     regions = {"class_1": (1, 2), "class_2": (2,)}
     fingerprint = dataclasses.replace(plain, cases=cases, regions=regions, ignore_value=3)
     plan = make_plan(fingerprint, device="cpu", memory_gb=4)
     assert (plan.out_channels, plan.num_classes, plan.ignore_value) == (2, 3, 3)
-    assert plan.estimated_memory_gb <= make_plan(plain, device="cpu", memory_gb=4).estimated_memory_gb
+    four = make_fingerprint((1, 1, 1), (40, 48, 40), cases=4, channels=("MRI",), classes=4)
+    assert plan.estimated_memory_gb == make_plan(four, device="cpu", memory_gb=4).estimated_memory_gb
     page = " ".join(explain(plan, fingerprint).split())
     assert "Regions: class_1: [1, 2], painted 1; class_2: [2], painted 2" in page
     assert "Ignored label: 3" in page and "2 of 4 labelled cases have it, on 38% of their voxels" in page
+
+
+def test_a_grid_that_no_memory_holds_is_refused() -> None:
+    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=4, channels=("MRI",))
+    plan = make_plan(fingerprint, device="cpu", memory_gb=4)
+    check_grid(plan, fingerprint)
+    with pytest.raises(PlanError, match=r"spacing_mm \(0.0001, 1.0, 0.001\), which makes 6.14e\+03 GB of case"):
+        check_grid(plan.replace(spacing_mm=(0.0001, 1.0, 0.001)), fingerprint)

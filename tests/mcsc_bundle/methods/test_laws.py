@@ -163,6 +163,13 @@ class TestEMATeacher:
         teacher.update(student)  # a = min(1 - 1/2, 0.75)
         assert teacher.network.weight.item() == 2.0
 
+    def test_statistics_of_normalisation_are_the_student_s(self):
+        student = torch.nn.BatchNorm1d(1, momentum=1.0)
+        teacher = EMATeacher(student, decay=0.75)
+        student(torch.tensor([[1.0], [3.0]]))
+        teacher.update(student)
+        assert teacher.network.running_mean.item() == 2.0 and teacher.network.num_batches_tracked.item() == 1
+
     def test_never_in_train_mode(self):
         teacher = EMATeacher(torch.nn.Dropout())
         assert not torch.nn.Sequential(teacher).train()[0].network.training

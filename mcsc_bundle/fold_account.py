@@ -1,0 +1,76 @@
+"""What each fold of a cross-validation was trained with, so that only folds made in the same way are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# What a fold that was trained must have as RUNS has it, and how a message names it.
+SAME_IN_ALL = {
+    "plan.json": "plan.json",
+    "fingerprint.key": "data set (or path of it)",
+    "splits.json": "split into folds",
+}
+# Options that a fold may go on with when they change; the data set is compared by its files.
+MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
+
+
+def asked(files: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a fold's account that say what it is to be trained with.
+
+    Args:
+        files: configs; of those that are not ours the content counts, too.
+        options: of the training.
+    """
+    return {
+        "config_files": [Path(name).name for name in files],
+        "overlays": {Path(name).name: _content_key(name) for name in files if Path(name).resolve().parent != CONFIGS},
+        "options": json.loads(json.dumps(options, default=str)),
+    }
+
+
+def _content_key(config: str) -> str:
+    """Changes with what a config says, not with its comments or order."""
+    content = json.dumps(ConfigParser.load_config_file(config), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapping[str, Any]) -> None:
+    """Refuse to go on with a fold that was made in another way.
+
+    Args:
+        runs: folder of the cross-validation.
+        folder: of the fold.
+        asked: what it is to be trained with.
+        account: what it was trained with; empty without a training.
+
+    Raises:
+        SystemExit: naming what differs.
+    """
+    if not (folder / "models" / "checkpoint.pt").exists():
+        return
+    differing = [
+        words for name, words in SAME_IN_ALL.items() if (runs / name).read_bytes() != (folder / name).read_bytes()
+    ]
+    if account and account["config_files"] != asked["config_files"]:
+        differing.append("config_file")
+    overlays = account.get("overlays", asked["overlays"])  # accounts of older versions have none
+    differing += [
+        f"content of {name}" for name, found in asked["overlays"].items() if overlays.get(name, found) != found
+    ]
+    before, now = account.get("options", {}), asked["options"]
+    if account:
+        differing += [
+            f"--{name}" for name in sorted({*before, *now} - {*MAY_CHANGE}) if before.get(name) != now.get(name)
+        ]
+    if differing:
+        raise SystemExit(
+            f"error: {folder} was trained with another {', '.join(differing)} than the other folds are to be. Give what it "
+            "was trained with, choose another folder for the runs, or delete that one to train it again."
+        )
