@@ -3,7 +3,9 @@
     python -m benchmarks.acdc_splits DATA benchmarks/splits
 
 Labelled are the frames of the first 1, 3, 7 (or all) patients of SSL4MIS's ``train.list`` (HiLab-git/SSL4MIS), unlabelled those
-of its other training patients. Test cases are the ten patients of its validation part: nothing is chosen on them.
+of its other training patients. Test cases are the ten patients of its validation part: nothing is chosen on them. Settings are
+chosen on ``acdc_tune_0.json``, ``acdc_tune_1.json``, ...: three labelled patients each, behind the first seven, and the last ten
+training patients as test cases.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 from pathlib import Path
 
 BUDGETS = (1, 3, 7, None)
+TUNE_SPLITS, TUNE_LABELED, TUNE_TEST = 3, 3, 10
 
 
 def split(train: list[str], test: list[str], patients: int | None) -> dict[str, list[str]]:
@@ -32,6 +35,19 @@ def split(train: list[str], test: list[str], patients: int | None) -> dict[str, 
     }
 
 
+def tune_split(train: list[str], number: int) -> dict[str, list[str]]:
+    """The ``number``-th split of the training part alone, keys as of ``split``; the tables' labelled patients have labels in none."""
+    order = list(dict.fromkeys(name.split("_")[0] for name in train))
+    first = max(budget or 0 for budget in BUDGETS) + number * TUNE_LABELED
+    labeled, test = set(order[first : first + TUNE_LABELED]), set(order[-TUNE_TEST:])
+    part = {name: name.split("_")[0] for name in train}
+    return {
+        "labeled": [name for name in train if part[name] in labeled],
+        "unlabeled": [name for name in train if part[name] not in labeled | test],
+        "test": [name for name in train if part[name] in test],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_dir", type=Path, help="with train.list and cases.json")
@@ -41,9 +57,11 @@ def main() -> None:
     cases = json.loads((arguments.dataset_dir / "cases.json").read_text())
     test = sorted(case["id"] for case in cases if case["part"] == "val")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    for patients in BUDGETS:
-        path = arguments.output_dir / f"acdc_{patients or 'all'}.json"
-        path.write_text(json.dumps(split(train, test, patients), indent=1) + "\n")
+    splits = {f"acdc_{patients or 'all'}": split(train, test, patients) for patients in BUDGETS}
+    splits |= {f"acdc_tune_{number}": tune_split(train, number) for number in range(TUNE_SPLITS)}
+    for name, parts in splits.items():
+        path = arguments.output_dir / f"{name}.json"
+        path.write_text(json.dumps(parts, indent=1) + "\n")
         print(path)
 
 

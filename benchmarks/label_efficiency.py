@@ -188,7 +188,7 @@ def main() -> int:
         "--methods", default="supervised,mean_teacher,cross_teaching,mcsc_paper,mcsc", help=f"of {', '.join(methods())}"
     )
     parser.add_argument("--budgets", help="numbers of labelled cases; without --splits 4,10")
-    parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them")
+    parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them (2, for seed 2 alone)")
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="cpu")
     parser.add_argument("--iterations", type=int, help="instead of the protocol's")
     parser.add_argument(
@@ -235,7 +235,7 @@ def main() -> int:
 
 def all_jobs(arguments: argparse.Namespace) -> list[Job]:
     """Seed by seed, so that an interrupted table is complete for the seeds it has."""
-    seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",")]
+    seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",") if s]
     variants: dict[str, dict[str, Any]] = {method: {} for method in arguments.methods.split(",")}
     for text in arguments.variant:
         name, _, overrides = text.partition("=")
