@@ -36,7 +36,7 @@ def split(train: list[str], test: list[str], patients: int | None) -> dict[str, 
 
 
 def tune_split(train: list[str], number: int) -> dict[str, list[str]]:
-    """The ``number``-th split of the training part alone, keys as of ``split``; the tables' labelled patients have labels in none."""
+    """The ``number``-th split of the training part alone, keys as of ``split``; labels are of other patients in each."""
     order = list(dict.fromkeys(name.split("_")[0] for name in train))
     first = max(budget or 0 for budget in BUDGETS) + number * TUNE_LABELED
     labeled, test = set(order[first : first + TUNE_LABELED]), set(order[-TUNE_TEST:])

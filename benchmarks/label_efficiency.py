@@ -235,7 +235,9 @@ def main() -> int:
 
 def all_jobs(arguments: argparse.Namespace) -> list[Job]:
     """Seed by seed, so that an interrupted table is complete for the seeds it has."""
-    seeds = range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",") if s]
+    seeds = (
+        range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",") if s]
+    )
     variants: dict[str, dict[str, Any]] = {method: {} for method in arguments.methods.split(",")}
     for text in arguments.variant:
         name, _, overrides = text.partition("=")

@@ -88,7 +88,7 @@ def transformer_count(patch: Sequence[int], swin: TransformerPlan, num_classes: 
     Per token of width ``d`` a block gives 9 d values (query, key, value 3, attention 1, projection 1, hidden layer 4)
     and ``heads x window`` attention weights. Each decoder stage but the deepest mirrors the encoder's and adds fusion
     of the skip and expansion (2 d).
-    The end expands to full size: 16 channels per voxel, then the classes.
+    The end expands to full size: 16 channels per voxel, as many from the image, then the classes.
     """
     total = 0
     grids = token_grids(patch, swin)
@@ -99,12 +99,17 @@ def transformer_count(patch: Sequence[int], swin: TransformerPlan, num_classes: 
         blocks, seams = (depth, width) if deepest else (2 * depth, 3 * width)
         total += math.prod(grid) * (blocks * block + seams)
     full_size = math.prod(grids[0]) * math.prod(swin.patch)
-    return total + full_size * (full_size_channels(swin) + num_classes)
+    return total + full_size * (full_size_channels(swin) + stem_channels(swin) + num_classes)
 
 
 def full_size_channels(swin: TransformerPlan) -> int:
     """Width of the Swin-UNet's map at full size."""
     return swin.embed_dim if swin.preset == "paper" else min(swin.embed_dim, FULL_SIZE_CHANNELS)
+
+
+def stem_channels(swin: TransformerPlan) -> int:
+    """Width of the convolution that brings the image to the Swin-UNet's map at full size."""
+    return 0 if swin.preset == "paper" else full_size_channels(swin)
 
 
 def cnn_parameters(cnn: CNNPlan, in_channels: int, num_classes: int) -> int:
@@ -146,8 +151,9 @@ def transformer_parameters(swin: TransformerPlan, in_channels: int, num_classes:
         if stage > 0:  # merging on the way down; expansion and fusion of the skip on the way up
             merged = math.prod(swin.merges[stage])
             total += merged * (width // 2) * width + width * merged * (width // 2) + 2 * (width // 2) ** 2
-    full_size = full_size_channels(swin)
-    return total + full_size * (swin.embed_dim * math.prod(swin.patch) + 3 ** len(swin.patch) * num_classes)
+    kernel = 3 ** len(swin.patch)
+    full_size = full_size_channels(swin) * (swin.embed_dim * math.prod(swin.patch) + kernel * num_classes)
+    return total + full_size + stem_channels(swin) * kernel * in_channels
 
 
 def step_gigabytes(counts: int, batch: int, parameters: int, device: str) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcsc_bundle.plan import Fingerprint, Plan
+from mcsc_bundle.words import counted
 from preprocessing.configuration import in_image_order
 from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
 from preprocessing.geometry import COARSE_AXIS_PERCENTILE, Geometry
@@ -67,7 +69,7 @@ def reasons(plan: Plan, fingerprint: Fingerprint, made: Decisions) -> dict[str, 
         "orientation": _orientation(plan),
         "spacing_mm": _spacing(plan, made.geometry),
         "median_shape": (
-            f"Median over {made.geometry.num_cases} cases (labelled and unlabelled) after cropping to the non-zero "
+            f"Median over {counted(made.geometry.num_cases, 'case')} (labelled and unlabelled) after cropping to the non-zero "
             f"box and resampling to the target spacing."
         ),
         "separate_z_ratio": _separate(plan),
@@ -168,7 +170,9 @@ def _normalization(plan: Plan, fingerprint: Fingerprint) -> str:
                 if entry.inside_mask
                 else "per image"
             )
-            texts.append(f"'{entry.channel}': units differ from scan to scan, so mean 0 and deviation 1 {kept}.")
+            uptake = re.search(r"(?<![a-z])(pet|suv|fdg)(?![a-z])", entry.channel.lower())
+            cause = "uptake depends on dose, weight and time" if uptake else "units differ from scan to scan"
+            texts.append(f"'{entry.channel}': {cause}, so mean 0 and deviation 1 {kept}.")
         else:
             texts.append(f"'{entry.channel}' names its normalisation: {entry.scheme}.")
     return " ".join(texts)

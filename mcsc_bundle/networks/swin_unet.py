@@ -1,7 +1,9 @@
 """Swin-Unet: a U-Net made of Swin Transformer blocks only, in 2-D and 3-D.
 
 Cao et al., Swin-Unet: Unet-like pure Transformer for medical image segmentation, 2021. We differ in that patches and
-merging may be uneven (thick slices), any input size is taken, and depth 3 is possible.
+merging may be uneven (thick slices), any input size is taken, and depth 3 is possible. The paper's network starts from
+ImageNet weights; a plan's starts from nothing, and then learns too slowly to teach, so that it also differs in its first
+weights and in a convolution at full size (``SwinUNet``; measured in ``docs/benchmarks.md``).
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers.factories import Conv
+from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from mcsc_bundle.networks.swin_blocks import PatchExpanding, PatchMerging, SwinBlock
 from mcsc_bundle.plan import Plan
 
 PAPER_DROP_PATH = 0.2
+PAPER_STD = 0.02
 FULL_SIZE_CHANNELS = 16
 
 
@@ -34,7 +37,10 @@ class SwinUNet(nn.Module):
         window: tokens per attention window, per axis.
         preset: ``plan``, or ``paper``: the map at full size keeps all ``embed_dim`` channels, stochastic depth up to
             0.2, a grey image is repeated to the three channels of ImageNet weights. The plan's map at full size has 16
-            channels, as the paper's CNN: at full size 96 channels would take more memory and time than the rest.
+            channels, as the paper's CNN: at full size 96 channels would take more memory and time than the rest. To it is
+            added what one convolution sees in the image: tokens of 4 voxels alone give no edges (UNETR and SwinUNETR,
+            Hatamizadeh et al., 2022, join the image at full size, too). Its linear layers start with a deviation of
+            ``1 / sqrt(inputs)`` instead of 0.02, which is that of 2500 inputs and all but silences narrow ones.
 
     Attributes:
         feature_channels, feature_strides: width and stride (input voxels per map voxel, per axis) of each map that
@@ -91,7 +97,9 @@ class SwinUNet(nn.Module):
         self.norm_up = nn.LayerNorm(embed_dim)
         full_size = embed_dim if paper else min(embed_dim, FULL_SIZE_CHANNELS)
         self.up = PatchExpanding(embed_dim, full_size, _three(patch))
-        self.apply(_initialise)
+        self.apply(lambda module: _initialise(module, PAPER_STD if paper else None))
+        self.joins_image = not paper
+        self.stem = nn.Identity() if paper else full_size_stem(spatial_dims, in_channels, full_size)
         self.head = Conv[Conv.CONV, spatial_dims](full_size, out_channels, 3, padding=1)
         nn.init.xavier_normal_(self.head.weight)
 
@@ -148,7 +156,10 @@ class SwinUNet(nn.Module):
             tokens, expanded = up_stage(tokens, skips.pop())
             maps.append(expanded)
         maps.append(self.up(self.norm_up(tokens)))
-        return [self._channels_first(tokens, size) for tokens in maps]
+        result = [self._channels_first(tokens, size) for tokens in maps]
+        if self.joins_image:
+            result[-1] = result[-1] + self.stem(x)
+        return result
 
     def _pad(self, x: Tensor) -> Tensor:
         padding: list[int] = []
@@ -217,8 +228,18 @@ def _three(values: Sequence[int]) -> tuple[int, int, int]:
     return first, second, third
 
 
-def _initialise(module: nn.Module) -> None:
+def full_size_stem(spatial_dims: int, in_channels: int, channels: int) -> nn.Sequential:
+    """Convolution, instance normalisation and LeakyReLU, as in the plan's CNN: ``(B, in_channels, *spatial)`` to ``channels``."""
+    return nn.Sequential(
+        Conv[Conv.CONV, spatial_dims](in_channels, channels, 3, padding=1),
+        Norm[Norm.INSTANCE, spatial_dims](channels, affine=True),
+        nn.LeakyReLU(0.01),
+    )
+
+
+def _initialise(module: nn.Module, std: float | None) -> None:
+    """Weights of linear layers, of this deviation (``None``: ``1 / sqrt(inputs)``); biases 0."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5 if std is None else std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -35,10 +35,30 @@ def test_forward_is_the_head_on_the_last_map(kind: str) -> None:
 
 def test_any_size_works_as_if_padded_with_zeros() -> None:
     network, x = SwinUNet.from_plan(make_plan("3d")).eval(), torch.randn(1, 1, 5, 9, 14)
-    padded = network.features(F.pad(x, (0, 2, 0, 3, 0, 3)))
-    maps = network.features(x)
+    larger = F.pad(x, (0, 2, 0, 3, 0, 3))
+    padded, maps = network.features(larger), network.features(x)
     assert [tuple(m.shape[2:]) for m in maps] == [(2, 3, 4), (3, 5, 7), (5, 9, 14)]
-    torch.testing.assert_close(maps[-1], padded[-1][:, :, :5, :9, :14])
+    of_tokens = (padded[-1] - network.stem(larger))[:, :, :5, :9, :14]
+    torch.testing.assert_close(maps[-1] - network.stem(x), of_tokens)
+
+
+@pytest.mark.parametrize(("preset", "std"), [("plan", 16**-0.5), ("paper", 0.02)])
+def test_linear_layers_start_loud_enough_to_be_heard(preset: str, std: float) -> None:
+    """Of 16 channels 0.02 leaves 0.6 % of the variance. (ImageNet weights replace the paper's.)"""
+    network = SwinUNet(2, 1, 4, (4, 4), PAPER_MERGES, 16, (2, 2, 2, 2), (1, 2, 4, 8), (7, 7), preset)
+    layer = network.encoder[0].blocks[0].mlp[0]
+    assert layer.in_features == 16
+    assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
+
+
+def test_edges_are_seen_between_tokens() -> None:
+    """One convolution of the image joins the full-size map of a plan's network; the paper's knows tokens alone."""
+    network = SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4)).eval()
+    x = torch.randn(1, 1, 16, 16)
+    with torch.no_grad():
+        network.up.expand.weight.zero_()  # silence what comes from tokens
+        torch.testing.assert_close(network.features(x)[-1], network.stem(x))
+    assert not SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4), "paper").joins_image
 
 
 def test_paper_preset_has_the_published_size_and_maps() -> None:
