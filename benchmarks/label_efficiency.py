@@ -50,8 +50,8 @@ class Protocol:
 
 PROTOCOLS = {
     "cpu": Protocol(
-        800, 25, {"step_seconds": 1.4}
-    ),  # networks half as wide as a CPU plan's, so that there can be many runs
+        600, 25, {"step_seconds": 1.0}
+    ),  # networks half as wide as a CPU plan's and half its batch, so that there can be many runs
     "paper": Protocol(30000, 250, {"preset": "paper", "configuration": "2d"}),
 }
 

@@ -80,7 +80,7 @@ def contrast_flops(
 
 
 def cpu_step_seconds(dims: int, cnn_width: int, cnn_forward: float, transformer_forward: float, batch: int) -> float:
-    """Seconds of one step (forward and backward of both networks on ``batch`` patches) on two CPU cores.
+    """Seconds of one step (forward and backward of both networks on ``batch`` patches) on two CPU cores, to two digits.
 
     Args:
         dims: of the networks.
@@ -90,4 +90,5 @@ def cpu_step_seconds(dims: int, cnn_width: int, cnn_forward: float, transformer_
     """
     cnn_rate = NARROW_CNN_CPU_FLOPS if cnn_width < NARROW_CNN else CNN_CPU_FLOPS[dims]
     per_patch = cnn_forward / cnn_rate + transformer_forward / TRANSFORMER_CPU_FLOPS[dims]
-    return CPU_OVERHEAD_S + FORWARD_AND_BACKWARD * batch * per_patch
+    seconds = CPU_OVERHEAD_S + FORWARD_AND_BACKWARD * batch * per_patch
+    return float(f"{seconds:.2g}")  # the rates are known no better, and no plan is to turn on the third
