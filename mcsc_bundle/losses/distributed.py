@@ -1,4 +1,4 @@
-"""Contrast over all processes: features and labels of every rank in each group."""
+"""What the processes of a training share besides gradients: features for the contrast, and running values."""
 
 from __future__ import annotations
 
@@ -22,9 +22,22 @@ def gather_features(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         Features ``(G, ranks * N, D)`` through which gradients flow back to the rank they came from, and labels
         ``(G, ranks * N)``. Without a process group, or alone in it, the arguments themselves.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _alone():
         return features, labels
     return _Gather.apply(features), _joined(labels)
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of what each rank has, without a gradient; without a process group the tensor itself."""
+    if _alone():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
 class _Gather(torch.autograd.Function):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mcsc_bundle.losses.consistency import confident_loss, sigmoid_rampup
+from mcsc_bundle.losses.distributed import mean_over_ranks
 from mcsc_bundle.methods.base import IMAGE, LABEL, split_streams
 from mcsc_bundle.methods.contrast import MultiScaleContrast
 from mcsc_bundle.methods.ema import EMATeacher
@@ -117,10 +118,13 @@ class MCSC(PaperMCSC):
         return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:
-        """Both teachers follow; the running losses too (the step has just waited for the device, so this does not)."""
+        """Both teachers follow; the running losses too (the step has just waited for the device, so this does not).
+
+        The losses are means over all processes, which therefore agree, and a checkpoint of one holds those of all.
+        """
         self.cnn_teacher.update(self.cnn)
         self.transformer_teacher.update(self.transformer)
-        pairs = zip(self.supervised_losses, self._latest.tolist(), strict=True)
+        pairs = zip(self.supervised_losses, mean_over_ranks(self._latest).tolist(), strict=True)
         cnn, transformer = (MEMORY * before + (1 - MEMORY) * now for before, now in pairs)
         self.supervised_losses = (cnn, transformer)
 

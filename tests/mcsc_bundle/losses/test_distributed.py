@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
-from mcsc_bundle.losses.distributed import gather_features
+from mcsc_bundle.losses.distributed import gather_features, mean_over_ranks
 
 RANKS = 2
 
@@ -31,7 +31,8 @@ def rank_main(rank, folder):
     inputs, labels = batch()
     loss = balanced_contrastive_loss(*gather_features(network(inputs[rank]), labels[rank]), num_classes=3)
     loss.backward()
-    torch.save((loss.detach(), network.module.weight.grad), f"{folder}/{rank}.pt")
+    mean = mean_over_ranks(torch.tensor([1.0, rank]))
+    torch.save((loss.detach(), network.module.weight.grad, mean), f"{folder}/{rank}.pt")
     dist.barrier()
     os._exit(0)  # gloo's destructor joins a thread that may wait for the GIL, which the destructor holds (torch 2.13)
 
@@ -43,7 +44,8 @@ def test_two_ranks_equal_one_process_on_the_joined_batch(tmp_path):
     loss = balanced_contrastive_loss(torch.cat([network(x) for x in inputs], 1), torch.cat([*labels], 1), 3)
     loss.backward()
     for rank in range(RANKS):
-        value, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        value, gradient, mean = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert mean.tolist() == [1.0, 0.5]
         assert torch.allclose(value, loss, rtol=1e-6) and torch.allclose(gradient, network.weight.grad, rtol=1e-5)
 
 
@@ -51,3 +53,4 @@ def test_without_a_process_group_nothing_changes():
     features, labels = batch()[0][0], batch()[1][0]
     gathered = gather_features(features, labels)
     assert gathered[0] is features and gathered[1] is labels
+    assert mean_over_ranks(features) is features

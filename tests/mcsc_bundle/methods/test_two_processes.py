@@ -127,6 +127,10 @@ def in_step(kind, method, batch):
     others = [torch.empty_like(mine) for _ in range(RANKS)]
     dist.all_gather(others, mine)
     assert torch.equal(*others), (kind, method.__name__)
+    if method is MCSC:  # rank 0's checkpoint is that of all ranks
+        losses = [None] * RANKS
+        dist.all_gather_object(losses, module.supervised_losses)
+        assert losses[0] == losses[1]
 
 
 @pytest.fixture(scope="module")
