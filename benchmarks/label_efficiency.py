@@ -91,6 +91,13 @@ def config_files(method: str) -> list[str]:
 
 def run_workflow(files: list[str], run_id: str, overrides: dict[str, Any]) -> None:
     """What ``python -m monai.bundle run RUN_ID --config_file FILES ...`` does, in this process."""
+    workflow = workflow_of(files, run_id, overrides)
+    workflow.run()
+    workflow.finalize()
+
+
+def workflow_of(files: list[str], run_id: str, overrides: dict[str, Any]) -> ConfigWorkflow:
+    """An initialised workflow of the product's configs."""
     workflow = ConfigWorkflow(
         config_file=files,
         workflow_type="train",
@@ -99,8 +106,7 @@ def run_workflow(files: list[str], run_id: str, overrides: dict[str, Any]) -> No
         **{"bundle_root": str(ROOT), **overrides},
     )
     workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    return workflow
 
 
 def settings(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class SwinUNet(nn.Module):
         self.norm_up = nn.LayerNorm(embed_dim)
         full_size = embed_dim if paper else min(embed_dim, FULL_SIZE_CHANNELS)
         self.up = PatchExpanding(embed_dim, full_size, _three(patch))
-        self.apply(lambda module: _initialise(module, PAPER_STD if paper else None))
+        self.apply(lambda module: initialise(module, PAPER_STD if paper else None))
         self.joins_image = not paper
         self.stem = nn.Identity() if paper else full_size_stem(spatial_dims, in_channels, full_size)
         self.head = Conv[Conv.CONV, spatial_dims](full_size, out_channels, 3, padding=1)
@@ -237,7 +237,7 @@ def full_size_stem(spatial_dims: int, in_channels: int, channels: int) -> nn.Seq
     )
 
 
-def _initialise(module: nn.Module, std: float | None) -> None:
+def initialise(module: nn.Module, std: float | None) -> None:
     """Weights of linear layers, of this deviation (``None``: ``1 / sqrt(inputs)``); biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5 if std is None else std)
