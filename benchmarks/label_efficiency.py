@@ -9,7 +9,7 @@ Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled 
 (``num_test``, drawn by patient, the same for every budget of one split seed). Seed ``s`` also draws another labelled subset
 (``split_seed`` decides both), since with few patients the choice of patients matters as much as the initial weights. Nothing is
 chosen on the test cases: the last (EMA) weights are used. Runs that are done are skipped, so the command can be repeated after
-an interruption; one that was done under other settings is an error. A run that fails is named at the end (exit code 1), and
+an interruption (on another machine, too, with the same ``--results``); one that was done under other settings is an error. A run that fails is named at the end (exit code 1), and
 the others go on. The last line is one JSON object.
 """
 
@@ -30,6 +30,7 @@ from monai.bundle import ConfigWorkflow
 
 from benchmarks.label_table import DISTANCES, mean_dice_per_case, mean_per_class, plot, summary, table
 from benchmarks.voxel_distances import voxel_distances
+from mcsc_bundle.files import save_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,14 +144,14 @@ def named_splits(text: str) -> dict[str, str]:
 
 
 def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
-    """Train and evaluate once; the result is kept in ``result.json`` and read back the next time.
+    """Train and evaluate once; the result is kept in ``--results`` and read back the next time.
 
     Raises:
         SystemExit: the result that is there was made under other settings.
     """
     folder = Path(arguments.output_dir) / job.folder
     chosen = settings(arguments, job)
-    result_file = folder / "result.json"
+    result_file = Path(arguments.results or arguments.output_dir) / f"{job.folder}.json"
     if result_file.exists():
         result = json.loads(result_file.read_text())
         if result["settings"] != chosen:
@@ -180,7 +181,8 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
         **voxel_distances(folder, arguments.dataset_dir, cases),
         "train_seconds": trained - began,
     }  # fmt: skip
-    result_file.write_text(json.dumps(result))
+    result_file.parent.mkdir(parents=True, exist_ok=True)
+    save_text(result_file, json.dumps(result) + "\n")
     for heavy in ("checkpoint.pt", "pair.pt"):
         (folder / "models" / heavy).unlink(missing_ok=True)
     return result
@@ -209,6 +211,9 @@ def main() -> int:
         "--splits", default="", help="BUDGET=FILE,...: files that name the cases; all=FILE for --upper_bound"
     )
     parser.add_argument("--upper_bound", action="store_true", help="also train on every label")
+    parser.add_argument(
+        "--results", help="folder of one small file a run; of another machine they need no runs; the output folder"
+    )
     parser.add_argument("--overrides", default="{}", help="JSON of further config overrides")
     arguments = parser.parse_args()
     unknown = set(arguments.methods.split(",")) - set(methods())

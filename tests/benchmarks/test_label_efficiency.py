@@ -59,6 +59,16 @@ def test_the_table_has_gain_spread_and_is_resumed(tmp_path, monkeypatch, trainin
     assert len(trainings) == 4, "runs that are done are not repeated"
 
 
+def test_results_of_another_machine_need_no_runs(tmp_path, monkeypatch, trainings):
+    words = ("--methods", "supervised", "--budgets", "4", "--results", str(tmp_path / "results"))
+    run(monkeypatch, tmp_path / "here", *words)
+    assert len(trainings) == 2
+    assert run(monkeypatch, tmp_path / "there", *words) == 0
+    assert len(trainings) == 2
+    assert run(monkeypatch, tmp_path / "there", *words, "--seeds", "2,") == 0
+    assert [each["seed"] for each in trainings[2:]] == [2]
+
+
 def test_a_result_of_other_settings_is_no_result_of_this_table(tmp_path, monkeypatch, trainings):
     words = ("--methods", "supervised", "--budgets", "4")
     run(monkeypatch, tmp_path, *words)
