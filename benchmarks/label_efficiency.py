@@ -9,8 +9,8 @@ Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled 
 (``num_test``, drawn by patient, the same for every budget of one split seed). Seed ``s`` also draws another labelled subset
 (``split_seed`` decides both), since with few patients the choice of patients matters as much as the initial weights. Nothing is
 chosen on the test cases: the last (EMA) weights are used. Runs that are done are skipped, so the command can be repeated after
-an interruption (on another machine, too, with the same ``--results``); one that was done under other settings is an error. A run that fails is named at the end (exit code 1), and
-the others go on. The last line is one JSON object.
+an interruption (on another machine, too, with the same ``--results``); one that was done under other settings is an error. A run
+that fails is named at the end (exit code 1), and the others go on. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -225,6 +225,7 @@ def main() -> int:
     if splits and missing:
         parser.error(f"--splits: expected a file for {', '.join(sorted(missing))}, received {arguments.splits}.")
     logging.getLogger().setLevel(logging.WARNING)
+    Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     results, failed = [], []
     jobs = all_jobs(arguments)
     for number, job in enumerate(jobs, start=1):
