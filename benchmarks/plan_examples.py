@@ -62,6 +62,13 @@ EXAMPLES = (
 )
 
 
+WITHOUT_IMAGES = {
+    "overwrite_image_reader_writer": "SimpleITKIO",
+    "dataset": {"case": {"images": ["case_0000.nii.gz"], "label": "case.nii.gz"}},
+}
+"""Entries of ``dataset.json`` with which nnU-Net plans where no image is."""
+
+
 def write_example(example: Example, raw: Path, preprocessed: Path, seed: int) -> None:
     """nnU-Net's two files for a made-up data set."""
     random = np.random.default_rng(seed)
@@ -88,8 +95,7 @@ def write_example(example: Example, raw: Path, preprocessed: Path, seed: int) ->
         "labels": {"background": 0, **{f"class_{index}": index for index in range(1, example.labels)}},
         "numTraining": example.cases,
         "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
-        "dataset": {"case": {"images": ["case_0000.nii.gz"], "label": "case.nii.gz"}},
+        **WITHOUT_IMAGES,
     }
     for folder, name, content in (
         (raw, "dataset.json", declared),

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.plan_examples import EXAMPLES, place, write_example
+from benchmarks.plan_examples import EXAMPLES, WITHOUT_IMAGES, place, write_example
 from benchmarks.plan_fuzz import random_files
 from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.configuration import CONFIGURATIONS
@@ -210,9 +210,13 @@ def table(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         files[name] = place(work, f"Dataset{index:03d}_Real")
         for source, target in zip(paths.split(","), files[name], strict=True):
             target.parent.mkdir(parents=True)
-            target.write_text(Path(source).read_text())
+            content = json.loads(Path(source).read_text())
+            target.write_text(json.dumps(content | (WITHOUT_IMAGES if target.name == "dataset.json" else {})))
     folders = {name: pair[1].parent.name for name, pair in files.items()}
     plans = nnunet_plans(options.nnunet_python, work, list(folders.values()), **options.planning)
+    refused = {name: plans[folder]["refused"] for name, folder in folders.items() if "refused" in plans[folder]}
+    if refused:
+        raise SystemExit(f"expected nnU-Net to plan every data set of the table, it refused {refused}.")
     rows = [row for name, pair in files.items() for row in compare(name, pair, plans[folders[name]], options.planning)]
     print(markdown(rows))
     wrong = {f"{row['name']} {row['configuration']}": row["differences"] for row in rows if row["differences"]}
