@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from monai.transforms import (
     Compose,
+    OneOf,
     RandAdjustContrast,
     RandFlipd,
     RandGaussianNoise,
@@ -44,12 +45,13 @@ NOTHING = (
 def flat_axis(plan: Plan) -> int | None:
     """The axis along which a 3-D patch holds few, thick slices; ``None`` if there is none.
 
-    nnU-Net's rule: the axis of the coarsest spacing (of equal ones the last, its first), if the longest side of the patch
-    is more than 3 times the one along it.
+    nnU-Net's rule: the axis of the coarsest spacing (of equal ones from feet to head before front to back before left to right,
+    the order in which it reads files), if the longest side of the patch is more than 3 times the one along it.
     """
     if plan.spatial_dims == 2:
         return None
-    coarsest = max(range(3), key=lambda axis: (plan.spacing_mm[axis] or 0.0, axis))
+    order = plan.orientation or "RAS"
+    coarsest = max(range(3), key=lambda axis: (plan.spacing_mm[axis] or 0.0, "RLAPSI".index(order[axis]) // 2))
     return coarsest if max(plan.patch_size) / plan.patch_size[coarsest] > ANISOTROPIC_PATCH else None
 
 
@@ -65,7 +67,7 @@ class PerChannel(Randomizable, Transform):
 
     def __init__(
         self,
-        transform: RandomizableTransform,
+        transform: RandomizableTransform | OneOf,
         probability: float,
         channel_probability: float = 1.0,
         flat: int | None = None,
@@ -119,8 +121,10 @@ class KeepOutside(Randomizable, Transform):
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The changed item."""
-        outside = outside_of_body(torch.as_tensor(data["image"])[self.channels])
-        changed = dict(self.change(data))
+        before, changed = torch.as_tensor(data["image"]), dict(self.change(data))
+        if changed["image"] is data["image"]:  # nothing was drawn
+            return changed
+        outside = outside_of_body(before[self.channels])
         image = changed["image"].clone()
         image[self.channels] = torch.where(outside, 0.0, image[self.channels])
         return changed | {"image": image}
@@ -128,15 +132,24 @@ class KeepOutside(Randomizable, Transform):
 
 def outside_of_body(image: Tensor) -> Tensor:
     """Voxels of ``(C, *spatial)`` that belong to a neighbourhood of 3 voxels a side without any signal, as a mask."""
-    pool = F.max_pool2d if image.ndim == 3 else F.max_pool3d
-    signal = pool((image.abs() >= NOTHING).float(), 3, 1, 1)
-    return pool(1 - signal, 3, 1, 1) > 0
+    signal = _widened((image.abs() >= NOTHING).float())
+    return _widened(1 - signal) > 0
+
+
+def _widened(mask: Tensor) -> Tensor:
+    """By one voxel along each axis, one after the other: three times 3 neighbours instead of 27."""
+    pool = F.max_pool2d if mask.ndim == 3 else F.max_pool3d
+    for axis in range(mask.ndim - 1):
+        along = [int(each == axis) for each in range(mask.ndim - 1)]
+        mask = pool(mask, [1 + 2 * one for one in along], 1, along)
+    return mask
 
 
 def intensity_augmentation(plan: Plan) -> Compose:
     """nnU-Net's intensity transforms on ``image``."""
     flat = flat_axis(plan)
     slices = plan.spatial_dims == 2 or flat is not None
+    inverted, plain = _gamma(invert_image=True), _gamma()
     blur: dict[str, Any] = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[: plan.spatial_dims]}
     coarse = RandSimulateLowResolution(prob=1, zoom_range=(0.5, 1), upsample_mode="bilinear" if slices else "trilinear")
     return Compose(
@@ -146,10 +159,15 @@ def intensity_augmentation(plan: Plan) -> Compose:
             PerChannel(RandScaleIntensity(prob=1, factors=0.25), 0.15),
             PerChannel(RandScaleIntensityFixedMean(prob=1, factors=0.25, preserve_range=True), 0.15),
             PerChannel(coarse, 0.25, 0.5, flat),
-            PerChannel(RandAdjustContrast(prob=1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True), 0.1),
-            PerChannel(RandAdjustContrast(prob=1, gamma=(0.7, 1.5), retain_stats=True), 0.3),
+            PerChannel(inverted, 0.1),
+            PerChannel(plain, 0.3),
         ]
     )
+
+
+def _gamma(**kwargs: Any) -> OneOf:
+    """An exponent below 1 as often as one above (nnU-Net's ``BGContrast``)."""
+    return OneOf([RandAdjustContrast(prob=1, gamma=each, retain_stats=True, **kwargs) for each in ((0.7, 1), (1, 1.5))])
 
 
 def patch_augmentation(plan: Plan) -> Compose:
@@ -200,7 +218,7 @@ class PatchAugmentation(Randomizable, Transform):
         self.matrix = None
         if not (rotate or scale):
             return self.patch_size
-        factor = 1.0 if not scale else (self.R.uniform(0.7, 1.0) if self.R.rand() < 0.5 else self.R.uniform(1.0, 1.4))
+        factor = self.R.uniform(0.7, 1.4) if scale else 1.0
         rotation = rotation_matrix(self._angles()) if rotate else np.eye(len(self.patch_size))
         factors = [1.0 if axis == self.flat else factor for axis in range(len(self.patch_size))]
         self.matrix = (

@@ -25,8 +25,8 @@ NNUNET = {  # share of one-channel patches that each transform of nnU-Net 2.8.1'
     "RandScaleIntensity": 0.15,
     "RandScaleIntensityFixedMean": 0.15,
     "RandSimulateLowResolution": 0.125,
-    "RandAdjustContrast": 0.1,
-    "RandAdjustContrast again": 0.3,
+    "OneOf": 0.1,  # gamma of the inverted image, and of the image
+    "OneOf again": 0.3,
 }
 
 
@@ -107,6 +107,21 @@ def test_noise_is_no_stronger_than_nnunets():
     assert max(drawn) == pytest.approx(0.1, rel=0.1) and np.mean(drawn) == pytest.approx(0.05, rel=0.2)
 
 
+def test_gamma_and_scaling_are_drawn_as_nnunet_draws_them():
+    """Gamma is below 1 half of the time (``BGContrast((0.7, 1.5))``), the scale uniform in 0.7 to 1.4: below 1 in 3 of 7."""
+    for step in intensity_augmentation(make_plan("3d")).transforms[-2:]:
+        assert [gamma.gamma for gamma in step.transform.transforms] == [(0.7, 1.0), (1.0, 1.5)]
+        assert list(step.transform.weights) == [0.5, 0.5]
+    augment = PatchAugmentation(make_plan("3d"), spatial_probability=1.0)
+    augment.set_random_state(0)
+    factors = []
+    for _ in range(2000):
+        augment.draw()
+        factors.append(np.linalg.det(augment.matrix) ** (1 / 3))
+    assert 0.7 <= min(factors) < 0.72 and 1.38 < max(factors) <= 1.4
+    assert np.mean(np.array(factors) < 1) == pytest.approx(3 / 7, abs=0.03)
+
+
 def test_channels_draw_their_own():
     plan = make_plan("3d", channel_names=("CT", "PET"))
     scale = intensity_augmentation(plan).transforms[2]
@@ -128,6 +143,13 @@ def test_channels_draw_their_own():
 )
 def test_flat_axis_is_that_of_thick_slices_alone(patch, spacing, flat):
     assert flat_axis(make_plan("3d", patch_size=patch, spacing_mm=spacing)) == flat
+
+
+def test_of_equal_spacings_that_along_the_body_counts_first():
+    """In nnU-Net's plans it is the first axis, and a patch of 24 x 24 x 256 has few slices along it."""
+    size = {"patch_size": (24, 24, 256), "spacing_mm": (1.0, 1.0, 1.0)}
+    assert flat_axis(make_plan("3d", **size)) is None
+    assert flat_axis(make_plan("3d", **size, orientation="SAR")) == 0
 
 
 def test_an_elongated_patch_is_not_turned_over():
@@ -172,6 +194,23 @@ def test_what_lies_outside_a_masked_image_stays_0():
 
     size = {"patch_size": (24, 24, 24), "mirror_axes": ()}
     assert left(make_plan("3d", **size)) and not left(make_plan("3d", **size, normalization=mask))
+
+
+def test_outside_is_what_a_cube_of_neighbours_without_signal_covers():
+    """Against 27 neighbours at once."""
+    image = (torch.rand(1, 9, 10, 11, generator=torch.Generator().manual_seed(0)) > 0.97).float()
+    signal = torch.nn.functional.max_pool3d(image, 3, 1, 1)
+    assert torch.equal(outside_of_body(image), torch.nn.functional.max_pool3d(1 - signal, 3, 1, 1) > 0)
+
+
+def test_changes_leave_what_they_were_given_alone():
+    """The outside is found in it afterwards, where anything changed."""
+    given = torch.rand(2, 8, 9, 10, generator=torch.Generator().manual_seed(0))
+    kept = given.clone()
+    change = intensity_augmentation(make_plan("3d", channel_names=("CT", "PET")))
+    change.set_random_state(0)
+    same = [change({"image": given})["image"] is given for _ in range(60)]
+    assert torch.equal(given, kept) and 0 < sum(same) < 60
 
 
 def test_one_seed_decides_with_a_mask_too():
