@@ -80,7 +80,7 @@ def cardiac_plan(size: int = 224, batch: int = 2, pixels: int | None = 2048) -> 
         batch_unlabeled=batch,
         batch_dice=True,
         cnn=CNNPlan("plan", (32, 64, 128, 256, 512), ((3, 3),) * 5, ((1, 1),) + ((2, 2),) * 4),
-        transformer=TransformerPlan("plan", (4, 4), ((1, 1), (2, 2), (2, 2)), 96, (2, 2, 2), (3, 6, 12), (7, 7)),
+        transformer=TransformerPlan("plan", (4, 4), ((1, 1), (2, 2), (2, 2)), 96, (2, 2, 2), (3, 6, 12), (7, 7), True),
         contrast=(
             ContrastScale((1, 1), (size // 12,) * 2, pixels),
             ContrastScale((8, 8), (max(2, size // 16),) * 2, pixels and pixels // 4),

@@ -64,7 +64,7 @@ def make_run(folder: Path, classes: int) -> Plan:
         batch_unlabeled=1,
         batch_dice=False,
         cnn=CNNPlan("plan", (4, 8, 16, 32), ((3, 3, 3),) * 4, ((1, 1, 1), *((2, 2, 2),) * 3)),
-        transformer=TransformerPlan("plan", (4, 4, 4), ((1, 1, 1), (2, 2, 2)), 12, (2, 2), (3, 6), (4, 4, 4)),
+        transformer=TransformerPlan("plan", (4, 4, 4), ((1, 1, 1), (2, 2, 2)), 12, (2, 2), (3, 6), (4, 4, 4), True),
         contrast=(ContrastScale((4, 4, 4), (8, 8, 8), pixels=512),),
         inference_overlap=0.0,
     )

@@ -108,6 +108,8 @@ class TransformerPlan:
         depths: Swin blocks of each encoder stage; the decoder takes as many, mirrored.
         heads: attention heads of each stage; each must divide the channels of its stage.
         window: tokens per attention window, per network axis. Padding to a multiple happens inside the network.
+        joins_image: whether a convolution of the image is added to the map at full size; plans of older versions, and the
+            paper's, have none.
     """
 
     preset: str
@@ -117,6 +119,7 @@ class TransformerPlan:
     depths: tuple[int, ...]
     heads: tuple[int, ...]
     window: tuple[int, ...]
+    joins_image: bool = False
 
     @property
     def cumulative_strides(self) -> tuple[tuple[int, ...], ...]:

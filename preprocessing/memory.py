@@ -109,7 +109,7 @@ def full_size_channels(swin: TransformerPlan) -> int:
 
 def stem_channels(swin: TransformerPlan) -> int:
     """Width of the convolution that brings the image to the Swin-UNet's map at full size."""
-    return 0 if swin.preset == "paper" else full_size_channels(swin)
+    return full_size_channels(swin) if swin.joins_image else 0
 
 
 def cnn_parameters(cnn: CNNPlan, in_channels: int, num_classes: int) -> int:

@@ -60,6 +60,7 @@ def plan_transformer(
         depths=(BLOCKS_PER_STAGE,) * len(merges),
         heads=tuple(heads * 2**stage for stage in range(len(merges))),
         window=tuple(_window([grid[axis] for grid in grids], len(patch)) for axis in range(len(patch))),
+        joins_image=True,
     )
 
 

@@ -44,7 +44,7 @@ def _flat(kind: str) -> dict[str, Any]:
         "median_shape": (16, 24, 6) if volumes else (16, 24),
         "patch_size": (16, 24),
         "cnn": CNNPlan("plan", (4, 6, 8), ((3, 3),) * 3, ((1, 1), (2, 2), (2, 2)), convs_per_stage=1),
-        "transformer": TransformerPlan("plan", (2, 2), ((1, 1), (2, 2)), 8, (2, 2), (2, 4), (4, 4)),
+        "transformer": TransformerPlan("plan", (2, 2), ((1, 1), (2, 2)), 8, (2, 2), (2, 4), (4, 4), True),
         "contrast": (ContrastScale((1, 1), (4, 4), pixels=64), ContrastScale((4, 4), (2, 2))),
         "mirror_axes": (0, 1),
     }
@@ -70,7 +70,14 @@ def _volumetric(kind: str) -> dict[str, Any]:
             convs_per_stage=1,
         ),
         "transformer": TransformerPlan(
-            "plan", (1 if coarse else 2, 2, 2), ((1, 1, 1), (1 if coarse else 2, 2, 2)), 8, (2, 2), (2, 4), (2, 4, 4)
+            "plan",
+            (1 if coarse else 2, 2, 2),
+            ((1, 1, 1), (1 if coarse else 2, 2, 2)),
+            8,
+            (2, 2),
+            (2, 4),
+            (2, 4, 4),
+            True,
         ),
         "contrast": (
             ContrastScale((1, 1, 1), (2, 4, 4), pixels=64),

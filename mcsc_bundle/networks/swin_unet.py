@@ -37,10 +37,11 @@ class SwinUNet(nn.Module):
         window: tokens per attention window, per axis.
         preset: ``plan``, or ``paper``: the map at full size keeps all ``embed_dim`` channels, stochastic depth up to
             0.2, a grey image is repeated to the three channels of ImageNet weights. The plan's map at full size has 16
-            channels, as the paper's CNN: at full size 96 channels would take more memory and time than the rest. To it is
-            added what one convolution sees in the image: tokens of 4 voxels alone give no edges (UNETR and SwinUNETR,
-            Hatamizadeh et al., 2022, join the image at full size, too). Its linear layers start with a deviation of
-            ``1 / sqrt(inputs)`` instead of 0.02, which is that of 2500 inputs and all but silences narrow ones.
+            channels, as the paper's CNN: at full size 96 channels would take more memory and time than the rest. Its linear
+            layers start with a deviation of ``1 / sqrt(inputs)`` instead of 0.02, which is that of 2500 inputs and all but
+            silences narrow ones.
+        joins_image: add what one convolution sees in the image to the map at full size: tokens of 4 voxels alone give no
+            edges (UNETR and SwinUNETR, Hatamizadeh et al., 2022, join the image there, too).
 
     Attributes:
         feature_channels, feature_strides: width and stride (input voxels per map voxel, per axis) of each map that
@@ -60,6 +61,7 @@ class SwinUNet(nn.Module):
         heads: Sequence[int],
         window: Sequence[int],
         preset: str = "plan",
+        joins_image: bool = False,
     ) -> None:
         super().__init__()
         if preset not in ("plan", "paper"):
@@ -98,8 +100,8 @@ class SwinUNet(nn.Module):
         full_size = embed_dim if paper else min(embed_dim, FULL_SIZE_CHANNELS)
         self.up = PatchExpanding(embed_dim, full_size, _three(patch))
         self.apply(lambda module: initialise(module, PAPER_STD if paper else None))
-        self.joins_image = not paper
-        self.stem = nn.Identity() if paper else full_size_stem(spatial_dims, in_channels, full_size)
+        self.joins_image = joins_image
+        self.stem = full_size_stem(spatial_dims, in_channels, full_size) if joins_image else nn.Identity()
         self.head = Conv[Conv.CONV, spatial_dims](full_size, out_channels, 3, padding=1)
         nn.init.xavier_normal_(self.head.weight)
 
@@ -127,6 +129,7 @@ class SwinUNet(nn.Module):
             swin.heads,
             swin.window,
             swin.preset,
+            swin.joins_image,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mcsc_bundle.networks import SwinUNet, swin_unet_from_plan
+from mcsc_bundle.plan import Plan
 from tests.mcsc_bundle.networks.test_unet import image_for, reloaded
 from tests.plans import KINDS, make_plan
 
@@ -52,13 +55,24 @@ def test_linear_layers_start_loud_enough_to_be_heard(preset: str, std: float) ->
 
 
 def test_edges_are_seen_between_tokens() -> None:
-    """One convolution of the image joins the full-size map of a plan's network; the paper's knows tokens alone."""
-    network = SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4)).eval()
+    """One convolution of the image joins the full-size map."""
+    network = SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4), joins_image=True).eval()
     x = torch.randn(1, 1, 16, 16)
     with torch.no_grad():
         network.up.expand.weight.zero_()  # silence what comes from tokens
         torch.testing.assert_close(network.features(x)[-1], network.stem(x))
-    assert not SwinUNet(2, 1, 2, (4, 4), PAPER_MERGES[:2], 8, (2, 2), (1, 2), (4, 4), "paper").joins_image
+
+
+def test_plans_of_older_versions_keep_their_network(tmp_path) -> None:
+    """Weights, checkpoints and folds that were trained before the image joined go on."""
+    plan = make_plan("slicewise")
+    plan.save(tmp_path / "plan.json")
+    entries = json.loads((tmp_path / "plan.json").read_text())
+    assert entries["transformer"].pop("joins_image")
+    (tmp_path / "plan.json").write_text(json.dumps(entries))
+    older = Plan.load(tmp_path / "plan.json")
+    missing = SwinUNet.from_plan(plan).state_dict().keys() - SwinUNet.from_plan(older).state_dict().keys()
+    assert {name.split(".")[0] for name in missing} == {"stem"}
 
 
 def test_paper_preset_has_the_published_size_and_maps() -> None:
