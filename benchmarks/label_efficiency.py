@@ -143,6 +143,24 @@ def named_splits(text: str) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in text.split(",")) if text else {}
 
 
+def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run with these settings left in a file; ``None`` where there is none.
+
+    Raises:
+        SystemExit: it was made under other settings.
+    """
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    if result["settings"] != settings:
+        differ = sorted(k for k in settings | result["settings"] if settings.get(k) != result["settings"].get(k))
+        raise SystemExit(
+            f"expected {path} to be made with the settings of this command, but {', '.join(differ)} differ; "
+            "give another --output_dir, or remove that run."
+        )
+    return result
+
+
 def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     """Train and evaluate once; the result is kept in ``--results`` and read back the next time.
 
@@ -152,14 +170,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     folder = Path(arguments.output_dir) / job.folder
     chosen = settings(arguments, job)
     result_file = Path(arguments.results or arguments.output_dir) / f"{job.folder}.json"
-    if result_file.exists():
-        result = json.loads(result_file.read_text())
-        if result["settings"] != chosen:
-            differ = sorted(k for k in chosen | result["settings"] if chosen.get(k) != result["settings"].get(k))
-            raise SystemExit(
-                f"expected {result_file} to be made with the settings of this command, but {', '.join(differ)} differ; "
-                "give another --output_dir, or remove that run."
-            )
+    if (result := kept_result(result_file, chosen)) is not None:
         return result
     began = time.perf_counter()
     overrides = {

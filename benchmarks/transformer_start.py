@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_efficiency import ROOT, config_files, run_workflow, workflow_of
+from benchmarks.label_efficiency import ROOT, config_files, kept_result, run_workflow, workflow_of
 from benchmarks.label_table import mean_dice_per_case, read_rows
 from mcsc_bundle.networks.swin_unet import PAPER_STD, SwinUNet, initialise
 from mcsc_bundle.words import aligned
@@ -49,11 +49,11 @@ FORMS: dict[str, Callable[[SwinUNet], Any]] = {
 }
 
 
-def run_form(form: str, folder: Path, options: dict[str, Any]) -> dict[str, float]:
-    """Train and evaluate one form; the result is kept in ``result.json``."""
-    result_file = folder / "result.json"
-    if result_file.exists():
-        return json.loads(result_file.read_text())
+def run_form(form: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Train and evaluate one form; the result is kept in ``result.json``, and refused under other options."""
+    result_file, settings = folder / "result.json", options
+    if (result := kept_result(result_file, settings)) is not None:
+        return result
     options = options | {"output_dir": str(folder), "cache_dir": str(folder.parent / "preprocessed")}
     files = config_files("cross_teaching")
     training = workflow_of(files, "training", options | {"method#weight": 0.0})
@@ -63,6 +63,7 @@ def run_form(form: str, folder: Path, options: dict[str, Any]) -> dict[str, floa
     run_workflow(evaluate, "evaluate", options | {"branch": "transformer"})
     last = read_rows(folder / "log.csv")[-1]
     result = {
+        "settings": settings,
         "cnn_loss": float(last["supervised_cnn"]),
         "transformer_loss": float(last["supervised_transformer"]),
         "transformer_dice": 100 * statistics.mean(mean_dice_per_case(folder / "metrics.csv").values()),
@@ -92,7 +93,7 @@ def main() -> None:
     columns = ["cnn_loss", "transformer_loss", "transformer_dice"]
     lines = [[form, *(f"{result[column]:.3f}" for column in columns)] for form, result in results.items()]
     print("\n".join(aligned([["form", *columns], *lines])))
-    print(json.dumps(results))
+    print(json.dumps({form: {column: result[column] for column in columns} for form, result in results.items()}))
 
 
 if __name__ == "__main__":
