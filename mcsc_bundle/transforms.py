@@ -134,7 +134,7 @@ def reason(error: BaseException) -> str:
     """The words of the first ``ImageError`` or ``DiskError`` of a chain, which names file and remedy; else of its root."""
     while error.__cause__ is not None and not isinstance(error, (ImageError, DiskError)):
         error = error.__cause__
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's is a RuntimeError
         return "the memory of this machine does not suffice; give it more, or use fewer processes."
     return str(error) if isinstance(error, (ValueError, DiskError)) else f"{type(error).__name__}: {error}"
 

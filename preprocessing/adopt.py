@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from preprocessing.mirroring import keep_sides
 from preprocessing.planner import split_batch
 
 OWN = ("dataset_name", "labels", "ignore_value", "regions", "why")
@@ -30,7 +31,8 @@ def plan_file(source: str | Path) -> Path:
 def adopt_plan(source: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
     """The plan of ``source``: of a run or a bundle with the names and labels of this data set, of a file as it stands.
 
-    The normalisation stays theirs, with its statistics: the weights were trained on images normalised that way.
+    The normalisation stays theirs, with its statistics: the weights were trained on images normalised that way. Of the mirror
+    axes those stay that do not confuse the sides of this data set's labels (``preprocessing.mirroring``).
 
     Args:
         source: a run folder or a packed bundle, with ``plan.json``; or a plan file.
@@ -48,14 +50,14 @@ def adopt_plan(source: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
     channels = fingerprint.channel_names
     _check_fit(path, "channels", theirs.in_channels == len(channels), theirs.channel_names, channels)
     if Path(source).is_dir():
-        return _with_own_names(theirs, own)
+        return keep_sides(_with_own_names(theirs, own), fingerprint.labels)
     unknown = set(fingerprint.labels.values()) - set(theirs.label_values)
     remedy = " To keep this data set's labels, give the run or bundle by its folder."
     _check_fit(path, "labels", not unknown, theirs.labels, fingerprint.labels, remedy)
     _check_fit(path, "regions", theirs.regions == fingerprint.regions, theirs.regions, fingerprint.regions, remedy)
     ignored = fingerprint.ignore_value
     _check_fit(path, "the ignore label", ignored in (None, theirs.ignore_value), theirs.ignore_value, ignored, remedy)
-    return theirs
+    return keep_sides(theirs, fingerprint.labels)
 
 
 def _with_own_names(theirs: Plan, own: Plan) -> Plan:

@@ -6,53 +6,124 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-SIDE = re.compile(r"left|right|(?<![a-z])(?:l|r|lt|rt)(?![a-z])")
+from mcsc_bundle.augmentation import flat_axis
+from mcsc_bundle.plan import Plan
+
+SIDES = dict.fromkeys(("left", "l", "lt", "lh"), "left") | dict.fromkeys(("right", "r", "rt", "rh"), "right")
+"""Words of a label's name that tell its side."""
+
+SIDE_IN_WORD = re.compile(r"(left|right)", re.IGNORECASE)
+WORD_BORDER = re.compile(r"[\W_]+|(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Between words, also those of ``LKidney`` and ``KidneyL``, but not in the vertebra ``L1`` or the ventricle ``LV``."""
 
 
-def plan_mirroring(
-    orientation: str | None, image_dims: int, slice_axis: int | None, device: str, labels: Iterable[str] = ()
-) -> tuple[int, ...]:
+def plan_mirroring(plan: Plan) -> tuple[int, ...]:
     """Network axes that augmentation flips.
 
     On a CPU only left-right where the axes are anatomical: a body is nearly its own mirror image left to right, and in no other
-    direction; a network learns upside-down anatomy at a price in steps that a CPU run does not have. Not left-right, and where
-    it is unknown which axis that is none, if labels are told apart by their side.
+    direction; a network learns upside-down anatomy at a price in steps that a CPU run does not have. And none that could
+    confuse labels that are told apart by their side, see ``sides_kept``.
 
     Args:
-        orientation: axis codes; ``None`` where axes are not anatomical.
-        image_dims, slice_axis: as in the plan.
-        device: ``cpu`` or ``cuda``.
+        plan: its axes, patch, labels and device.
+    """
+    left_right = _left_right(plan)
+    if plan.device == "cpu" and left_right is not None:
+        return sides_kept(plan, (left_right,), plan.labels)
+    return sides_kept(plan, range(plan.spatial_dims), plan.labels)
+
+
+def sides_kept(plan: Plan, axes: Iterable[int], labels: Iterable[str]) -> tuple[int, ...]:
+    """Those of the axes that may be flipped without showing a left label as its right one; all if labels have no sides.
+
+    Not left-right, and where it is unknown which axis that is, none. Nor another axis of a plane in which patches are turned by
+    180 degrees: turned and flipped front to back, they are flipped left to right.
+
+    Args:
+        plan: its axes and patch.
+        axes: network axes.
         labels: names of the classes.
     """
-    axes = [axis for axis in range(image_dims) if axis != slice_axis]
-    left_right = {network_axis for network_axis, axis in enumerate(axes) if orientation and orientation[axis] in "LR"}
-    sided = bool(sided_labels(labels))
-    if sided and orientation is None:
+    if not sided_labels(labels):
+        return tuple(axes)
+    if plan.orientation is None:
         return ()
-    if device == "cpu" and left_right:
-        return () if sided else tuple(sorted(left_right))
-    return tuple(axis for axis in range(len(axes)) if not (sided and axis in left_right))
+    left_right, turned = _left_right(plan), _turned(plan)
+    confusing = turned if left_right in turned else (left_right,)
+    return tuple(axis for axis in axes if axis not in confusing)
+
+
+def keep_sides(plan: Plan, labels: Iterable[str]) -> Plan:
+    """A plan that was made for other labels, without those of its mirror axes that could confuse the sides of these."""
+    labels = tuple(labels)
+    kept = sides_kept(plan, plan.mirror_axes, labels)
+    if kept == plan.mirror_axes:
+        return plan
+    changed = plan.replace(mirror_axes=kept)
+    why = f"{why_mirrored(changed, labels)} The plan that was taken over mirrors {_listed(plan.mirror_axes)}."
+    return changed.replace(why={**plan.why, "mirror_axes": why})
 
 
 def sided_labels(labels: Iterable[str]) -> list[str]:
-    """Names of the first labels that differ in their side alone, such as ``left kidney`` and ``right kidney``; else none."""
-    alike = defaultdict(list)
+    """Names of the first two labels that differ in their side alone, such as ``left kidney`` and ``Kidney_R``; else none."""
+    alike: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for name in labels:
-        alike[SIDE.sub("*", name.lower())].append(name)
-    return next((names for pattern, names in alike.items() if "*" in pattern and len(names) > 1), [])
+        words = WORD_BORDER.sub(" ", SIDE_IN_WORD.sub(r" \1 ", name)).lower().split()
+        sides = {SIDES[word] for word in words if word in SIDES}
+        if len(sides) == 1:
+            named = alike[tuple(sorted(word for word in words if word not in SIDES))]
+            named.setdefault(sides.pop(), name)
+    return next((list(named.values()) for named in alike.values() if len(named) > 1), [])
 
 
-def why_mirrored(mirror_axes: tuple[int, ...], spatial_dims: int, labels: Iterable[str]) -> str:
-    """The reason for the axes."""
-    sided = sided_labels(labels)
+def why_mirrored(plan: Plan, labels: Iterable[str] | None = None) -> str:
+    """The reason for the plan's axes, for its own labels or others."""
+    sided = sided_labels(plan.labels if labels is None else labels)
     if sided:
         return (
-            f"{sided[0]} and {sided[1]} differ in their side: mirrored left to right, one would be taught as the other. "
-            + ("Nothing is mirrored." if not mirror_axes else "The other axes are mirrored, as in nnU-Net.")
+            f"{sided[0]} and {sided[1]} differ in their side: mirrored left to right, one could be taught as the other. "
+            + _sided_outcome(plan)
         )
-    if len(mirror_axes) == spatial_dims:
+    if len(plan.mirror_axes) == plan.spatial_dims:
         return "All network axes, as in nnU-Net. Remove one if the classes tell left from right."
     return (
         "Left-right only: a body is nearly its own mirror image in no other direction, and to learn upside-down anatomy "
         "too, as nnU-Net does, takes more steps than a CPU run has. Remove it if the classes tell left from right."
     )
+
+
+def _sided_outcome(plan: Plan) -> str:
+    left_right, turned = _left_right(plan), _turned(plan)
+    others = [axis for axis in range(plan.spatial_dims) if axis != left_right]
+    if plan.orientation is None:
+        cause = "Which axis that is, is unknown. "
+    elif left_right in turned:
+        cause = "Where patches may be turned by 180 degrees, a flip of any axis of that plane can amount to it. "
+    else:
+        cause = ""
+    if not plan.mirror_axes:
+        return f"{cause}Nothing is mirrored."
+    if sorted(plan.mirror_axes) == others:
+        return f"{cause}The other axes are mirrored, as in nnU-Net."
+    return f"{cause}Mirrored: {_listed(plan.mirror_axes)}."
+
+
+def _left_right(plan: Plan) -> int | None:
+    """The network axis that runs left to right; ``None`` if there is none or it is unknown."""
+    codes = [plan.orientation[axis] for axis in plan.network_axes] if plan.orientation else []
+    return next((axis for axis, code in enumerate(codes) if code in "LR"), None)
+
+
+def _turned(plan: Plan) -> tuple[int, ...]:
+    """Network axes of the plane in which augmentation may turn patches by 180 degrees; none if there is no such plane.
+
+    A 2-D patch that is longer than wide is turned less; it counts nevertheless, as ``patch_size`` may be edited.
+    """
+    flat = flat_axis(plan)
+    if plan.spatial_dims == 3 and flat is None:
+        return ()
+    return tuple(axis for axis in range(plan.spatial_dims) if axis != flat)
+
+
+def _listed(axes: tuple[int, ...]) -> str:
+    return f"network {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"

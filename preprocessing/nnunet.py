@@ -16,6 +16,7 @@ from typing import Any
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats, Plan, PlanError
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
+from preprocessing.mirroring import plan_mirroring, why_mirrored
 from preprocessing.nnunet_files import (
     class_values,
     declared_channels,
@@ -83,7 +84,9 @@ def plan_from_nnunet(
         f"{list(order)}. {axes} brings images to that order if their files are stored slice by slice from feet to head; "
         f"for sagittal or coronal stacks, write what these axes are."
     )
-    return plan.replace(orientation=axes, why={**plan.why, "orientation": reason})
+    plan = plan.replace(orientation=axes)
+    plan = plan.replace(mirror_axes=plan_mirroring(plan))  # which axis goes from left to right is known now
+    return plan.replace(why={**plan.why, "orientation": reason, "mirror_axes": why_mirrored(plan)})
 
 
 def read_nnunet_fingerprint(fingerprint_file: str | os.PathLike, dataset_json: str | os.PathLike) -> Fingerprint:

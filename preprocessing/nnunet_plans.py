@@ -17,6 +17,7 @@ from preprocessing.compute import FORWARD_AND_BACKWARD, cnn_flops
 from preprocessing.configuration import CONFIGURATIONS
 from preprocessing.contrast import plan_contrast
 from preprocessing.memory import cnn_count, cnn_parameters
+from preprocessing.mirroring import plan_mirroring, sided_labels, why_mirrored
 from preprocessing.nnunet import FILE_AXES, FLAT_SPACING_RATIO
 from preprocessing.nnunet_files import class_values, declared_channels, ignore_value, read_object, region_values
 from preprocessing.planner import split_batch
@@ -81,7 +82,7 @@ def import_nnunet_plans(
     nets = _networks(task, Topology(patch, cnn.strides, cnn.kernel_sizes), cnn)
     flops = FORWARD_AND_BACKWARD * batch * (nets.cnn_flops + nets.transformer_flops)
     labeled, rest = split_batch(batch, unlabeled)
-    return Plan(
+    plan = Plan(
         dataset_name=str(declared.get("name") or plans.get("dataset_name")),
         channel_names=channels,
         labels=labels,
@@ -101,13 +102,17 @@ def import_nnunet_plans(
         cnn=cnn,
         transformer=nets.transformer,
         contrast=plan_contrast(patch, cnn, nets.transformer, batch, flops),
-        mirror_axes=tuple(range(len(spacing))),
         memory_gb=memory_gb,
         estimated_memory_gb=round(memory_of_step(nets, batch, "cuda"), 2),
         device="cuda",
         configuration=name if name in CONFIGURATIONS else "",
-        why=_why(f"As nnU-Net planned it: configuration {name} of {plans.get('plans_name', 'nnUNetPlans')}."),
     )
+    plan = plan.replace(mirror_axes=plan_mirroring(plan))
+    why = _why(f"As nnU-Net planned it: configuration {name} of {plans.get('plans_name', 'nnUNetPlans')}.")
+    mirrored = why_mirrored(plan)
+    if sided_labels(plan.labels):
+        mirrored += " That is by 'orientation': where it has to be corrected, correct these axes as well."
+    return plan.replace(why={**why, "mirror_axes": mirrored})
 
 
 def _configuration(plans: Mapping[str, Any], wanted: str, path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
@@ -240,7 +245,6 @@ def _why(imported: str) -> dict[str, str]:
         "transformer": own,
         "contrast": own,
         "projection_dim": "The paper's width of the vectors that are contrasted.",
-        "mirror_axes": "All network axes, as in nnU-Net. Remove one if the classes tell left from right.",
         "separate_z_ratio": "As in nnU-Net.",
         "inference_overlap": "Neighbouring windows share half a patch and are blended by a Gaussian, as in nnU-Net.",
         "memory_gb": "Given, or nnU-Net's default; its plans do not hold the budget they were made for.",

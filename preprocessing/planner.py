@@ -166,12 +166,12 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         cnn=nets.cnn,
         transformer=nets.transformer,
         contrast=plan_contrast(patch, nets.cnn, nets.transformer, batch, flops),
-        mirror_axes=plan_mirroring(geometry.orientation, image_dims, slice_axis, task.device, fingerprint.labels),
         memory_gb=task.memory_gb,
         estimated_memory_gb=round(memory_of_step(nets, batch, task.device), 2),
         device=task.device,
         configuration=made.configuration,
     )
+    plan = plan.replace(mirror_axes=plan_mirroring(plan))
     return plan.replace(why=reasons(plan, fingerprint, made))
 
 

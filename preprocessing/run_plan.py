@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,15 +21,16 @@ from mcsc_bundle.files import save_text
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
 from preprocessing.adopt import adopt_plan, plan_file
+from preprocessing.axes import RAS_AXIS
 from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
-from preprocessing.parallel import available_memory
 from preprocessing.planner import make_plan
 
 log = logging.getLogger(__name__)
 
 PLANNED = "planned.json"
 BYTES_PER_VOXEL = 8  # of a channel while it is resampled: what was read and what comes out, float32
+CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -172,24 +174,45 @@ def text_hash(text: str) -> str:
 
 
 def check_grid(plan: Plan, fingerprint: Fingerprint) -> None:
-    """Refuse a grid on which a scan would not fit into memory: a spacing that was edited to 0.001 mm, or a header that says so.
+    """Refuse a grid on which scans as they usually are exceed the machine's memory: a spacing that was edited to 0.001 mm.
+
+    A single scan that is too large, by a wrong header for example, is none of the plan's: it is set aside when its turn comes.
 
     Raises:
-        PlanError: names the largest case.
+        PlanError: names the case of median size.
     """
-
-    def voxels(case: CaseFingerprint) -> float:
-        steps = zip(case.shape_after_crop, case.spacing_mm, plan.spacing_mm, strict=True)
-        return math.prod(size * (1 if new is None else old / new) for size, old, new in steps)
-
-    largest = max(fingerprint.cases, key=voxels)
-    needed, free = voxels(largest) * plan.in_channels * BYTES_PER_VOXEL, available_memory()
-    if needed > free:
+    if plan.image_dims != fingerprint.image_dims:  # each case is told on its own
+        return
+    ordered = sorted((_voxels(case, plan), index) for index, case in enumerate(fingerprint.cases))
+    voxels, index = ordered[(len(ordered) - 1) // 2]
+    needed, memory, usual = voxels * plan.in_channels * BYTES_PER_VOXEL, total_memory(), fingerprint.cases[index]
+    if needed > memory:
         raise PlanError(
-            f"expected a grid on which every scan fits into memory ({free / 1e9:.3g} GB are free), received spacing_mm "
-            f"{plan.spacing_mm}, which makes {needed / 1e9:.3g} GB of case {largest.case} (spacing {largest.spacing_mm} mm, "
-            f"shape {largest.shape_after_crop}). Mend spacing_mm in plan.json, or the header of that scan if it is wrong."
+            f"expected a grid on which scans fit into memory (this machine has {memory / 1e9:.3g} GB), received spacing_mm "
+            f"{plan.spacing_mm}, which makes {needed / 1e9:.3g} GB of case {usual.case}, of median size (spacing "
+            f"{usual.spacing_mm} mm, shape {usual.shape_after_crop}). Mend spacing_mm in plan.json, or the headers of the scans "
+            f"if they are wrong."
         )
+
+
+def _voxels(case: CaseFingerprint, plan: Plan) -> float:
+    """Voxels of a case on the plan's grid."""
+    codes = plan.orientation or case.orientation  # without one, axes stay those of each file
+    order = [RAS_AXIS[code] for code in codes] if case.orientation else range(plan.image_dims)  # measured axes are RAS
+    steps = ((case.shape_after_crop[axis], case.spacing_mm[axis]) for axis in order)
+    return math.prod(
+        size * (1 if new is None else old / new) for (size, old), new in zip(steps, plan.spacing_mm, strict=True)
+    )
+
+
+def total_memory() -> int:
+    """Bytes of memory that the machine has, or its container may take."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = CONTAINER_MEMORY.read_text().strip()
+    except OSError:  # not Linux, or no container
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
 
 
 def _summary(plan: Plan) -> str:

@@ -243,3 +243,9 @@ class TestRegions:
         ready = chain(item)
         mask = restore_mask(outputs_of(plan).target(ready["label"][None])[0].float() - 0.5, ready["image"], chain, plan)
         np.testing.assert_array_equal(mask, load_label(item["label"]))
+
+
+def test_torch_s_lack_of_memory_is_told_in_words():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**52)
+    assert "memory of this machine does not suffice" in reason(error.value)

@@ -1,5 +1,7 @@
 """A plan taken over from another run keeps its grid and networks and takes this data set's names."""
 
+import dataclasses
+
 import pytest
 
 from mcsc_bundle.plan import PlanError
@@ -61,3 +63,17 @@ def test_the_batch_of_a_supervised_run_is_shared_out(tmp_path):
         tiny_plan("3d", batch_labeled=batch, batch_unlabeled=0).save(tmp_path / "plan.json")
         adopted = adopt_plan(tmp_path, own, fingerprint)
         assert (adopted.batch_labeled, adopted.batch_unlabeled) == expected
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_mirror_axes_that_confuse_the_sides_of_own_labels_are_left_out(tmp_path, as_file):
+    plain = make_fingerprint((1, 1, 1), (40, 48, 40), cases=8, unlabeled=4, channels=("MRI",), classes=3)
+    theirs = tiny_plan("3d", labels=plain.labels)
+    theirs.save(tmp_path / "plan.json")
+    source = tmp_path / "plan.json" if as_file else tmp_path
+    assert adopt_plan(source, make_plan(plain, 4, "cpu"), plain).mirror_axes == theirs.mirror_axes == (0, 1, 2)
+    sided = dataclasses.replace(plain, labels={"background": 0, "left kidney": 1, "right kidney": 2})
+    adopted = adopt_plan(source, make_plan(sided, 4, "cpu"), sided)
+    assert adopted.mirror_axes == (1, 2)
+    assert "left kidney and right kidney differ in their side" in adopted.why["mirror_axes"]
+    assert adopted.why["mirror_axes"].endswith("The plan that was taken over mirrors network axes 0, 1, 2.")

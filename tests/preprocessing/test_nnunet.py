@@ -130,3 +130,13 @@ def test_entries_that_cannot_be_are_named_with_file_and_remedy(tmp_path, change,
 def test_an_incomplete_dataset_json_is_named(tmp_path, entry, value) -> None:
     with pytest.raises(PlanError, match=f"dataset.json: .*{entry}.* Give nnU-Net's dataset.json"):
         read_nnunet_fingerprint(*write(tmp_path, **{entry: value}))
+
+
+def test_sides_are_those_of_the_axes_in_nnunets_order(tmp_path):
+    """Sagittal spacing coarsest: RSA. Left kidney and right kidney are mirrored along the other two axes alone."""
+    files = write(tmp_path, spacing=(1, 1.5, 2.0), shape=(60, 64, 64))
+    declared = json.loads(files[1].read_text()) | {"labels": {"background": 0, "left kidney": 1, "right kidney": 2}}
+    files[1].write_text(json.dumps(declared))
+    plan = plan_from_nnunet(*files)
+    assert (plan.orientation, plan.mirror_axes) == ("RSA", (1, 2))
+    assert "left kidney and right kidney differ in their side" in plan.why["mirror_axes"]

@@ -79,6 +79,20 @@ def test_axes_are_named_by_the_transposition(tmp_path) -> None:
     assert import_nnunet_plans(*files(tmp_path)).orientation == "RSA"  # axis 2 of (z, y, x) first
 
 
+@pytest.mark.parametrize(("patch", "axes"), [((24, 32, 24), (1, 2)), ((8, 32, 24), (1, 2))])
+def test_labels_with_sides_are_not_mirrored_left_to_right(tmp_path, patch, axes) -> None:
+    plans, declared = files(tmp_path, configurations={"3d_fullres": {**FULLRES, "patch_size": patch}})
+    plan = import_nnunet_plans(plans, declared)
+    assert plan.mirror_axes == (0, 1, 2) and plan.why["mirror_axes"].startswith("All network axes, as in nnU-Net.")
+    entries = json.loads(declared.read_text()) | {"labels": {"background": 0, "LKidney": 1, "RKidney": 2}}
+    declared.write_text(json.dumps(entries))
+    for transposed, left in (([2, 0, 1], axes), ([0, 1, 2], (0,) if patch[0] == 8 else (0, 1))):  # RSA, SAR
+        plans.write_text(json.dumps({**json.loads(plans.read_text()), "transpose_forward": transposed}))
+        plan = import_nnunet_plans(plans, declared)
+        assert plan.mirror_axes == left
+        assert plan.why["mirror_axes"].startswith("LKidney and RKidney differ in their side")
+
+
 def test_a_configuration_inherits(tmp_path) -> None:
     plan = import_nnunet_plans(*files(tmp_path), configuration="3d_lowres")
     assert (plan.spacing_mm, plan.patch_size) == ((6, 2, 3), (8, 32, 24))

@@ -10,9 +10,7 @@ import pytest
 
 from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.explain import explain
-from preprocessing.mirroring import plan_mirroring, sided_labels
 from preprocessing.planner import make_plan, split_batch
-from preprocessing.run_plan import check_grid
 from preprocessing.sizing import CPU_STEP_SECONDS, Task, build_networks
 from preprocessing.topology import Topology
 from tests.preprocessing.fingerprints import make_fingerprint
@@ -215,56 +213,6 @@ def test_a_choice_without_a_reason_was_made_by_hand() -> None:
     assert "Set by hand." in explain(plan)
 
 
-@pytest.mark.parametrize(
-    ("orientation", "slice_axis", "device", "expected"),
-    [
-        ("RAS", None, "cuda", (0, 1, 2)),
-        ("RAS", None, "cpu", (0,)),
-        ("RAS", 2, "cpu", (0,)),
-        ("RAS", 0, "cpu", (0, 1)),  # left-right is the slice axis
-        ("SAR", None, "cpu", (2,)),
-        (None, 2, "cpu", (0, 1)),  # axes of the file: nobody knows which is which
-    ],
-)
-def test_mirroring(orientation, slice_axis, device, expected):
-    assert plan_mirroring(orientation, 3, slice_axis, device) == expected
-
-
-@pytest.mark.parametrize(
-    ("orientation", "slice_axis", "device", "expected"),
-    [
-        ("RAS", None, "cuda", (1, 2)),
-        ("RAS", None, "cpu", ()),
-        ("RAS", 0, "cpu", (0, 1)),  # within the slices nothing tells left from right
-        ("SAR", None, "cuda", (0, 1)),
-        (None, 2, "cuda", ()),
-    ],
-)
-def test_labels_that_differ_in_their_side_are_not_mirrored(orientation, slice_axis, device, expected):
-    labels = ("background", "liver", "right kidney", "left kidney")
-    assert plan_mirroring(orientation, 3, slice_axis, device, labels) == expected
-    plan = make_plan(make_fingerprint(**CINE), 8, "cpu")
-    named = dict(zip(labels, range(4), strict=True))
-    sided = make_plan(dataclasses.replace(make_fingerprint(**CINE), labels=named), 8, "cpu")
-    assert plan.mirror_axes == (0,) and sided.mirror_axes == ()
-    assert "right kidney and left kidney differ in their side" in sided.why["mirror_axes"]
-
-
-@pytest.mark.parametrize(
-    ("names", "sided"),
-    [
-        ("Kidney_L Kidney_R", True),
-        ("lung-rt lung-lt", True),
-        ("LeftLung RightLung", True),
-        ("left_atrium liver", False),
-        ("LV RV", False),  # two shapes, not one on two sides
-        ("liver river", False),
-    ],
-)
-def test_sides_are_read_off_names(names, sided):
-    assert bool(sided_labels(names.split())) == sided
-
-
 def test_lowres_sees_a_quarter_of_the_image_on_a_coarser_grid() -> None:
     """nnU-Net 2.8.1 plans 2.709 x 1.445 x 1.445 mm for it."""
     full, low = (one_network((1.5, 0.8, 0.8), (200, 512, 512), f"3d_{name}res") for name in ("full", "low"))
@@ -332,11 +280,3 @@ def test_regions_and_ignored_voxels_are_planned_and_explained():
     page = " ".join(explain(plan, fingerprint).split())
     assert "Regions: class_1: [1, 2], painted 1; class_2: [2], painted 2" in page
     assert "Ignored label: 3" in page and "2 of 4 labelled cases have it, on 38% of their voxels" in page
-
-
-def test_a_grid_that_no_memory_holds_is_refused() -> None:
-    fingerprint = make_fingerprint((1, 1, 1), (40, 48, 40), cases=4, channels=("MRI",))
-    plan = make_plan(fingerprint, device="cpu", memory_gb=4)
-    check_grid(plan, fingerprint)
-    with pytest.raises(PlanError, match=r"spacing_mm \(0.0001, 1.0, 0.001\), which makes 6.14e\+03 GB of case"):
-        check_grid(plan.replace(spacing_mm=(0.0001, 1.0, 0.001)), fingerprint)
