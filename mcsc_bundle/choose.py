@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mcsc_bundle.cascade import previous_dir
+from mcsc_bundle.cascade import check_stage, previous_dir
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
@@ -86,6 +86,7 @@ def _choose(runs: Path, device: str) -> Choice:
     split = _common_split(runs, names)
     items = _labelled_items(runs / names[0])
     _check_apart(runs, names, split)
+    _check_stages(runs, plans, split)
     pairs = list(itertools.combinations(names, 2))
     predict_pairs(runs, pairs, plans, split, items, device)
     references = {case: items[case]["label"] for cases in split for case in cases}
@@ -241,6 +242,19 @@ def _check_apart(runs: Path, names: Sequence[str], split: Sequence[Sequence[str]
                     "among those that trained them: the folds were parted in another way since. Delete that folder and repeat "
                     "the cross-validation."
                 )
+
+
+def _check_stages(runs: Path, plans: Mapping[str, Plan], split: Sequence[Sequence[str]]) -> None:
+    """Refuse a cascade whose first stage has changed since: its scores are of masks that new scans will not have.
+
+    Raises:
+        PlanError: names the fold and the first stage.
+    """
+    for name in (name for name, plan in plans.items() if plan.previous_stage):
+        for run in (runs / name / f"fold_{fold}" for fold in range(len(split))):
+            folder = previous_dir(run)
+            if folder is not None:  # else told where it is needed
+                check_stage(run, folder)
 
 
 def _single_dice(run: Path, split: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -29,8 +29,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from mcsc_bundle import fold_account
+from mcsc_bundle.cascade import refined_by
 from mcsc_bundle.case_metrics import write_metrics
-from mcsc_bundle.fold_scores import left_out, scores_key, summarise
+from mcsc_bundle.fold_scores import left_out, result_keys, summarise
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
@@ -170,7 +171,8 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         False if a case could not be predicted.
 
     Raises:
-        SystemExit: the folder holds a training with another plan, other data or other options.
+        SystemExit: the folder holds a training with another plan, other data or other options, or one that a second stage needs
+            as it is.
     """
     folder = runs / f"fold_{fold}"
     asked = fold_account.asked(files, options)
@@ -184,15 +186,19 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         for name in PLANNING:  # what was measured and planned once; memory that is free differs from fold to fold
             if (runs / name).exists():
                 shutil.copyfile(runs / name, folder / name)
-    save_json(folder / ACCOUNT, {**asked, "done": False})
     log.info("Fold %d, in %s.", fold, folder)
+
+    def begin(max_epochs: int) -> None:
+        _check_refined(runs, folder, max_epochs)
+        save_json(folder / ACCOUNT, {**asked, "done": False})
+
     # Networks that start from other weights differ more, and gain more by being averaged.
     overrides = {**options, "output_dir": str(folder), "fold": fold, "seed": int(options.get("seed", 0)) + fold}
-    run_workflow(files, "training", overrides)
+    run_workflow(files, "training", overrides, begin)
     if not left_out(runs)[fold]:
         log.warning("Fold %d: every case that it leaves out was set aside, so it has no scores.", fold)
         write_metrics([], folder / "metrics.csv")
-        save_json(folder / ACCOUNT, {**asked, "done": True, "scores": scores_key(folder)})
+        save_json(folder / ACCOUNT, {**asked, "done": True, **result_keys(folder)})
         return True
     try:
         scoring = [*files, str(ROOT / "configs" / "evaluate.yaml")]
@@ -201,14 +207,52 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         if end.code != 1:
             raise
         return False
-    save_json(folder / ACCOUNT, {**asked, "done": True, "scores": scores_key(folder)})
+    save_json(folder / ACCOUNT, {**asked, "done": True, **result_keys(folder)})
     return True
 
 
-def run_workflow(files: Sequence[str], run_id: str, overrides: Mapping[str, Any]) -> None:
-    """What ``python -m monai.bundle run RUN_ID --config_file FILES ...`` does, in this process."""
+def _check_refined(runs: Path, folder: Path, max_epochs: int) -> None:
+    """Refuse to train a first stage on once a second one has learnt to refine its masks.
+
+    Raises:
+        SystemExit: naming both, with the remedy.
+    """
+    if not (folder / "models" / "model.pt").exists():
+        return
+    after = refined_by(runs, folder)
+    if after and (trained := _trained_epochs(folder)) < max_epochs:
+        raise SystemExit(
+            f"error: expected {folder} to stay as it is, whose masks trained {after[0]}, received --max_epochs {max_epochs} "
+            f"after {trained}. Give the --max_epochs it was trained with; --configurations {CASCADE} alone trains the second "
+            "stage longer. To train both longer, choose another folder for the runs, or delete those of the second stage."
+        )
+
+
+def _trained_epochs(folder: Path) -> int:
+    """After which epoch a training goes on; 0 where it starts anew."""
+    try:
+        state = torch.load(folder / "models" / "checkpoint.pt", map_location="cpu", weights_only=True, mmap=True)
+        return int(state["iteration"]) // int(state["epoch_length"])
+    except Exception:  # none, or damaged (torch.load raises many kinds), which the training tells
+        return 0
+
+
+def run_workflow(
+    files: Sequence[str], run_id: str, overrides: Mapping[str, Any], begin: Callable[[int], None] | None = None
+) -> None:
+    """What ``python -m monai.bundle run RUN_ID --config_file FILES ...`` does, in this process.
+
+    Args:
+        files: configs.
+        run_id: what to run.
+        overrides: options.
+        begin: called with ``max_epochs`` when the data is prepared, before anything is trained.
+    """
     workflow = _workflow(files, run_id, overrides)
     workflow.initialize()
+    if begin is not None:
+        workflow.parser.get_parsed_content("prepared")
+        begin(workflow.parser.get_parsed_content("max_epochs"))
     workflow.run()
     workflow.finalize()
     del workflow

@@ -10,6 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from mcsc_bundle.cascade import is_same_stage
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # What a fold that was trained must have as RUNS has it, and how a message names it.
 SAME_IN_ALL = {
@@ -17,8 +19,9 @@ SAME_IN_ALL = {
     "fingerprint.key": "data set (or path of it)",
     "splits.json": "split into folds",
 }
-# Options that a fold may go on with when they change; the data set is compared by its files.
-MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root")
+# Options that a fold may go on with when they change; the data set is compared by its files, the stage before by its
+# weights.
+MAY_CHANGE = ("max_epochs", "dataset_dir", "device", "workers", "cache_dir", "bundle_root", "previous")
 
 
 def asked(files: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,17 +31,34 @@ def asked(files: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
         files: configs; of those that are not ours the content counts, too.
         options: of the training.
     """
+    names = [Path(name).name for name in files]
+    # The last of several files of one name bears it alone, as in accounts of older versions.
+    numbered = [
+        f"{name} ({names[: place + 1].count(name)})" if name in names[place + 1 :] else name
+        for place, name in enumerate(names)
+    ]
+    overlays = [
+        (key, file) for key, file in zip(numbered, files, strict=True) if Path(file).resolve().parent != CONFIGS
+    ]
     return {
-        "config_files": [Path(name).name for name in files],
-        "overlays": {Path(name).name: _content_key(name) for name in files if Path(name).resolve().parent != CONFIGS},
+        "config_files": names,
+        "overlays": {key: _content_key(file) for key, file in overlays},
         "options": json.loads(json.dumps(options, default=str)),
     }
 
 
 def _content_key(config: str) -> str:
     """Changes with what a config says, not with its comments or order."""
-    content = json.dumps(ConfigParser.load_config_file(config), sort_keys=True, default=str)
+    content = json.dumps(_sorted(ConfigParser.load_config_file(config)), default=str)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _sorted(content: Any) -> Any:
+    """Dictionaries in one order: numbers, as YAML reads some keys, before words."""
+    if isinstance(content, Mapping):
+        keys = sorted(content, key=lambda key: (0, key, "") if isinstance(key, (int, float)) else (1, 0, str(key)))
+        return {key if isinstance(key, (int, float)) else str(key): _sorted(content[key]) for key in keys}
+    return [_sorted(each) for each in content] if isinstance(content, (list, tuple)) else content
 
 
 def check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapping[str, Any]) -> None:
@@ -69,6 +89,8 @@ def check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapp
         differing += [
             f"--{name}" for name in sorted({*before, *now} - {*MAY_CHANGE}) if before.get(name) != now.get(name)
         ]
+    if now.get("previous") and not is_same_stage(folder, Path(now["previous"])):
+        differing.append("--previous (or its networks were trained on since)")
     if differing:
         raise SystemExit(
             f"error: {folder} was trained with another {', '.join(differing)} than the other folds are to be. Give what it "

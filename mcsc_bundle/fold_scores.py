@@ -52,24 +52,59 @@ def scores_of_fold(runs: Path, fold: int, cases: Sequence[str]) -> list[CaseMetr
     return rows
 
 
-def scores_key(folder: Path) -> str:
-    """Changes with the scores of a fold."""
+def result_keys(folder: Path) -> dict[str, str]:
+    """Entries of a fold's account that change with its scores, and with the masks that have them."""
+    return {"scores": _scores_key(folder), "masks": _masks_key(folder)}
+
+
+def _scores_key(folder: Path) -> str:
     return hashlib.blake2b((folder / "metrics.csv").read_bytes(), digest_size=16).hexdigest()
 
 
+def _masks_key(folder: Path) -> str:
+    masks = masks_in(folder / "masks") if (folder / "masks").is_dir() else {}
+    digest = hashlib.blake2b(digest_size=16)
+    for case in sorted({row.case for row in read_metrics(folder / "metrics.csv")}):
+        digest.update(case.encode() + (hashlib.blake2b(masks[case].read_bytes()).digest() if case in masks else b""))
+    return digest.hexdigest()
+
+
 def _check_scores(folder: Path) -> None:
-    """Refuse scores and masks that were replaced since the fold was done, with other test-time options say.
+    """Refuse scores that were replaced since the fold was done, with other test-time options say.
 
     Raises:
         FoldScoresError: with the remedy.
     """
     known = account(folder).get("scores")
-    if known is not None and known != scores_key(folder):
+    if known is not None and known != _scores_key(folder):
         raise FoldScoresError(
             f"{folder / 'metrics.csv'}: expected the scores that the cross-validation wrote, received others: was the fold "
             f"evaluated since, with another --branch or --mirror say? Delete {ACCOUNT} in that folder and repeat the "
             "cross-validation, which scores it again."
         )
+
+
+def _check_masks(folder: Path) -> None:
+    """Refuse masks that were replaced since the fold was done; of an account of an older version, their scores alone.
+
+    Raises:
+        FoldScoresError: with the remedy.
+    """
+    _check_scores(folder)
+    known = account(folder).get("masks")
+    if known is not None and known != _masks_key(folder):
+        raise FoldScoresError(
+            f"{folder / 'masks'}: expected the masks that the cross-validation wrote, received others, or some are gone. Delete "
+            f"that folder and {ACCOUNT} beside it and repeat the cross-validation, which predicts and scores them again."
+        )
+
+
+def _check_or_exit(folders: Iterable[Path]) -> None:
+    try:
+        for folder in folders:
+            _check_masks(folder)
+    except FoldScoresError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def left_out_masks(runs: Path) -> dict[str, Path]:
@@ -80,7 +115,7 @@ def left_out_masks(runs: Path) -> dict[str, Path]:
     """
     folders = run_folders(runs)
     for folder in folders:
-        _check_scores(folder)
+        _check_masks(folder)
     trained = {folder: set(read_trained(folder / "models").get("labeled", ())) for folder in folders}
     labeled = set().union(*trained.values())
     return {
@@ -119,6 +154,7 @@ def summarise(runs: Path, folds: Sequence[int], references: Mapping[str, str]) -
     if left:
         return "\n".join([*text, f"Left: fold {', '.join(map(str, left))}. Post-processing is decided on all folds."])
     if not (unchanged and (runs / FILE).exists()):
+        _check_or_exit(runs / f"fold_{fold}" for fold in done)
         masks = {fold: masks_in(runs / f"fold_{fold}" / "masks") for fold in done if cases[fold]}
         chosen = {case: masks[fold][case] for fold in masks for case in cases[fold]}
         plan = Plan.load(runs / "plan.json")

@@ -181,11 +181,11 @@ class CaseStore:
         meta = {"format": FORMAT, "shape": image.shape[1:], "labeled": label is not None, "source": source}
         save_json(self.folder / f"{case}.json", meta)
 
-    def has_previous(self, case: str, source: str) -> bool:
-        """Whether the previous stage's mask of a case is stored as made from a file with this hash."""
+    def has_previous(self, case: str, source: str | None = None) -> bool:
+        """Whether the previous stage's mask of a case is stored as made from a file with this hash; ``None`` for any file."""
         path = self._previous(case, "txt")
         there = path.exists() and self._previous(case, "b2nd").exists()
-        return there and path.read_text(encoding="utf-8") == source
+        return there and source in (None, path.read_text(encoding="utf-8"))
 
     def write_previous(self, case: str, previous: np.ndarray, source: str, patch_size: Sequence[int]) -> None:
         """Store the previous stage's mask beside a case, for a cascade.

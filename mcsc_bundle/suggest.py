@@ -27,7 +27,7 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 from tqdm import tqdm
 
-from mcsc_bundle.cascade import previous_dir, stage_key
+from mcsc_bundle.cascade import remembered_key
 from mcsc_bundle.data import network_input
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
@@ -231,13 +231,17 @@ def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[
             f"error: expected a training with unlabelled scans to choose from, received {run} without any."
         )
     folders = [cache_dir] if cache_dir else store_folders(run)
-    for store in (CaseStore(folder, key, stage_key(previous_dir(run))) for folder in folders):
-        labeled, unlabeled = ([name for name in split[part] if name in store] for part in ("labeled", "unlabeled"))
+    for store in (CaseStore(folder, key, remembered_key(run)) for folder in folders):
+        there = {name for name in (*split["labeled"], *split["unlabeled"]) if name in store}
+        if store.stage:
+            there = {name for name in there if store.has_previous(name)}
+        labeled, unlabeled = ([name for name in split[part] if name in there] for part in ("labeled", "unlabeled"))
         if unlabeled:
             return labeled, unlabeled, store
     raise SystemExit(
         f"error: expected preprocessed unlabelled cases in {', '.join(map(str, folders))}, found none of "
-        f"{len(split['unlabeled'])}. Give the --cache_dir of the training, if it had one."
+        f"{len(split['unlabeled'])}. Give the --cache_dir of the training, if it had one; or repeat its command, which "
+        "stores them again."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mcsc_bundle.cascade import FILE, previous_dir
+from mcsc_bundle.cascade import FILE, check_stage, previous_dir
 from mcsc_bundle.choice import chosen_folders
 from mcsc_bundle.ensemble import (
     Ensemble,
@@ -134,6 +134,11 @@ class TrainedRun:
                 f"error: expected the runs of {self.plan.previous_stage} in {folder or 'a folder'}, which {self.folder / FILE} "
                 "names and which does not exist. Put them back, or correct the path in that file."
             )
+        try:
+            for run in (self, *self.others):
+                check_stage(run.folder, folder)
+        except PlanError as error:
+            raise SystemExit(f"error: {error}") from None
         return TrainedRun(run_folders(folder))  # some folds may be enough, as they were in training
 
     def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcsc_bundle.cascade import FILE as PREVIOUS
+from mcsc_bundle.cascade import remembered_key
 from mcsc_bundle.plan import Plan, PlanError
 
 KEY = re.compile(r"[0-9a-f]{16}")  # Plan.data_key
 STORED = re.compile(
-    r"(?P<temporary>\.\d+\.)?(?P<case>.+?)(\.image\.b2nd|\.label\.b2nd|\.foreground\.npz|\.previous\.\w+\.(b2nd|txt)|\.json)"
+    r"(?P<temporary>\.\d+\.)?(?P<case>.+?)(\.image\.b2nd|\.label\.b2nd|\.foreground\.npz|\.json|"
+    r"\.previous(\.(?P<stage>[0-9a-f]{8}))?\.(?P<mask>b2nd|txt))"
 )
 
 
@@ -42,7 +45,8 @@ def find_unused(run: Path) -> list[Unused]:
     """Stored cases of a run that no plan in it uses.
 
     Every ``plan.json`` in the folder counts, at any depth. Cases of a plan in use go only if the split no longer has
-    them. Files that are not ours, and a cache outside the run (``--cache_dir``), are never touched.
+    them, masks of a first stage only if no ``previous.json`` remembers its networks. Files that are not ours, and a cache outside
+    the run (``--cache_dir``), are never touched.
 
     Raises:
         PlanError: the folder has no plan, or one that cannot be read: then nothing can be called unused.
@@ -51,15 +55,17 @@ def find_unused(run: Path) -> list[Unused]:
     if not plans:
         raise PlanError(f"expected a run folder with a plan.json, received {run}. Give the --output_dir of a training.")
     used = {Plan.load(path).data_key for path in plans}
-    known = _split_cases(run)
+    known, stages = _split_cases(run), _stages(run)
     found = []
     for folder in _stores(run):
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and STORED.fullmatch(path.name)]
         if folder.name not in used:
             found.append(_unused(folder, files, "no plan uses it"))
-        elif known:
-            gone = [path for path in files if _case(path) not in known]
-            found.append(_unused(folder, gone, "cases that the split no longer has"))
+            continue
+        gone = [path for path in files if known and _case(path) not in known]
+        found.append(_unused(folder, gone, "cases that the split no longer has"))
+        masks = [path for path in files if path not in gone and _is_mask_of_others(path, stages)]
+        found.append(_unused(folder, masks, "masks of a first stage that no run refines"))
     return [each for each in found if each.files]
 
 
@@ -97,6 +103,20 @@ def _unused(folder: Path, files: list[Path], why: str) -> Unused:
 def _case(path: Path) -> str:
     match = STORED.fullmatch(path.name)
     return match["case"] if match else ""
+
+
+def _is_mask_of_others(path: Path, stages: set[str] | None) -> bool:
+    """Whether it holds a mask of none of the first stages; masks of older versions name none."""
+    match = STORED.fullmatch(path.name)
+    return stages is not None and match is not None and bool(match["mask"]) and match["stage"] not in stages
+
+
+def _stages(run: Path) -> set[str] | None:
+    """Of every run in the folder, the key of its first stage; ``None`` if one cannot be read."""
+    try:
+        return {remembered_key(path.parent) for path in run.rglob(PREVIOUS)}
+    except (KeyError, ValueError):
+        return None
 
 
 def _split_cases(run: Path) -> set[str]:

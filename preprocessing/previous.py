@@ -6,8 +6,6 @@ that 3d_lowres did not know, are predicted by all its folds together; these mask
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -17,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcsc_bundle.cascade import FILE, PREVIOUS, previous_dir
+from mcsc_bundle.cascade import FILE, PREVIOUS, check_stage, previous_dir, weights_key
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.fold_scores import FoldScoresError, left_out_masks
 from mcsc_bundle.joined import check_joinable
@@ -62,7 +60,8 @@ def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path | Non
         previous: what the option says; ``None`` takes what the run remembers.
 
     Raises:
-        PlanError: none is given, or it holds no trained network of that stage, or the plan has no use for it.
+        PlanError: none is given, or it holds no trained network of that stage, or others than those whose masks trained the
+            run, or the plan has no use for it.
     """
     if not plan.previous_stage:
         if previous is not None:
@@ -83,33 +82,10 @@ def remember_previous(run: Path, plan: Plan, previous: str | None) -> Path | Non
                 f"({first.configuration or 'no configuration'}). {REMEDY}"
             )
         check_joinable({str(each): first, str(run): plan})
-    _check_unchanged(run, folder)
-    save_json(run / FILE, {"run_dir": os.path.relpath(folder, run), "weights": _weights_key(folder)})
+    if (run / "models" / "checkpoint.pt").exists():
+        check_stage(run, folder)
+    save_json(run / FILE, {"run_dir": os.path.relpath(folder, run), "weights": weights_key(folder)})
     return folder
-
-
-def _check_unchanged(run: Path, folder: Path) -> None:
-    """Refuse, once networks have learnt to refine the masks of some runs, to go on with those of others.
-
-    Raises:
-        PlanError: the weights are not those that the run remembers.
-    """
-    if not (run / "models" / "checkpoint.pt").exists() or not (run / FILE).exists():
-        return
-    known = json.loads((run / FILE).read_text(encoding="utf-8")).get("weights")
-    if known is not None and known != _weights_key(folder):
-        raise PlanError(
-            f"previous: expected the networks whose masks trained {run}, received others in {folder}: they are of other runs, "
-            "or were trained on since. Put them back, or train this stage anew in another output_dir."
-        )
-
-
-def _weights_key(folder: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for each in run_folders(folder):
-        with (each / "models" / "model.pt").open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
 
 
 def add_previous(items: Sequence[dict[str, Any]], test: Sequence[str], folder: Path, device: str) -> dict[str, str]:

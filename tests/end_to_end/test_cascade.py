@@ -20,6 +20,7 @@ from mcsc_bundle.inference import configuration_of
 from mcsc_bundle.joined import Configuration, mask_of
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.suggest import _cases
 from mcsc_bundle.trained_run import TrainedRun
 from preprocessing.prepare import prepare
 from preprocessing.previous import remember_previous
@@ -206,6 +207,59 @@ def test_a_trained_second_stage_keeps_its_first(runs, dataset, tmp_path):
     for given in (None, str(tmp_path / "same")):
         with pytest.raises(PlanError, match="expected the networks whose masks trained"):
             remember_previous(run, plan, given)
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "RUNS")
+    return tmp_path / "RUNS"
+
+
+def weights_of(runs):
+    return {path: path.read_bytes() for path in sorted(runs.glob("*/fold_*/models/model.pt"))}
+
+
+def test_a_first_stage_is_not_trained_on_under_its_second(dataset, copy, capsys):
+    """The longer training is refused before anything is lost: the command that made both stages still finds them done."""
+    before = weights_of(copy)
+    for names in (f"{LOWRES},{CASCADE}", LOWRES):
+        with pytest.raises(
+            SystemExit, match=r"3d_lowres/fold_0 to stay as it is, whose masks trained .*after 1\. Give"
+        ):
+            cross_validate(str(dataset), str(copy), configurations=names, **{**OPTIONS, "max_epochs": 2})
+    cross_validate(str(dataset), str(copy), configurations=f"{LOWRES},{CASCADE}", **OPTIONS)
+    assert weights_of(copy) == before and "To choose among them" in capsys.readouterr().out
+    (copy / LOWRES / "fold_0" / "cross_validation.json").unlink()  # as the remedy for replaced scores says
+    cross_validate(str(dataset), str(copy), configurations=LOWRES, **OPTIONS)
+    assert weights_of(copy) == before
+    cross_validate(str(dataset), str(copy), 0, configurations=CASCADE, **{**OPTIONS, "max_epochs": 2})
+    changed = [path for path, content in weights_of(copy).items() if content != before[path]]
+    assert changed == [copy / CASCADE / "fold_0" / "models" / "model.pt"]
+
+
+def test_a_first_stage_that_was_trained_on_since_is_refused_everywhere(dataset, copy):
+    TrainedRun(copy / CASCADE).previous  # noqa: B018
+    weights = copy / LOWRES / "fold_1" / "models" / "model.pt"
+    torch.save({name: value + 1 for name, value in torch.load(weights, weights_only=True).items()}, weights)
+    for refused in (lambda: choose(str(copy)), lambda: TrainedRun(copy / CASCADE).previous):
+        with pytest.raises(SystemExit, match=r"fold_0/previous\.json: expected the networks whose masks trained"):
+            refused()
+    with pytest.raises(
+        SystemExit, match=r"fold_0 was trained with another --previous \(or its networks were trained on"
+    ):
+        cross_validate(str(dataset), str(copy), configurations=CASCADE, **OPTIONS)
+
+
+def test_stored_masks_are_found_after_a_move(copy, tmp_path):
+    copy.rename(tmp_path / "elsewhere")
+    run = tmp_path / "elsewhere" / CASCADE / "fold_0"
+    labeled, unlabeled, store = _cases(run, Plan.load(run / "plan.json").data_key, None)
+    assert (len(labeled), unlabeled) == (2, ["free"])
+    assert store.open("free").read_previous((0, 0, 0), (SIZE,) * 3).shape == (1, SIZE, SIZE, SIZE)
+    for path in store.folder.glob("free.previous.*"):
+        path.unlink()
+    with pytest.raises(SystemExit, match="repeat its command, which stores them again"):
+        _cases(run, Plan.load(run / "plan.json").data_key, None)
 
 
 def test_other_labels_of_the_first_stage_are_refused(runs, tmp_path):

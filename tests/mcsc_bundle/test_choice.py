@@ -12,7 +12,7 @@ from mcsc_bundle.case_metrics import CaseMetric, write_metrics
 from mcsc_bundle.choice import Candidate, best_of, chosen_folders
 from mcsc_bundle.choose import ChoiceError, _check_apart, find_configurations, table
 from mcsc_bundle.ensemble import EnsembleError, check_same_plan
-from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_key, scores_of_fold
+from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, result_keys, scores_of_fold
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
 from mcsc_bundle.plan import PlanError, save_json
@@ -153,13 +153,30 @@ def test_a_fold_counts_with_the_cases_it_left_out_alone(two_folds):
 def test_scores_that_were_replaced_since_are_refused(two_folds):
     """A fold evaluated with both branches, say, is no longer comparable with the others; nor are its masks a next stage's."""
     folder = two_folds / "fold_0"
-    save_json(folder / "cross_validation.json", {"done": True, "scores": scores_key(folder)})
+    save_json(folder / "cross_validation.json", {"done": True, **result_keys(folder)})
     assert scores_of_fold(two_folds, 0, ("a",)) and left_out_masks(two_folds)
     write_metrics([CaseMetric("a", "organ", 0.9, 0.9, 0.0, 0.0, 1, 1)], folder / "metrics.csv")
     with pytest.raises(FoldScoresError, match="was the fold evaluated since"):
         scores_of_fold(two_folds, 0, ("a",))
     with pytest.raises(FoldScoresError, match="was the fold evaluated since"):
         left_out_masks(two_folds)
+
+
+def test_masks_that_were_replaced_since_are_refused(two_folds):
+    """Scores do not tell; an account of an older version holds nothing else."""
+    folder = two_folds / "fold_0"
+    keys, mask = result_keys(folder), folder / "masks" / "a.nii.gz"
+    save_json(folder / "cross_validation.json", {"done": True, **keys})
+    (folder / "masks" / "b.nii.gz").write_bytes(b"of a case that trained this fold")
+    assert left_out_masks(two_folds)
+    mask.write_bytes(b"another")
+    for _ in range(2):  # replaced, gone
+        with pytest.raises(FoldScoresError, match="expected the masks that the cross-validation wrote"):
+            left_out_masks(two_folds)
+        mask.unlink(missing_ok=True)
+    mask.write_bytes(b"another")
+    save_json(folder / "cross_validation.json", {"done": True, "scores": keys["scores"]})
+    assert left_out_masks(two_folds)["a"] == mask
 
 
 def test_networks_that_know_a_case_are_not_scored_on_it(two_folds):

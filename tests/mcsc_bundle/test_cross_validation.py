@@ -1,12 +1,13 @@
 """Which folds are trained, with what, and what is made of their masks; training itself is replaced by drawing a mask."""
 
 import csv
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from mcsc_bundle import cross_validation
+from mcsc_bundle import cross_validation, fold_account
 from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.cross_validation import cross_validate
 from mcsc_bundle.fold_scores import table
@@ -42,12 +43,13 @@ def road(tmp_path, monkeypatch):
             (runs / "splits.json").write_text(json.dumps({"folds": [{"val": [case]} for case in CASES]}))
         return {case: {"case": case, "label": path} for case, path in references.items()}
 
-    def run_workflow(files, run_id, overrides):
+    def run_workflow(files, run_id, overrides, begin=None):
         folder, case = runs / f"fold_{overrides['fold']}", CASES[overrides["fold"]]
         ran.append((run_id, overrides["fold"]))
         assert overrides["output_dir"] == str(folder) and overrides["cache_dir"] == str(runs / "preprocessed")
         assert overrides["seed"] == overrides["fold"] and (folder / "plan.json").exists()
         if run_id == "training":
+            begin(overrides.get("max_epochs", 40))
             (folder / "models").mkdir(exist_ok=True)
             (folder / "models" / "checkpoint.pt").touch()
         else:
@@ -92,10 +94,10 @@ def test_a_fold_that_was_stopped_goes_on(road, monkeypatch):
     runs, ran = road
     whole = cross_validation.run_workflow
 
-    def stopped(files, run_id, overrides):
+    def stopped(files, run_id, overrides, *begin):
         if (run_id, overrides["fold"]) == ("evaluate", 1):
             raise KeyboardInterrupt
-        whole(files, run_id, overrides)
+        whole(files, run_id, overrides, *begin)
 
     monkeypatch.setattr(cross_validation, "run_workflow", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -109,8 +111,8 @@ def test_a_case_that_fails_does_not_stop_the_other_folds(road, monkeypatch):
     runs, ran = road
     whole = cross_validation.run_workflow
 
-    def full_disk(files, run_id, overrides):
-        whole(files, run_id, overrides)
+    def full_disk(files, run_id, overrides, *begin):
+        whole(files, run_id, overrides, *begin)
         if (run_id, overrides["fold"]) == ("evaluate", 0):
             raise SystemExit(1)
 
@@ -153,6 +155,61 @@ def test_an_overlay_that_was_edited_since_is_refused(road, tmp_path):
     overlay.write_text("lr: 0.02")
     with pytest.raises(SystemExit, match=r"fold_0 was trained with another content of mine\.yaml"):
         cross_validate("DATA", str(runs), config_file=files)
+
+
+def test_overlays_of_one_name_count_each(road, tmp_path):
+    runs, ran = road
+    one, other = (tmp_path / name / "mine.yaml" for name in ("one", "other"))
+    for path in (one, other):
+        path.parent.mkdir()
+        path.write_text("lr: 0.01")
+    files = ["configs/train.yaml", str(one), str(other)]
+    cross_validate("DATA", str(runs), folds=0, config_file=files)
+    cross_validate("DATA", str(runs), folds=0, config_file=files)
+    assert ran == both(0)
+    one.write_text("lr: 0.02")
+    with pytest.raises(SystemExit, match=r"trained with another content of mine\.yaml \(1\)"):
+        cross_validate("DATA", str(runs), config_file=files)
+
+
+def test_an_overlay_may_have_numbers_as_keys(tmp_path):
+    overlay, keys = tmp_path / "mine.yaml", []
+    for text in ("1: a\nlr: {x: 1, 2: b}\n", "lr: {2: b, x: 1}\n1: a\n", "lr: {2: b, x: 2}\n1: a\n"):
+        overlay.write_text(text)
+        keys.append(fold_account.asked([str(overlay)], {})["overlays"]["mine.yaml"])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_content_has_the_key_that_older_versions_gave_it(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("lr: 0.01\nb: [{z: 1, a: 2}]\nc: {10: x, 9: y}\n")
+    content = json.dumps({"lr": 0.01, "b": [{"z": 1, "a": 2}], "c": {10: "x", 9: "y"}}, sort_keys=True)
+    key = hashlib.sha256(content.encode()).hexdigest()
+    assert fold_account.asked([str(overlay)], {})["overlays"] == {"mine.yaml": key}
+
+
+def test_a_fold_whose_preparation_fails_stays_done(road, monkeypatch):
+    """An account without a training would refuse the command that made the fold, and ``choose``."""
+    runs, ran = road
+    cross_validate("DATA", str(runs), max_epochs=2)
+
+    def refused(files, run_id, overrides, begin=None):
+        raise SystemExit("error: the data cannot be prepared")
+
+    monkeypatch.setattr(cross_validation, "run_workflow", refused)
+    with pytest.raises(SystemExit, match="cannot be prepared"):
+        cross_validate("DATA", str(runs), max_epochs=4)
+    cross_validate("DATA", str(runs), max_epochs=2)
+    assert ran == both(0, 1, 2)
+
+
+def test_masks_that_were_replaced_are_no_ground_for_post_processing(road):
+    runs, _ = road
+    cross_validate("DATA", str(runs))
+    (runs / "postprocessing.json").unlink()
+    save(drawn(0), runs / "fold_1" / "masks" / "b.nii.gz")
+    with pytest.raises(SystemExit, match="fold_1/masks: expected the masks that the cross-validation wrote"):
+        cross_validate("DATA", str(runs))
 
 
 def test_a_plan_that_was_edited_since_is_refused(road):

@@ -170,6 +170,7 @@ def test_masks_of_two_first_stages_lie_beside_one_case(tmp_path):
     def read(store):
         return int(store.open("a").read_previous((0, 0, 0), (1, 1, 1)).item())
 
-    assert [read(store) for store in (one, other)] == [1, 2]
+    assert [read(store) for store in (one, other)] == [1, 2] and not CaseStore(tmp_path, "key", "new").has_previous("a")
+    assert one.has_previous("a") and one.has_previous("a", "mask") and not one.has_previous("a", "another")
     one.write_previous("a", np.full((4, 4, 4), 3), "mask made anew", (4, 4, 4))
     assert [read(store) for store in (one, other)] == [3, 2] and not one.has_previous("a", "mask")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mcsc_bundle.plan import PlanError, save_json
@@ -61,6 +62,24 @@ def test_cases_that_left_the_split_go(tmp_path) -> None:
     main(["clean", str(tmp_path)])
     store = CaseStore(tmp_path / "preprocessed", PLAN.data_key)
     assert "a" in store and "b" not in store and not list(store.folder.glob("b.*"))
+
+
+def test_masks_of_a_first_stage_go_unless_a_run_remembers_it(tmp_path) -> None:
+    """``a.previous.b2nd`` is what older versions called them; a case may bear such a name itself."""
+    kept = make_run(tmp_path).folder
+    save_json(tmp_path / "fold_0" / "previous.json", {"run_dir": "../first", "weights": "0123abcd" + 24 * "0"})
+    CaseStore(tmp_path / "preprocessed", PLAN.data_key).write(
+        "x.previous", np.zeros((1, 8, 8, 8), np.float32), None, "hash"
+    )
+    save_json(tmp_path / "splits.json", {"labeled": ["a", "b", "x.previous"], "unlabeled": [], "test": []})
+    before = files(kept)
+    for middle in ("", ".0123abcd", ".89abcdef"):
+        for ending in ("b2nd", "txt"):
+            (kept / f"a.previous{middle}.{ending}").write_text("a mask")
+    (unused,) = find_unused(tmp_path)
+    assert unused.cases == 1 and unused.why == "masks of a first stage that no run refines"
+    main(["clean", str(tmp_path)])
+    assert files(kept) == sorted([*before, *(kept / f"a.previous.0123abcd.{ending}" for ending in ("b2nd", "txt"))])
 
 
 def test_strange_files_stay(tmp_path) -> None:
