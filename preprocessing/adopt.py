@@ -50,7 +50,10 @@ def adopt_plan(source: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
     channels = fingerprint.channel_names
     _check_fit(path, "channels", theirs.in_channels == len(channels), theirs.channel_names, channels)
     if Path(source).is_dir():
-        return keep_sides(_with_own_names(theirs, own), fingerprint.labels)
+        kept = keep_sides(theirs, fingerprint.labels)
+        adopted = _with_own_names(kept, own)
+        reason = adopted.why if kept is theirs else adopted.why | {"mirror_axes": kept.why["mirror_axes"]}
+        return adopted.replace(why=reason)
     unknown = set(fingerprint.labels.values()) - set(theirs.label_values)
     remedy = " To keep this data set's labels, give the run or bundle by its folder."
     _check_fit(path, "labels", not unknown, theirs.labels, fingerprint.labels, remedy)

@@ -54,8 +54,13 @@ def sides_kept(plan: Plan, axes: Iterable[int], labels: Iterable[str]) -> tuple[
 
 
 def keep_sides(plan: Plan, labels: Iterable[str]) -> Plan:
-    """A plan that was made for other labels, without those of its mirror axes that could confuse the sides of these."""
+    """A plan that was made for other labels, without those of its mirror axes that could confuse the sides of these.
+
+    A plan whose own labels have sides stands as it is: whoever made it, or edited it, knew.
+    """
     labels = tuple(labels)
+    if sided_labels(plan.labels):
+        return plan
     kept = sides_kept(plan, plan.mirror_axes, labels)
     if kept == plan.mirror_axes:
         return plan
