@@ -8,13 +8,8 @@ closes or opens labels, and removes small components, with nnU-Net's probabiliti
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property, lru_cache
-from itertools import combinations
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,98 +19,15 @@ from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from scipy import ndimage
 from torch import Tensor
 
-from mcsc_bundle.ensemble import run_folders
-from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.trained import account
+from mcsc_bundle.plan import Plan
 from mcsc_bundle.transforms import preprocessing
 
 PREVIOUS = "previous"
 """Key of the previous stage's mask in an item: its file, or its class indices ``(1, *spatial)``."""
-FILE = "previous.json"
-"""In a run of the second stage: where the first one lies, relative to the run, and ``weights``, the ``weights_key`` of it."""
-KEY_LENGTH = 8  # of a stage in the names of its masks
 
 MORPH_PROBABILITY, MORPH_RADII = 0.4, (1.0, 8.0)  # of a mask; voxels
 REMOVE_PROBABILITY, REMOVE_BELOW = 0.2, 0.15  # of a mask; share of the patch
 LABEL_PROBABILITY = 0.5  # then, of each label
-
-
-def previous_dir(run: Path) -> Path | None:
-    """The folder of the stage before; ``None`` if the run remembers none."""
-    path = run / FILE
-    return Path(os.path.normpath(run / json.loads(path.read_text())["run_dir"])) if path.exists() else None
-
-
-def stage_key(folder: Path | None) -> str:
-    """Short name of the networks of a stage before, wherever they lie: cascades of several may keep their cases in one folder."""
-    return "" if folder is None else weights_key(folder)[:KEY_LENGTH]
-
-
-def remembered_key(run: Path) -> str:
-    """The ``stage_key`` of the stage before as it was when the run was prepared; empty if the run remembers none."""
-    known = _known_weights(run)
-    return known[:KEY_LENGTH] if known is not None else stage_key(previous_dir(run))
-
-
-def weights_key(folder: Path) -> str:
-    """Changes with the weights of any run in ``folder``, not with where it lies."""
-    return _joint_key(_digests(folder))
-
-
-def is_same_stage(run: Path, folder: Path) -> bool:
-    """Whether all networks that the run remembers are in ``folder``; folds that were trained later may be there, too."""
-    known, there = _known_weights(run), _digests(folder)
-    some = (part for count in range(len(there), 0, -1) for part in combinations(there, count))
-    return known is None or any(_joint_key(part) == known for part in some)
-
-
-def check_stage(run: Path, folder: Path) -> None:
-    """Refuse to refine the masks of other networks than those whose masks trained ``run``.
-
-    Raises:
-        PlanError: with the remedy.
-    """
-    if not is_same_stage(run, folder):
-        raise PlanError(
-            f"{run / FILE}: expected the networks whose masks trained {run}, received others in {folder}: they are of other "
-            "runs, were trained on since, or are gone. Put them back, or train this stage anew in another output_dir."
-        )
-
-
-def refined_by(runs: Path, fold: Path) -> list[Path]:
-    """Runs beside ``runs`` that have learnt to refine the masks of its networks as they are, or of the fold alone."""
-    first = {runs.resolve(), fold.resolve()}
-    found = sorted(path.parent for pattern in (f"*/{FILE}", f"*/fold_*/{FILE}") for path in runs.parent.glob(pattern))
-    stages = {run: previous_dir(run) for run in found if _has_learnt(run)}
-    return [run for run, stage in stages.items() if stage and stage.resolve() in first and is_same_stage(run, stage)]
-
-
-def _has_learnt(run: Path) -> bool:
-    return (run / "models" / "checkpoint.pt").exists() or bool(account(run).get("done"))
-
-
-def _known_weights(run: Path) -> str | None:
-    """What the run remembers of the stage before; ``None`` for none, and for a run of an older version."""
-    path = run / FILE
-    return json.loads(path.read_text(encoding="utf-8")).get("weights") if path.exists() else None
-
-
-def _joint_key(digests: Sequence[bytes]) -> str:
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
-
-
-def _digests(folder: Path) -> list[bytes]:
-    """Of the weights of each run in ``folder`` that has any."""
-    files = [run.resolve() / "models" / "model.pt" for run in run_folders(folder)]
-    states = [(file, file.stat()) for file in files if file.exists()]
-    return [_digest(file, state.st_mtime_ns, state.st_size) for file, state in states]
-
-
-@lru_cache
-def _digest(path: Path, changed: int, size: int) -> bytes:
-    """``changed`` and ``size`` make a file that was written anew be read anew."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
 
 
 class PreviousStage(Protocol):

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mcsc_bundle.cascade import check_stage, previous_dir
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
 from mcsc_bundle.files import DiskError
+from mcsc_bundle.first_stage import check_stage, previous_dir
 from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
 from mcsc_bundle.inference import configuration_of
 from mcsc_bundle.interrupt import stops_with

@@ -29,8 +29,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from mcsc_bundle import fold_account
-from mcsc_bundle.cascade import refined_by
 from mcsc_bundle.case_metrics import write_metrics
+from mcsc_bundle.first_stage import check_refined
 from mcsc_bundle.fold_scores import left_out, result_keys, summarise
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
@@ -189,7 +189,7 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
     log.info("Fold %d, in %s.", fold, folder)
 
     def begin(max_epochs: int) -> None:
-        _check_refined(runs, folder, max_epochs)
+        check_refined(runs, folder, max_epochs)
         save_json(folder / ACCOUNT, {**asked, "done": False})
 
     # Networks that start from other weights differ more, and gain more by being averaged.
@@ -209,32 +209,6 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         return False
     save_json(folder / ACCOUNT, {**asked, "done": True, **result_keys(folder)})
     return True
-
-
-def _check_refined(runs: Path, folder: Path, max_epochs: int) -> None:
-    """Refuse to train a first stage on once a second one has learnt to refine its masks.
-
-    Raises:
-        SystemExit: naming both, with the remedy.
-    """
-    if not (folder / "models" / "model.pt").exists():
-        return
-    after = refined_by(runs, folder)
-    if after and (trained := _trained_epochs(folder)) < max_epochs:
-        raise SystemExit(
-            f"error: expected {folder} to stay as it is, whose masks trained {after[0]}, received --max_epochs {max_epochs} "
-            f"after {trained}. Give the --max_epochs it was trained with; --configurations {CASCADE} alone trains the second "
-            "stage longer. To train both longer, choose another folder for the runs, or delete those of the second stage."
-        )
-
-
-def _trained_epochs(folder: Path) -> int:
-    """After which epoch a training goes on; 0 where it starts anew."""
-    try:
-        state = torch.load(folder / "models" / "checkpoint.pt", map_location="cpu", weights_only=True, mmap=True)
-        return int(state["iteration"]) // int(state["epoch_length"])
-    except Exception:  # none, or damaged (torch.load raises many kinds), which the training tells
-        return 0
 
 
 def run_workflow(

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from mcsc_bundle.cascade import is_same_stage
+from mcsc_bundle.first_stage import is_same_stage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # What a fold that was trained must have as RUNS has it, and how a message names it.

@@ -27,8 +27,8 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 from tqdm import tqdm
 
-from mcsc_bundle.cascade import remembered_key
 from mcsc_bundle.data import network_input
+from mcsc_bundle.first_stage import remembered_key
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase, store_folders

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from mcsc_bundle.cascade import FILE, check_stage, previous_dir
 from mcsc_bundle.choice import chosen_folders
 from mcsc_bundle.ensemble import (
     Ensemble,
@@ -21,6 +20,7 @@ from mcsc_bundle.ensemble import (
     network_from_plan,
     run_folders,
 )
+from mcsc_bundle.first_stage import FILE, check_stage, previous_dir
 from mcsc_bundle.joined import check_joinable
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES

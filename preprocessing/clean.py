@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcsc_bundle.cascade import FILE as PREVIOUS
-from mcsc_bundle.cascade import remembered_key
+from mcsc_bundle.first_stage import FILE as PREVIOUS
+from mcsc_bundle.first_stage import remembered_key
 from mcsc_bundle.plan import Plan, PlanError
 
 KEY = re.compile(r"[0-9a-f]{16}")  # Plan.data_key

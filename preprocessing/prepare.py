@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from mcsc_bundle.cascade import stage_key
 from mcsc_bundle.files import DiskError, save_text
+from mcsc_bundle.first_stage import stage_key
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values

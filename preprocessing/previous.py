@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcsc_bundle.cascade import FILE, PREVIOUS, check_stage, previous_dir, weights_key
+from mcsc_bundle.cascade import PREVIOUS
 from mcsc_bundle.ensemble import run_folders
+from mcsc_bundle.first_stage import FILE, check_stage, previous_dir, weights_key
 from mcsc_bundle.fold_scores import FoldScoresError, left_out_masks
 from mcsc_bundle.joined import check_joinable
 from mcsc_bundle.metrics import masks_in

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from bundle.facts import PackError, read_run
-from mcsc_bundle.cascade import stage_key
 from mcsc_bundle.choose import choose
 from mcsc_bundle.cross_validation import cross_validate
+from mcsc_bundle.first_stage import stage_key
 from mcsc_bundle.inference import configuration_of
 from mcsc_bundle.joined import Configuration, mask_of
 from mcsc_bundle.plan import Plan, PlanError
