@@ -113,20 +113,21 @@ class Predictions:
         self._save(self._own_account())
 
     def _refuse_to_overwrite(self) -> None:
-        """No mask may take the place of an image, as they bear the same name, nor of what else is not ours, such as a label.
+        """No mask may lie among the images, where it would be taken for one, nor replace what is not ours, such as a label.
 
         Raises:
             SystemExit: one would; nothing has been written yet.
         """
         ours = any(path.exists() for path in self._accounts())
-        images = {os.path.realpath(path): path for item in self.cases for path in item["image"]}
+        if os.path.realpath(self.folder) in {
+            os.path.realpath(Path(path).parent) for item in self.cases for path in item["image"]
+        }:
+            raise SystemExit(
+                f"error: expected output_dir to be another folder than that of the images, received {self.folder}: the next "
+                "command that reads it would take the masks for images, or a mask the place of one. Choose another."
+            )
         for item in self.cases:
             mask = mask_file(self.folder, item["case"], item["image"][0])
-            if os.path.realpath(mask) in images:
-                raise SystemExit(
-                    f"error: expected output_dir to be another folder than that of the images, received {self.folder}: "
-                    f"the mask of {item['case']} would replace {images[os.path.realpath(mask)]}. Choose another."
-                )
             if not ours and mask.exists():
                 raise SystemExit(
                     f"error: expected output_dir to be a new folder or one of masks, received {self.folder}: it has no "

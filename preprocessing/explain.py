@@ -34,6 +34,8 @@ def explain(
         classes = ", ".join(f"{name} = {value}" for name, value in plan.labels.items())
         lines.append(_wrapped(f"Classes, by their value in the label files: {classes}.", ""))
     lines += [_wrapped(sentence, "") for sentence in advice]
+    if edited:
+        lines.append("Edited by hand since it was planned. Figures in the reasons are those of the plan before.")
     for names, title, value in _choices(plan):
         by_hand = [text for name in names for text in edited.pop(name, [])]
         lines += ["", f"{title}: {value}{' (edited by hand)' if by_hand else ''}"]

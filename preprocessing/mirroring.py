@@ -107,7 +107,9 @@ def _sided_outcome(plan: Plan) -> str:
     else:
         cause = ""
     if not plan.mirror_axes:
-        return f"{cause}Nothing is mirrored."
+        alone = plan.device == "cpu" and plan.orientation is not None and left_right not in turned
+        short = " Upside-down anatomy, which nnU-Net shows too, takes more steps than a CPU run has." if alone else ""
+        return f"{cause}Nothing is mirrored.{short}"
     if sorted(plan.mirror_axes) == others:
         return f"{cause}The other axes are mirrored, as in nnU-Net."
     return f"{cause}Mirrored: {_listed(plan.mirror_axes)}."

@@ -295,9 +295,11 @@ def test_two_ranks_share_the_cases_and_one_summary_tells_of_all(tmp_path, images
     assert sorted(path.name for path in shared.iterdir()) == ["a.nii.gz", "c.nii.gz", "summary.csv"]
 
 
-def test_masks_never_take_the_place_of_the_images(images, run_dir):
+def test_masks_never_lie_among_the_images(images, run_dir):
+    """Neither in the place of one nor beside it, as with names of nnU-Net's: they would be images of the next command."""
+    (images / "a.nii.gz").rename(images / "a_0000.nii.gz")
     before = {path.name: path.read_bytes() for path in images.iterdir()}
-    with pytest.raises(SystemExit, match="would replace"):
+    with pytest.raises(SystemExit, match="would take the masks for images"):
         infer(images, run_dir, images)
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
 

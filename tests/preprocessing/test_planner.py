@@ -252,6 +252,7 @@ def test_what_was_edited_is_marked_and_the_reason_is_for_what_was_planned(tmp_pa
     )
     assert "Window overlap: 0.25 (edited by hand) inference_overlap = 0.25 (planned 0.5)." in page
     assert "Also edited by hand: labels = " in page
+    assert "Figures in the reasons are those of the plan before." in page
     assert page.count("(edited by hand)") == 2
 
 
