@@ -2,6 +2,7 @@
 
     python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10
     ... --splits 3=benchmarks/splits/acdc_3.json,7=benchmarks/splits/acdc_7.json   # cases named by file; seeds are weights alone
+    ... --protocol acdc_cpu                                # ACDC on two cores, see benchmarks/coarse_plan.py
     ... --protocol paper                                   # the paper's networks, slices and steps: for a GPU
     ... --methods mcsc --variant 'no contrast={"method#contrast_weight": 0}'     # an ablation: mcsc with settings changed
 
@@ -53,6 +54,9 @@ PROTOCOLS = {
     "cpu": Protocol(
         600, 25, {"step_seconds": 1.0}
     ),  # networks half as wide as a CPU plan's and half its batch, so that there can be many runs
+    "acdc_cpu": Protocol(
+        1500, 25, {"plan_from": "benchmarks/protocols/acdc_cpu_plan.json", "amp_dtype": "bfloat16"}
+    ),  # half the resolution (benchmarks/coarse_plan.py), so that labels and not steps limit the baseline
     "paper": Protocol(30000, 250, {"preset": "paper", "configuration": "2d"}),
 }
 
