@@ -4,7 +4,7 @@
     ... --splits 3=benchmarks/splits/acdc_3.json,7=benchmarks/splits/acdc_7.json   # cases named by file; seeds are weights alone
     ... --protocol acdc_cpu                                # ACDC on two cores, see benchmarks/coarse_plan.py
     ... --protocol paper                                   # the paper's networks, slices and steps: for a GPU
-    ... --methods mcsc --variant 'no contrast={"method#contrast_weight": 0}'     # an ablation: mcsc with settings changed
+    ... --methods mcsc --variant 'no contrast={"method#contrast_weight": 0}' --baseline mcsc      # an ablation
 
 Each run is ``monai.bundle run training`` and then ``run evaluate`` on labelled cases that were kept out of everything
 (``num_test``, drawn by patient, the same for every budget of one split seed). Seed ``s`` also draws another labelled subset
@@ -29,7 +29,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from benchmarks.label_table import DISTANCES, mean_dice_per_case, mean_per_class, plot, summary, table
+from benchmarks.label_table import BASELINE, DISTANCES, mean_dice_per_case, mean_per_class, plot, summary, table
 from benchmarks.voxel_distances import voxel_distances
 from mcsc_bundle.files import save_text
 
@@ -140,7 +140,7 @@ def settings(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     splits = named_splits(arguments.splits)
     if splits:
         part = {
-            "split_file": splits["all" if job.budget is None else str(job.budget)],
+            "split_file": splits["all" if job.budget is None else str(job.budget)].replace("{seed}", str(job.seed)),
             "num_labeled": None,
             "num_test": None,
         }
@@ -229,8 +229,11 @@ def main() -> int:
     )
     parser.add_argument("--num_test", type=int, default=40)
     parser.add_argument(
-        "--splits", default="", help="BUDGET=FILE,...: files that name the cases; all=FILE for --upper_bound"
+        "--splits",
+        default="",
+        help="BUDGET=FILE,...: files that name the cases, {seed} in a name stands for the seed; all=FILE for --upper_bound",
     )
+    parser.add_argument("--baseline", default=BASELINE, help="method or variant that the others are compared with")
     parser.add_argument("--upper_bound", action="store_true", help="also train on every label")
     parser.add_argument(
         "--results", help="folder of one small file a run; of another machine they need no runs; the output folder"
@@ -240,6 +243,9 @@ def main() -> int:
     unknown = set(arguments.methods.split(",")) - set(methods())
     if unknown:
         parser.error(f"--methods: expected names out of {', '.join(methods())}, received {', '.join(sorted(unknown))}.")
+    named = {*arguments.methods.split(","), *(text.partition("=")[0] for text in arguments.variant), BASELINE}
+    if arguments.baseline not in named:
+        parser.error(f"--baseline: expected one of {', '.join(sorted(named))}, received {arguments.baseline}.")
     splits = named_splits(arguments.splits)
     arguments.budgets = arguments.budgets or (",".join(name for name in splits if name != "all") if splits else "4,10")
     missing = {*arguments.budgets.split(","), *(["all"] if arguments.upper_bound else [])} - set(splits)
@@ -259,8 +265,8 @@ def main() -> int:
         print(f"{number}/{len(jobs)} {job.folder}: Dice {results[-1]['dice']:.2f}", flush=True)
     if not results:
         raise SystemExit("no run succeeded.")
-    rows = summary(results)
-    print(table(rows))
+    rows = summary(results, arguments.baseline)
+    print(table(rows, arguments.baseline))
     plot(rows, Path(arguments.output_dir) / "label_efficiency.png")
     print(json.dumps({"dataset": Path(arguments.dataset_dir).name, "failed": failed, "rows": rows}))
     return 1 if failed else 0

@@ -39,12 +39,12 @@ def mean_per_class(path: Path, column: str) -> dict[str, float]:
     return {name: statistics.mean(values) for name, values in per_class.items()}
 
 
-def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(results: list[dict[str, Any]], baseline: str = BASELINE) -> list[dict[str, Any]]:
     """One row per budget and method: mean and spread over seeds, gain over the baseline, paired test over cases and seeds."""
     rows = []
     for budget in dict.fromkeys(r["budget"] for r in results):
         runs = [r for r in results if r["budget"] == budget]
-        base = {r["seed"]: r for r in runs if r["method"] == BASELINE}
+        base = {r["seed"]: r for r in runs if r["method"] == baseline}
         for method in dict.fromkeys(r["method"] for r in runs):
             mine = [r for r in runs if r["method"] == method]
             scores = [r["dice"] for r in mine]
@@ -58,7 +58,7 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 if r["seed"] in base
                 for case in r["cases"]
             ]
-            if pairs and method != BASELINE:
+            if pairs and method != baseline:
                 row["gain"] = 100 * statistics.mean(a - b for a, b in pairs)
                 row["p"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
             rows.append(row)
@@ -71,10 +71,10 @@ def mean_distance(results: list[dict[str, Any]], column: str) -> float | None:
     return statistics.mean(means) if means else None
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], baseline: str = BASELINE) -> str:
     """The summary as a markdown table."""
     lines = [
-        "| labels | method | Dice (of seeds) | sd | gain over supervised | paired t | HD95 / ASD mm | in voxels | minutes |",
+        f"| labels | method | Dice (of seeds) | sd | gain over {baseline} | paired t | HD95 / ASD mm | in voxels | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:

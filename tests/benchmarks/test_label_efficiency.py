@@ -95,6 +95,19 @@ def test_splits_by_file_take_the_place_of_drawn_ones(tmp_path, monkeypatch, trai
     ]
 
 
+def test_an_ablation_over_splits_is_compared_with_its_own_baseline(tmp_path, monkeypatch, trainings, capsys):
+    words = ("--methods", "supervised,mcsc", "--splits", "3=split_{seed}.json", "--baseline", "mcsc")
+    assert run(monkeypatch, tmp_path, *words) == 0
+    assert sorted({each["split_file"] for each in trainings}) == ["split_0.json", "split_1.json"]
+    output = capsys.readouterr().out
+    rows = json.loads(output.splitlines()[-1])["rows"]
+    assert rows[0]["gain"] == pytest.approx(-4.0) and "gain" not in rows[1]
+    assert "gain over mcsc" in output
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, *words[:-1], "msc")
+    assert "expected one of mcsc, supervised, received msc" in capsys.readouterr().err
+
+
 def test_a_budget_without_a_file_is_refused(tmp_path, monkeypatch, trainings, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, tmp_path, "--methods", "mcsc", "--upper_bound", "--splits", "3=three.json")
