@@ -96,17 +96,24 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(5, 3.5))
-    for method in dict.fromkeys(r["method"] for r in rows):
-        mine = sorted((r for r in rows if r["method"] == method and r["labels"]), key=lambda r: r["labels"])
-        if mine:
-            axes.errorbar(
-                [r["labels"] for r in mine],
-                [r["dice"] for r in mine],
-                [r["sd"] for r in mine],
-                marker="o",
-                capsize=3,
-                label=method,
-            )
+    labelled = [r for r in rows if r["labels"]]
+    budgets = sorted({r["labels"] for r in labelled})
+    methods = list(dict.fromkeys(r["method"] for r in labelled))
+    for number, method in enumerate(methods):
+        mine = sorted((r for r in labelled if r["method"] == method), key=lambda r: r["labels"])
+        shift = 0.08 * (number - (len(methods) - 1) / 2)  # side by side, so that no bar of spread hides another
+        axes.errorbar(
+            [budgets.index(r["labels"]) + shift for r in mine],
+            [r["dice"] for r in mine],
+            [r["sd"] for r in mine],
+            marker="o",
+            capsize=3,
+            label=method,
+        )
+    for row in rows:
+        if not row["labels"]:
+            axes.axhline(row["dice"], color="grey", linestyle=":", label=f"all labels ({row['method']})")
+    axes.set_xticks(range(len(budgets)), budgets)
     axes.set(xlabel="labelled cases", ylabel="mean Dice on held-out cases (%)")
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
