@@ -1,0 +1,175 @@
+"""What MCSC's parts are fed with: that features meet their own labels, pseudo-labels come from where they should, and the
+defaults are the documented ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+from torch.nn import functional as F
+
+from mcsc_bundle.methods import MCSC, CrossTeaching, MultiScaleContrast, PaperMCSC, contrast
+from mcsc_bundle.methods.contrast import choose_voxels
+from mcsc_bundle.networks import NetworkPair
+from mcsc_bundle.plan import ContrastScale
+from tests.mcsc_bundle.methods.cases import batch_of, build, confident
+from tests.plans import make_plan
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+KINDS = ("slicewise", "3d")
+
+
+class AsTheyAre(nn.Module):
+    """In place of a projector: the first channel alone."""
+
+    def forward(self, cnn, transformer):
+        return cnn[..., :1], transformer[..., :1]
+
+
+def telling_features(network, label):
+    """Maps of a network's shape whose first channel is the class of each voxel's place."""
+    maps = []
+    for channels, stride in zip(network.feature_channels, network.feature_strides, strict=True):
+        size = [-(-n // s) for n, s in zip(label.shape[1:], stride, strict=True)]
+        first = F.interpolate(label[:, None].float(), size, mode="nearest-exact")
+        maps.append(torch.cat([first] + [torch.full_like(first, -7.0)] * (channels - 1), 1))
+    return maps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestMultiScaleContrast:
+    def seen_by_the_loss(self, monkeypatch, kind):
+        """Vectors and labels of each scale, for features that hold their label; the networks' labels differ."""
+        plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2)
+        networks = NetworkPair.from_plan(plan)
+        module = MultiScaleContrast(plan, networks)
+        module.projectors = nn.ModuleList(AsTheyAre() for _ in plan.contrast)
+        seen = []
+
+        def loss(vectors, target, *options, **more):
+            seen.append((vectors, target))
+            return vectors.sum()
+
+        monkeypatch.setattr(contrast, "balanced_contrastive_loss", loss)
+        torch.manual_seed(1)
+        labels = tuple(torch.randint(0, plan.num_classes, (4, *plan.patch_size)) for _ in range(2))
+        module((telling_features(networks.cnn, labels[0]), telling_features(networks.transformer, labels[1])), labels)
+        assert len(seen) == len(plan.contrast)
+        return seen
+
+    def test_every_feature_meets_its_own_label(self, monkeypatch, kind):
+        """The released code's D1."""
+        for vectors, target in self.seen_by_the_loss(monkeypatch, kind):
+            assert torch.equal(vectors[..., 0].long(), target) and len(target.unique()) > 1
+
+    def test_the_loss_gets_the_vectors_of_all_processes(self, monkeypatch, kind):
+        monkeypatch.setattr(contrast, "gather_features", lambda vectors, target: (vectors + 100, target + 100))
+        for vectors, target in self.seen_by_the_loss(monkeypatch, kind):
+            assert (vectors >= 100).all() and (target >= 100).all()
+
+
+def test_groups_with_foreground_come_first():
+    targets = torch.zeros(1, 64, dtype=torch.long)
+    targets[0, 40:48] = 1  # one block of eight
+    where = torch.arange(64).view(8, 1, 8)
+    for _ in range(5):
+        _, chosen = choose_voxels(where, targets, ContrastScale((1,), (8,), pixels=8))
+        assert chosen.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_paper_s_contrast_gets_the_other_network_s_labels(kind):
+    plan, module = build(kind, PaperMCSC)
+    batch, seen = batch_of(plan), []
+    module.contrast.forward = lambda features, labels: seen.append(labels) or []
+    module.eval()(batch, 1.0)
+    cnn, transformer = (network(batch["image"]).argmax(1) for network in (module.cnn, module.transformer))
+    (for_cnn, for_transformer), truth = seen[0], batch["label"][:, 0]
+    assert torch.equal(for_cnn, torch.cat((truth, transformer[2:])))
+    assert torch.equal(for_transformer, torch.cat((truth, cnn[2:])))
+    assert not torch.equal(for_cnn, for_transformer)
+
+
+def dice_loss(probability, labels):
+    """By loops over classes, of ``(B, C, voxels)`` and ``(B, voxels)``."""
+    losses = []
+    for c in range(probability.shape[1]):
+        p, y = probability[:, c], labels == c
+        losses.append(1 - (2 * (p * y).sum() + 1e-5) / ((p**2).sum() + y.sum() + 1e-5))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", (CrossTeaching, PaperMCSC))
+def test_each_network_is_taught_by_the_other(kind, method):
+    plan, module = build(kind, method)
+    batch = batch_of(plan)
+    terms = module.eval()(batch, 1.0)
+    one, two = (
+        network(batch["image"][2:]).detach().double().softmax(1).flatten(2).numpy()
+        for network in (module.cnn, module.transformer)
+    )
+    assert terms["cross_cnn"].item() == pytest.approx(0.1 * dice_loss(one, two.argmax(1)), rel=1e-4)
+    assert terms["cross_transformer"].item() == pytest.approx(0.1 * dice_loss(two, one.argmax(1)), rel=1e-4)
+
+
+def test_ramp_half_way_up():
+    """``0.1 exp(-5 (1 - 0.375 / 0.75)^2) = 0.1 exp(-1.25)`` of the paper's ramp, which is full at 0.75."""
+    plan, module = build("slicewise", PaperMCSC)
+    full, half = (module.eval()(batch_of(plan), progress)["cross_cnn"].item() for progress in (0.75, 0.375))
+    assert half / full == pytest.approx(np.exp(-1.25), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestMCSC:
+    def test_ships_the_moving_average(self, kind):
+        _, module = build(kind, MCSC)
+        assert module.shipped is module.cnn_teacher.network
+        assert module.branches() == {
+            "cnn": module.cnn_teacher.network,
+            "transformer": module.transformer_teacher.network,
+        }
+
+    def test_networks_learn_on_a_strong_view_of_what_the_teacher_saw(self, kind):
+        plan, module = build(kind, MCSC)
+        confident(module).box_share = (0.0, 0.0)  # no boxes
+        module.supervised_losses = (1e-3, 1e9)  # the CNN's teacher teaches
+        batch, shown = batch_of(plan), []
+        module.cnn_teacher.network.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+        image, target = module.strong_view(batch["image"][:2], batch["label"], batch["image"][2:])
+        assert torch.equal(shown[0], batch["image"][2:])
+        assert torch.equal(target, module.cnn_teacher(shown[0]).argmax(1, keepdim=True))
+        assert not torch.allclose(image[2:], shown[0])
+
+    def test_the_contrast_gets_true_labels_and_those_of_the_strong_view(self, kind):
+        plan, module = build(kind, MCSC)
+        views, seen = [], []
+        strong_view = confident(module).strong_view
+        module.strong_view = lambda *parts: views.append(strong_view(*parts)) or views[0]
+        module.contrast.forward = lambda features, labels: seen.append(labels) or []
+        batch = batch_of(plan)
+        module(batch, 1.0)
+        for labels in seen[0]:
+            assert torch.equal(labels, torch.cat((batch["label"], views[0][1]))[:, 0])
+
+
+def test_defaults_are_those_of_the_documents():
+    paper, default = build("slicewise", PaperMCSC)[1], build("slicewise", MCSC)[1]
+    assert (paper.weight, paper.rampup, paper.contrast_weight, paper.contrast_unlabeled_from) == (
+        0.1,
+        0.75,
+        0.002,
+        0.075,
+    )
+    assert (default.weight, default.rampup, default.contrast_weight, default.confidence) == (0.5, 0.4, 0.01, 0.9)
+    assert (default.copy_paste, default.box_share, default.cnn_teacher.decay) == (0.5, (0.1, 0.5), 0.99)
+    assert default.contrast.temperature == paper.contrast.temperature == 0.1
+    train, overlay = ConfigParser(), ConfigParser()
+    train.read_config(str(CONFIGS / "train.yaml"))
+    overlay.read_config(str(CONFIGS / "method_mcsc_paper.yaml"))
+    assert train["method"]["contrast"]["balance_anchors"] is True
+    assert "balance_anchors" not in overlay["method"]["contrast"] and not paper.contrast.balance_anchors
+    assert set(train["method"]) == {"_target_", "_requires_", "networks", "loss", "contrast"}  # no default overruled
+    assert set(overlay["method"]) == {"_target_", "_requires_", "networks", "loss", "contrast"}
