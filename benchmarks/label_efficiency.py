@@ -29,7 +29,16 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from benchmarks.label_table import BASELINE, DISTANCES, mean_dice_per_case, mean_per_class, plot, summary, table
+from benchmarks.label_table import (
+    BASELINE,
+    DISTANCES,
+    mean_dice_per_case,
+    mean_per_class,
+    missed_per_class,
+    plot,
+    summary,
+    table,
+)
 from benchmarks.voxel_distances import voxel_distances
 from mcsc_bundle.files import save_text
 
@@ -198,6 +207,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
         "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
         "dice": 100 * statistics.mean(cases.values()), "cases": cases,
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
+        "missed": missed_per_class(folder / "metrics.csv"),
         **{column: mean_per_class(folder / "metrics.csv", column) for column in DISTANCES},
         **voxel_distances(folder, arguments.dataset_dir, cases),
         "train_seconds": trained - began,

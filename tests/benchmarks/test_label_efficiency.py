@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from benchmarks import label_efficiency
 from benchmarks.acdc_splits import split as acdc_split
 from benchmarks.label_efficiency import main
-from benchmarks.label_table import summary
+from benchmarks.label_table import missed_per_class, summary
 from benchmarks.voxel_distances import voxel_distances
 from tests.plans import make_plan
 from tests.preprocessing import scans
@@ -142,3 +143,27 @@ def test_distances_in_voxels_leave_the_spacing_out(tmp_path):
         "hd95_voxels": {"left": 1.0, "right": 0.0},
         "asd_voxels": {"left": 1.0, "right": 0.0},
     }
+
+
+def test_seeds_and_cases_are_tested_apart():
+    """Gains of 2, 2 and 5 points on seeds of which two share a case."""
+
+    def run(method, seed, cases):
+        return {"method": method, "budget": 4, "seed": seed, "dice": 50.0, "cases": cases, "train_seconds": 60}
+
+    pairs = [({"a": 0.52, "b": 0.53}, 0), ({"a": 0.52, "c": 0.53}, 1), ({"d": 0.55, "e": 0.56, "only here": 0.1}, 2)]
+    base = [({"a": 0.50, "b": 0.51}, 0), ({"a": 0.50, "c": 0.51}, 1), ({"d": 0.50, "e": 0.51}, 2)]
+    results = [run("supervised", seed, cases) for cases, seed in base] + [
+        run("mcsc", seed, cases) for cases, seed in pairs
+    ]
+    row = summary(results)[1]
+    assert row["gain"] == pytest.approx(3.0) and row["gain_sd"] == pytest.approx(3**0.5)
+    assert row["p_seeds"] == pytest.approx(ttest_1samp([2, 2, 5], 0).pvalue)
+    assert row["p_cases"] == pytest.approx(ttest_1samp([2, 2, 2, 5, 5], 0).pvalue)  # case a once
+    assert summary(results[:1])[0]["sd"] is None, "one seed has no spread"
+
+
+def test_missed_structures_are_counted_beside_the_distances(tmp_path):
+    lines = ["case,class_name,dice,hd95_mm", "a,RV,0.0,inf", "b,RV,0.8,3.0", "c,RV,nan,nan", "a,LV,0.9,2.0"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    assert missed_per_class(tmp_path / "metrics.csv") == {"RV": 1, "LV": 0}
