@@ -41,6 +41,7 @@ from benchmarks.label_table import (
 )
 from benchmarks.voxel_distances import voxel_distances
 from mcsc_bundle.files import save_text
+from mcsc_bundle.shipped import code_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -180,16 +181,37 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return result
 
 
+def source(dataset_dir: str) -> dict[str, str]:
+    """Which data set and which code a result comes from."""
+    return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest()[:12]}
+
+
+def check_source(path: Path, result: dict[str, Any], dataset_dir: str) -> None:
+    """Say so where a kept result comes from another version of ``mcsc_bundle``.
+
+    Raises:
+        SystemExit: it comes from another data set.
+    """
+    now = source(dataset_dir)
+    if result["dataset"] != now["dataset"]:
+        raise SystemExit(
+            f"expected {path} to be of data set {now['dataset']}, received one of {result['dataset']}; give another --results."
+        )
+    if result["code"] != now["code"]:
+        print(f"{path.name} was made by mcsc_bundle {result['code']}; this one is {now['code']}.", file=sys.stderr)
+
+
 def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     """Train and evaluate once; the result is kept in ``--results`` and read back the next time.
 
     Raises:
-        SystemExit: the result that is there was made under other settings.
+        SystemExit: the result that is there was made under other settings, or on another data set.
     """
     folder = Path(arguments.output_dir) / job.folder
     chosen = settings(arguments, job)
     result_file = Path(arguments.results or arguments.output_dir) / f"{job.folder}.json"
     if (result := kept_result(result_file, chosen)) is not None:
+        check_source(result_file, result, arguments.dataset_dir)
         return result
     began = time.perf_counter()
     overrides = {
@@ -204,7 +226,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     run_workflow(evaluate, "evaluate", overrides)
     cases = mean_dice_per_case(folder / "metrics.csv")
     result = {
-        "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
+        **source(arguments.dataset_dir), "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
         "dice": 100 * statistics.mean(cases.values()), "cases": cases,
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
         "missed": missed_per_class(folder / "metrics.csv"),

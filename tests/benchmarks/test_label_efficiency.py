@@ -77,6 +77,20 @@ def test_a_result_of_other_settings_is_no_result_of_this_table(tmp_path, monkeyp
         run(monkeypatch, tmp_path, *words, "--iterations", "50")
 
 
+def test_a_result_of_another_data_set_is_refused_and_one_of_other_code_is_named(
+    tmp_path, monkeypatch, trainings, capsys
+):
+    words = ("--methods", "supervised", "--budgets", "4")
+    run(monkeypatch, tmp_path, *words)
+    kept = tmp_path / "supervised_4_0.json"
+    result = json.loads(kept.read_text())
+    kept.write_text(json.dumps(result | {"code": "older"}))
+    assert run(monkeypatch, tmp_path, *words) == 0
+    assert "supervised_4_0.json was made by mcsc_bundle older" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="of data set other, received one of data"):
+        run(monkeypatch, tmp_path, *words, "--dataset_dir", "other")
+
+
 def test_a_variant_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, trainings, capsys):
     variant = 'no contrast={"method#contrast_weight": 0}'
     assert run(monkeypatch, tmp_path, "--methods", "mcsc", "--budgets", "4", "--variant", variant) == 1
