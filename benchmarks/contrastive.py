@@ -168,7 +168,7 @@ def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict
     Args:
         device: ``cpu`` or ``cuda``.
         quick: few groups, repeats and sizes.
-        groups: groups of the full-size scale that are compared (100 cover a 224 x 224 map).
+        groups: groups of the full-size scale that are compared (the released code has 100 on 224 x 224).
     """
     groups, repeats, sizes = (2, 3, SIZES[:3]) if quick else (groups, 5, SIZES)
     shapes = {"224 x 224, blocks of 19": (groups, 2888), "28 x 28, blocks of 14": (4, 1568)}

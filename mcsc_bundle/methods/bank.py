@@ -31,7 +31,7 @@ class MemoryBank(nn.Module):
         self.size, self.per_step = size, min(per_step, size)
         self.register_buffer("vectors", torch.zeros(num_classes, size, channels))
         self.register_buffer("known", torch.zeros(num_classes, size, dtype=torch.bool))
-        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+        self.register_buffer("place", torch.zeros(num_classes, dtype=torch.long))
 
     def extend(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Groups joined by the whole bank, which gets no gradient but counts as any vector of the group.
@@ -52,15 +52,16 @@ class MemoryBank(nn.Module):
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Keep up to ``per_step`` random vectors of each class, out of ``(G, N, D)`` with labels ``(G, N)``.
 
-        A class that a step has fewer of leaves its places as they were.
+        Each class goes on where it stopped, so that a rare one fills its places too.
         """
         flat, targets = features.detach().flatten(0, 1), labels.flatten()
         classes = torch.arange(len(self.known), device=targets.device).unsqueeze(1)
         chance = torch.rand(len(targets), device=targets.device).masked_fill(targets != classes, -1)  # (C, G * N)
         best = chance.topk(min(self.per_step, len(targets)), dim=1)
         found = best.values >= 0
-        places = (self.place + torch.arange(best.indices.shape[1], device=targets.device)) % self.size
+        # topk puts what was found first, so that a class takes as many places as it brought vectors
+        places = (self.place.unsqueeze(1) + torch.arange(best.indices.shape[1], device=targets.device)) % self.size
         fresh = flat[best.indices].to(self.vectors.dtype)
-        self.vectors[:, places] = torch.where(found.unsqueeze(2), fresh, self.vectors[:, places])
-        self.known[:, places] |= found
-        self.place.add_(self.per_step)
+        self.vectors[classes, places] = torch.where(found.unsqueeze(2), fresh, self.vectors[classes, places])
+        self.known[classes, places] |= found
+        self.place.add_(found.sum(1))

@@ -25,6 +25,14 @@ def test_it_keeps_the_newest_vectors_of_each_class():
     assert sorted(bank.vectors[1, :, 0].tolist()) == [2.0, 3.0]
 
 
+def test_a_class_that_few_steps_have_fills_its_places_too():
+    bank = MemoryBank(num_classes=2, size=3, channels=2, per_step=2)
+    for step in range(1, 6):
+        bank.add(*groups((step, 1), (10 * step, 0), (10 * step + 1, 0)))
+    assert sorted(bank.vectors[1, :, 0].tolist()) == [3.0, 4.0, 5.0]
+    assert {50.0, 51.0} < set(bank.vectors[0, :, 0].tolist()) and bank.known.all()
+
+
 def test_ignored_vectors_are_not_kept():
     bank = MemoryBank(num_classes=2, size=4, channels=2)
     bank.add(*groups((5, -1), (6, -1)))
