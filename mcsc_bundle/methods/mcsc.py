@@ -118,7 +118,7 @@ class MCSC(PaperMCSC):
         return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:
-        """Both teachers follow; the running losses too (the step has just waited for the device, so this does not).
+        """Both teachers follow; the running losses too, which waits for the device once more.
 
         The losses are means over all processes, which therefore agree, and a checkpoint of one holds those of all.
         """
