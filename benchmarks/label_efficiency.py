@@ -29,6 +29,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from benchmarks.kept_results import check_source, kept_result, source
 from benchmarks.label_table import (
     BASELINE,
     DISTANCES,
@@ -41,7 +42,6 @@ from benchmarks.label_table import (
 )
 from benchmarks.voxel_distances import voxel_distances
 from mcsc_bundle.files import save_text
-from mcsc_bundle.shipped import code_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -161,44 +161,6 @@ def settings(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
 def named_splits(text: str) -> dict[str, str]:
     """``--splits``: the file of each budget."""
     return dict(entry.split("=", 1) for entry in text.split(",")) if text else {}
-
-
-def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What a run with these settings left in a file; ``None`` where there is none.
-
-    Raises:
-        SystemExit: it was made under other settings.
-    """
-    if not path.exists():
-        return None
-    result = json.loads(path.read_text())
-    if result["settings"] != settings:
-        differ = sorted(k for k in settings | result["settings"] if settings.get(k) != result["settings"].get(k))
-        raise SystemExit(
-            f"expected {path} to be made with the settings of this command, but {', '.join(differ)} differ; "
-            "give another --output_dir, or remove that run."
-        )
-    return result
-
-
-def source(dataset_dir: str) -> dict[str, str]:
-    """Which data set and which code a result comes from."""
-    return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest()[:12]}
-
-
-def check_source(path: Path, result: dict[str, Any], dataset_dir: str) -> None:
-    """Say so where a kept result comes from another version of ``mcsc_bundle``.
-
-    Raises:
-        SystemExit: it comes from another data set.
-    """
-    now = source(dataset_dir)
-    if result["dataset"] != now["dataset"]:
-        raise SystemExit(
-            f"expected {path} to be of data set {now['dataset']}, received one of {result['dataset']}; give another --results."
-        )
-    if result["code"] != now["code"]:
-        print(f"{path.name} was made by mcsc_bundle {result['code']}; this one is {now['code']}.", file=sys.stderr)
 
 
 def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
