@@ -57,7 +57,8 @@ class MultiScaleContrast(nn.Module):
         networks: gives the widths and strides of the feature maps.
         temperature: tau of the loss (the paper: 0.1).
         hidden: width of the projectors' first layer.
-        balance_anchors: average the loss per class over its anchors instead of over all anchors (D4).
+        balance_anchors: average the loss per class over its anchors instead of over all anchors (D4), and let a pixel budget
+            be drawn class by class.
         bank: vectors of each class and scale that are kept from earlier steps and join every group; 0 for none.
     """
 
@@ -105,7 +106,7 @@ class MultiScaleContrast(nn.Module):
         targets = torch.cat([_resized(label.unsqueeze(1).float(), cells).flatten(1).long() for label in labels])
         batch = len(labels[0])
         where = local_blocks(cells, scale.block, 2 * batch, device=targets.device)  # (G, 2B, V)
-        where, target = choose_voxels(where, targets, scale)  # both (g, 2B, v)
+        where, target = choose_voxels(where, targets, scale, self.balance_anchors)  # both (g, 2B, v)
         cnn, transformer = self.projectors[index](
             _gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:])
         )
@@ -121,18 +122,28 @@ class MultiScaleContrast(nn.Module):
         )
 
 
-def choose_voxels(where: Tensor, targets: Tensor, scale: ContrastScale, per_block: int = 64) -> tuple[Tensor, Tensor]:
+def choose_voxels(
+    where: Tensor, targets: Tensor, scale: ContrastScale, balanced: bool = False, per_block: int = 64
+) -> tuple[Tensor, Tensor]:
     """Cut the block groups ``(G, M, V)`` down to the pixel budget of the scale; no device synchronisation.
 
     Each block gives at most ``per_block`` random voxels; of the groups, those with foreground come first, at random
     among themselves, until the budget of ``scale.pixels`` per map is used.
+
+    Args:
+        where: flat voxel indices, see ``local_blocks``.
+        targets: class indices ``(M, cells)``; -1 is ignored.
+        scale: its ``pixels`` are the budget.
+        balanced: the classes of a block have the same chance at each draw, ignored voxels come last. If not, all voxels of
+            a block are drawn alike.
+        per_block: voxels of a block.
 
     Returns:
         Flat voxel indices and their class indices, both ``(groups, M, voxels)``.
     """
     groups, _, voxels = where.shape
     if scale.pixels is not None and groups * voxels > scale.pixels:
-        where = sample_voxels(where, min(voxels, per_block))
+        where = sample_voxels(where, min(voxels, per_block), targets if balanced else None)
         keep = max(1, scale.pixels // where.shape[2])
         if keep < groups:
             target = _labels_at(targets, where)

@@ -20,10 +20,10 @@ class CrossTeaching(Method):
         networks: the plan's CNN and Transformer, both trained.
         loss: supervised loss of logits and label.
         weight: final weight of the cross pseudo supervision.
-        rampup: progress at which ``w`` is full (the paper: iteration 30 000 of 40 000 = 0.75).
+        rampup: progress at which ``w(t) = weight exp(-5 (1 - t)^2)`` is full (SSL4MIS: at the end).
     """
 
-    def __init__(self, networks: NetworkPair, loss: nn.Module, weight: float = 0.1, rampup: float = 0.75) -> None:
+    def __init__(self, networks: NetworkPair, loss: nn.Module, weight: float = 0.1, rampup: float = 1.0) -> None:
         super().__init__(networks)
         self.transformer = networks.transformer
         self.loss = loss

@@ -26,6 +26,7 @@ from mcsc_bundle.methods.base import IMAGE, LABEL, split_streams
 from mcsc_bundle.methods.contrast import MultiScaleContrast
 from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.methods.mcsc_paper import PaperMCSC
+from mcsc_bundle.methods.readback import ReadBack
 from mcsc_bundle.methods.views import random_boxes, strong_intensity
 from mcsc_bundle.networks.pair import NetworkPair
 
@@ -68,7 +69,7 @@ class MCSC(PaperMCSC):
         self.cnn_teacher = EMATeacher(self.cnn, decay)
         self.transformer_teacher = EMATeacher(self.transformer, decay)
         self.supervised_losses = (1.0, 1.0)  # running means, of the CNN and of the Transformer
-        self._latest = torch.ones(2)
+        self._latest = ReadBack(torch.ones(2))
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Terms ``supervised_*``, ``strong_*`` for both networks and ``contrast_1``, ``contrast_2``, ..."""
@@ -81,7 +82,8 @@ class MCSC(PaperMCSC):
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = self.supervised_terms(logits, label)
-        self._latest = torch.stack([terms["supervised_cnn"], terms["supervised_transformer"]]).detach()
+        latest = torch.stack([terms["supervised_cnn"], terms["supervised_transformer"]]).detach()
+        self._latest = ReadBack(mean_over_ranks(latest))
         if len(weak):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
             for name, both in zip(("cnn", "transformer"), logits, strict=True):
@@ -118,13 +120,13 @@ class MCSC(PaperMCSC):
         return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:
-        """Both teachers follow; the running losses too, which waits for the device once more.
+        """Both teachers follow, and so do the running losses.
 
         The losses are means over all processes, which therefore agree, and a checkpoint of one holds those of all.
         """
         self.cnn_teacher.update(self.cnn)
         self.transformer_teacher.update(self.transformer)
-        pairs = zip(self.supervised_losses, mean_over_ranks(self._latest).tolist(), strict=True)
+        pairs = zip(self.supervised_losses, self._latest.tolist(), strict=True)
         cnn, transformer = (MEMORY * before + (1 - MEMORY) * now for before, now in pairs)
         self.supervised_losses = (cnn, transformer)
 

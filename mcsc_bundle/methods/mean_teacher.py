@@ -16,7 +16,8 @@ from mcsc_bundle.networks.pair import NetworkPair
 class MeanTeacher(Method):
     """Student follows the labels; on unlabelled patches also its own moving average, seen through noise.
 
-    ``L = L_s + w(t) mean (softmax(student(u)) - softmax(teacher(u + noise)))^2``; noise N(0, 0.1) clipped to +-0.2;
+    ``L = L_s + w(t) mean (softmax(student(u)) - softmax(teacher(u + noise)))^2``; noise N(0, 0.1) clipped to +-0.2, of the
+    patch's range;
     ``w(t) = weight exp(-5 (1 - t)^2)`` reaching ``weight`` at ``rampup`` of the training; no consistency before
     ``consistency_from`` (SSL4MIS: 1000 of 30 000 iterations). The student is shipped, as in SSL4MIS.
 
@@ -64,5 +65,10 @@ class MeanTeacher(Method):
 
 
 def noisy(image: Tensor) -> Tensor:
-    """The image with noise N(0, 0.1) clipped to +-0.2; images are normalised to unit variance."""
-    return image + torch.clamp(0.1 * torch.randn_like(image), -0.2, 0.2)
+    """The images ``(B, C, *spatial)`` with noise N(0, 0.1) clipped to +-0.2, in units of each channel's range.
+
+    SSL4MIS adds 0.1 to images scaled to [0, 1]; ours may be in any unit.
+    """
+    axes = tuple(range(2, image.ndim))
+    span = image.amax(axes, keepdim=True) - image.amin(axes, keepdim=True)
+    return image + span * torch.clamp(0.1 * torch.randn_like(image), -0.2, 0.2)

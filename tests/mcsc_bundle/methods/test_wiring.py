@@ -79,6 +79,43 @@ def test_groups_with_foreground_come_first():
         assert chosen.unique().tolist() == [1]
 
 
+class TestBalancedVoxels:
+    """8 blocks of 128 voxels: 4 of class 1, 4 of class 2, 56 of background and 64 ignored in each."""
+
+    where = torch.arange(1024).view(8, 1, 128)
+    targets = torch.zeros(8, 128, dtype=torch.long)
+    targets[:, :4], targets[:, 4:8], targets[:, 64:] = 1, 2, -1
+    targets = targets.view(1, 1024)
+    scale = ContrastScale((1,), (128,), pixels=128)
+
+    def test_rare_classes_are_drawn_as_often_and_ignored_voxels_last(self):
+        torch.manual_seed(0)
+        _, chosen = choose_voxels(self.where, self.targets, self.scale, balanced=True, per_block=12)
+        assert (chosen >= 0).all()
+        assert all((chosen == rare).sum() > 8 * 2.5 for rare in (1, 2))  # of 8 blocks; 0.4 in each if all were alike
+
+    def test_all_voxels_of_a_block_are_alike_if_it_is_off(self):
+        torch.manual_seed(0)
+        _, chosen = choose_voxels(self.where, self.targets, self.scale, per_block=12)
+        assert (chosen == -1).float().mean() == pytest.approx(0.5, abs=0.15)
+
+    @pytest.mark.parametrize("balanced", (False, True))
+    def test_the_contrast_asks_for_it_with_its_anchors(self, monkeypatch, balanced):
+        asked = []
+
+        def chosen(where, targets, scale, balanced):
+            asked.append(balanced)
+            return choose_voxels(where, targets, scale, balanced)
+
+        monkeypatch.setattr(contrast, "choose_voxels", chosen)
+        plan = make_plan("slicewise", batch_labeled=2, batch_unlabeled=2)
+        networks = NetworkPair.from_plan(plan)
+        labels = torch.ones(4, *plan.patch_size, dtype=torch.long)
+        features = tuple(network.features(batch_of(plan)["image"]) for network in (networks.cnn, networks.transformer))
+        MultiScaleContrast(plan, networks, balance_anchors=balanced)(features, (labels, labels))
+        assert asked == [balanced] * len(plan.contrast)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_paper_s_contrast_gets_the_other_network_s_labels(kind):
     plan, module = build(kind, PaperMCSC)
@@ -116,10 +153,11 @@ def test_each_network_is_taught_by_the_other(kind, method):
 
 
 def test_ramp_half_way_up():
-    """``0.1 exp(-5 (1 - 0.375 / 0.75)^2) = 0.1 exp(-1.25)`` of the paper's ramp, which is full at 0.75."""
-    plan, module = build("slicewise", PaperMCSC)
-    full, half = (module.eval()(batch_of(plan), progress)["cross_cnn"].item() for progress in (0.75, 0.375))
-    assert half / full == pytest.approx(np.exp(-1.25), rel=1e-5)
+    """``0.1 exp(-5 (1 - 1 / 2)^2) = 0.1 exp(-1.25)`` of the paper's ramp, full at 0.75, and SSL4MIS's, full at the end."""
+    for method, end in ((PaperMCSC, 0.75), (CrossTeaching, 1.0)):
+        plan, module = build("slicewise", method)
+        full, half = (module.eval()(batch_of(plan), progress)["cross_cnn"].item() for progress in (end, end / 2))
+        assert half / full == pytest.approx(np.exp(-1.25), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
