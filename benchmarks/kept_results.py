@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -28,22 +29,29 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return result
 
 
-def source(dataset_dir: str) -> dict[str, str]:
-    """Which data set and which code a result comes from."""
-    return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest()[:12]}
+def source(dataset_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Which data set, which code and which files of cases and plan a result comes from; files and code by digest."""
+    named = [Path(settings[key]) for key in ("split_file", "plan_from") if settings.get(key)]
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in named if file.is_file()}
+    return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest()[:12], "files": digests}
 
 
 def check_source(path: Path, result: dict[str, Any], dataset_dir: str) -> None:
     """Say so where a kept result comes from another version of ``mcsc_bundle``.
 
     Raises:
-        SystemExit: it comes from another data set.
+        SystemExit: it comes from another data set, or a file of its settings has changed since.
     """
-    now = source(dataset_dir)
-    result = {"dataset": now["dataset"], "code": "an older version"} | result  # files before 2026-11-28 name neither
+    now = source(dataset_dir, result["settings"])
+    result = {**now, "code": "an older version"} | result  # files before 2026-11-28 name none of them
     if result["dataset"] != now["dataset"]:
         raise SystemExit(
             f"expected {path} to be of data set {now['dataset']}, received one of {result['dataset']}; give another --results."
+        )
+    changed = [name for name, digest in now["files"].items() if result["files"].get(name, digest) != digest]
+    if changed:
+        raise SystemExit(
+            f"expected {', '.join(changed)} as {path} was made with, received a changed one; remove that run."
         )
     if result["code"] != now["code"]:
         print(f"{path.name} was made by mcsc_bundle {result['code']}; this one is {now['code']}.", file=sys.stderr)

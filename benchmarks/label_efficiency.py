@@ -190,7 +190,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     run_workflow(evaluate, "evaluate", overrides)
     cases = mean_dice_per_case(folder / "metrics.csv")
     result = {
-        **source(arguments.dataset_dir), "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
+        **source(arguments.dataset_dir, chosen), "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
         "dice": 100 * statistics.mean(cases.values()), "cases": cases,
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
         "missed": missed_per_class(folder / "metrics.csv"),

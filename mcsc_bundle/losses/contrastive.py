@@ -54,7 +54,8 @@ def balanced_contrastive_loss(
     Args:
         features: ``(G, N, D)``: G groups that are contrasted apart from one another, of N vectors each, of any length
             (they are normalised here) and any floating type (computed in float32, float64 stays; autocast has no say).
-        labels: class indices ``(G, N)`` in ``[0, num_classes)``, or ``ignore_index``.
+        labels: class indices ``(G, N)`` in ``[0, num_classes)``, or ``ignore_index``; vectors with any other label are left
+            out too (to look for them would wait for the device).
         num_classes: number of classes, background (0) included.
         temperature: tau, at least 0.02.
         balance_anchors: average ``l_i`` per class over its anchors that have positives, then over these classes. If

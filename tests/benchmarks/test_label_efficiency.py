@@ -91,6 +91,17 @@ def test_a_result_of_another_data_set_is_refused_and_one_of_other_code_is_named(
         run(monkeypatch, tmp_path, *words, "--dataset_dir", "other")
 
 
+def test_a_result_of_a_split_that_has_changed_is_refused(tmp_path, monkeypatch, trainings):
+    split = tmp_path / "three.json"
+    split.write_text("{}")
+    words = ("--methods", "supervised", "--splits", f"3={split}")
+    run(monkeypatch, tmp_path, *words)
+    assert run(monkeypatch, tmp_path, *words) == 0
+    split.write_text('{"labeled": []}')
+    with pytest.raises(SystemExit, match=r"expected three\.json as .* was made with, received a changed one"):
+        run(monkeypatch, tmp_path, *words)
+
+
 def test_a_variant_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, trainings, capsys):
     variant = 'no contrast={"method#contrast_weight": 0}'
     assert run(monkeypatch, tmp_path, "--methods", "mcsc", "--budgets", "4", "--variant", variant) == 1
