@@ -11,6 +11,7 @@ from benchmarks import label_efficiency
 from benchmarks.acdc_splits import split as acdc_split
 from benchmarks.label_efficiency import main
 from benchmarks.label_table import missed_per_class, summary
+from benchmarks.tune_splits import tune_splits
 from benchmarks.voxel_distances import voxel_distances
 from tests.plans import make_plan
 from tests.preprocessing import scans
@@ -192,3 +193,16 @@ def test_missed_structures_are_counted_beside_the_distances(tmp_path):
     lines = ["case,class_name,dice,hd95_mm", "a,RV,0.0,inf", "b,RV,0.8,3.0", "c,RV,nan,nan", "a,LV,0.9,2.0"]
     (tmp_path / "metrics.csv").write_text("\n".join(lines))
     assert missed_per_class(tmp_path / "metrics.csv") == {"RV": 1, "LV": 0}
+
+
+def test_settings_are_chosen_on_patients_the_tables_do_not_test():
+    groups = {f"case_{n:02}": f"patient_{n // 2}" for n in range(40)}
+    tested = {"case_00", "case_07"}
+    splits = tune_splits(groups, tested, number=2, labeled=3, test=5)
+    for split in splits:
+        patients = [{groups[name] for name in split[part]} for part in ("labeled", "unlabeled", "test")]
+        assert sum(map(len, patients)) == len(set.union(*patients)) == 20
+        assert patients[2].isdisjoint({groups[name] for name in tested})
+        assert (len(split["labeled"]), len(split["test"])) == (4, 6)  # whole patients
+    assert splits[0]["test"] == splits[1]["test"]
+    assert set(splits[0]["labeled"]).isdisjoint(splits[1]["labeled"])
