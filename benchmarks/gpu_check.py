@@ -114,7 +114,7 @@ def make_method(plan: Plan, name: str) -> Method:
     method_class = METHODS[name]
     options: dict[str, Any] = {} if method_class is BCP else {"loss": nnunet_loss(plan.batch_dice)}
     if issubclass(method_class, PaperMCSC):
-        options["contrast"] = MultiScaleContrast(plan, networks)
+        options["contrast"] = MultiScaleContrast(plan, networks, balance_anchors=method_class is MCSC)
     if method_class is PaperMCSC:
         options["contrast_unlabeled_from"] = 0.0
     if method_class is CPS:

@@ -54,7 +54,11 @@ def local_blocks(
 
 
 def sample_voxels(
-    where: Tensor, pixels: int, labels: Tensor | None = None, generator: torch.Generator | None = None
+    where: Tensor,
+    pixels: int,
+    labels: Tensor | None = None,
+    num_classes: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """At most ``pixels`` voxels of every block, drawn without repetition; no device synchronisation.
 
@@ -63,8 +67,9 @@ def sample_voxels(
     Args:
         where: voxel indices ``(G, M, V)`` from ``local_blocks``.
         pixels: voxels kept of each map in each group.
-        labels: class indices ``(M, voxels of the map)``. If given, each class present in a block has the same chance at
-            each draw however few voxels it has, and negative labels come last. ``None`` draws all voxels alike.
+        labels: class indices ``(M, voxels of the map)`` below ``num_classes``. If given, each class present in a block has the
+            same chance at each draw however few voxels it has, and negative labels come last. ``None`` draws all voxels alike.
+        num_classes: of ``labels``.
         generator: source of the draw; ``None`` takes the device's own.
 
     Returns:
@@ -74,15 +79,17 @@ def sample_voxels(
         return where
     keys = torch.rand(where.shape, device=where.device, generator=generator).log_()
     if labels is not None:
-        keys = keys * _class_sizes(labels.expand(len(where), -1, -1).gather(2, where))
+        keys = keys * _class_sizes(labels.expand(len(where), -1, -1).gather(2, where), num_classes)
     return where.gather(2, keys.topk(pixels, dim=2).indices)
 
 
-def _class_sizes(labels: Tensor) -> Tensor:
+def _class_sizes(labels: Tensor, num_classes: int) -> Tensor:
     """For each voxel of ``(G, M, V)`` the number of voxels of its class there, infinite where the label is negative.
 
     ``log(u) * n`` orders like draws with weight ``1 / n`` (Efraimidis and Spirakis, 2006).
     """
-    ordered = labels.sort(dim=2).values
-    first, last = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
-    return (last - first).float().masked_fill(labels < 0, torch.inf)
+    place = torch.where(labels < 0, num_classes, labels)
+    sizes = labels.new_zeros(*labels.shape[:2], num_classes + 1, dtype=torch.float32)
+    sizes.scatter_add_(2, place, torch.ones((), device=labels.device).expand_as(place))
+    sizes[:, :, num_classes] = torch.inf
+    return sizes.gather(2, place)

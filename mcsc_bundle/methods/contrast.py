@@ -106,7 +106,8 @@ class MultiScaleContrast(nn.Module):
         targets = torch.cat([_resized(label.unsqueeze(1).float(), cells).flatten(1).long() for label in labels])
         batch = len(labels[0])
         where = local_blocks(cells, scale.block, 2 * batch, device=targets.device)  # (G, 2B, V)
-        where, target = choose_voxels(where, targets, scale, self.balance_anchors)  # both (g, 2B, v)
+        balanced = self.num_classes if self.balance_anchors else 0
+        where, target = choose_voxels(where, targets, scale, balanced)  # both (g, 2B, v)
         cnn, transformer = self.projectors[index](
             _gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:])
         )
@@ -123,7 +124,7 @@ class MultiScaleContrast(nn.Module):
 
 
 def choose_voxels(
-    where: Tensor, targets: Tensor, scale: ContrastScale, balanced: bool = False, per_block: int = 64
+    where: Tensor, targets: Tensor, scale: ContrastScale, num_classes: int = 0, per_block: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Cut the block groups ``(G, M, V)`` down to the pixel budget of the scale; no device synchronisation.
 
@@ -134,8 +135,8 @@ def choose_voxels(
         where: flat voxel indices, see ``local_blocks``.
         targets: class indices ``(M, cells)``; -1 is ignored.
         scale: its ``pixels`` are the budget.
-        balanced: the classes of a block have the same chance at each draw, ignored voxels come last. If not, all voxels of
-            a block are drawn alike.
+        num_classes: the classes of a block have the same chance at each draw, ignored voxels come last. 0: all voxels of a
+            block are drawn alike.
         per_block: voxels of a block.
 
     Returns:
@@ -143,7 +144,7 @@ def choose_voxels(
     """
     groups, _, voxels = where.shape
     if scale.pixels is not None and groups * voxels > scale.pixels:
-        where = sample_voxels(where, min(voxels, per_block), targets if balanced else None)
+        where = sample_voxels(where, min(voxels, per_block), targets if num_classes else None, num_classes)
         keep = max(1, scale.pixels // where.shape[2])
         if keep < groups:
             target = _labels_at(targets, where)

@@ -74,10 +74,10 @@ class TestSampleVoxels:
     def test_classes_are_alike_if_labels_are_given(self):
         where = torch.arange(100).expand(500, 1, 100)
         labels = (torch.arange(100) < 5).long()[None]  # 5 voxels against 95
-        first = sample_voxels(where, 1, labels)
+        first = sample_voxels(where, 1, labels, 2)
         assert (first < 5).float().mean() == pytest.approx(0.5, abs=0.1)
 
     def test_ignored_voxels_come_last(self):
         where = torch.arange(10).expand(20, 1, 10)
         labels = torch.tensor([[-1] * 6 + [0, 1, 1, 1]])
-        assert (sample_voxels(where, 4, labels) >= 6).all()
+        assert (sample_voxels(where, 4, labels, 2) >= 6).all()

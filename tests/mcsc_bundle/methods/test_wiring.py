@@ -90,7 +90,7 @@ class TestBalancedVoxels:
 
     def test_rare_classes_are_drawn_as_often_and_ignored_voxels_last(self):
         torch.manual_seed(0)
-        _, chosen = choose_voxels(self.where, self.targets, self.scale, balanced=True, per_block=12)
+        _, chosen = choose_voxels(self.where, self.targets, self.scale, num_classes=3, per_block=12)
         assert (chosen >= 0).all()
         assert all((chosen == rare).sum() > 8 * 2.5 for rare in (1, 2))  # of 8 blocks; 0.4 in each if all were alike
 
@@ -103,9 +103,9 @@ class TestBalancedVoxels:
     def test_the_contrast_asks_for_it_with_its_anchors(self, monkeypatch, balanced):
         asked = []
 
-        def chosen(where, targets, scale, balanced):
-            asked.append(balanced)
-            return choose_voxels(where, targets, scale, balanced)
+        def chosen(where, targets, scale, num_classes):
+            asked.append(num_classes)
+            return choose_voxels(where, targets, scale, num_classes)
 
         monkeypatch.setattr(contrast, "choose_voxels", chosen)
         plan = make_plan("slicewise", batch_labeled=2, batch_unlabeled=2)
@@ -113,7 +113,7 @@ class TestBalancedVoxels:
         labels = torch.ones(4, *plan.patch_size, dtype=torch.long)
         features = tuple(network.features(batch_of(plan)["image"]) for network in (networks.cnn, networks.transformer))
         MultiScaleContrast(plan, networks, balance_anchors=balanced)(features, (labels, labels))
-        assert asked == [balanced] * len(plan.contrast)
+        assert asked == [plan.num_classes * balanced] * len(plan.contrast)
 
 
 @pytest.mark.parametrize("kind", KINDS)
