@@ -15,6 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, block_edges
+
 FACTOR = 2
 EDITED = "Edited by benchmarks.coarse_plan: {}."
 
@@ -31,7 +33,15 @@ def coarse(plan: dict[str, Any]) -> dict[str, Any]:
         ],
         "cnn": cnn | {key: cnn[key][:-1] for key in ("features", "kernel_sizes", "strides")},
         "transformer": transformer | {key: transformer[key][:-1] for key in ("merges", "depths", "heads")},
-        "contrast": [scale | {"block": block_within(scale, patch)} for scale in fine],
+        "contrast": [
+            scale
+            | {
+                "block": list(
+                    block_edges([size // step for size, step in zip(patch, scale["stride"], strict=True)], pieces)
+                )
+            }
+            for scale, pieces in zip(fine, (FINE_BLOCKS, COARSE_BLOCKS), strict=True)
+        ],
     }
     reasons = {
         "spacing_mm": f"{FACTOR} times the median spacing, so that a step is cheap enough for many",
@@ -39,17 +49,10 @@ def coarse(plan: dict[str, Any]) -> dict[str, Any]:
         "patch_size": f"the planned patch divided by {FACTOR}: the same millimetres",
         "cnn": "the planned one without its last halving",
         "transformer": "the planned one without its last stage",
-        "contrast": "planned strides and pixels, blocks that fit the smaller maps",
+        "contrast": "planned strides and pixels, blocks as the planner cuts maps of this size",
     }
     why = plan["why"] | {key: EDITED.format(reason) for key, reason in reasons.items()}
     return plan | changed | {"why": why, "measured_memory_gb": None}
-
-
-def block_within(scale: dict[str, Any], patch: list[int]) -> list[int]:
-    """The block of a scale, no larger than its map."""
-    return [
-        min(block, size // stride) for block, size, stride in zip(scale["block"], patch, scale["stride"], strict=True)
-    ]
 
 
 def main() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mcsc_bundle.shipped import code_digest
+from preprocessing.dataset import read_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("mcsc_bundle", "preprocessing", "configs")  # what decides a run besides its settings
 
 
 def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -30,20 +34,41 @@ def kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def source(dataset_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Which data set, which code and which files of cases and plan a result comes from; files and code by digest."""
+    """Which data set, which code and which files of cases and plan a result comes from; files and code by digest.
+
+    Ask before the run, so that the code is the one that is about to run.
+    """
     named = [Path(settings[key]) for key in ("split_file", "plan_from") if settings.get(key)]
-    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in named if file.is_file()}
-    return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest()[:12], "files": digests}
+    digests = {file.name: _digest(file.read_bytes()) for file in named if file.is_file()}
+    return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest(), "files": digests}
+
+
+def code_digest() -> str:
+    """Over the files of ``CODE``, by name and content."""
+    files = sorted(
+        path for part in CODE for path in (ROOT / part).rglob("*") if path.suffix in (".py", ".yaml", ".json")
+    )
+    return _digest("".join(f"{path.relative_to(ROOT)} {_digest(path.read_bytes())}\n" for path in files).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def patients_of(dataset_dir: str, cases: Iterable[str]) -> dict[str, str]:
+    """The patient of each scored case."""
+    groups = {case.name: case.group for case in read_dataset(dataset_dir).cases}
+    return {case: groups[case] for case in cases}
 
 
 def check_source(path: Path, result: dict[str, Any], dataset_dir: str) -> None:
-    """Say so where a kept result comes from another version of ``mcsc_bundle``.
+    """Say so where a kept result comes from other code.
 
     Raises:
         SystemExit: it comes from another data set, or a file of its settings has changed since.
     """
     now = source(dataset_dir, result["settings"])
-    result = {**now, "code": "an older version"} | result  # files before 2026-11-28 name none of them
+    result = {**now, "code": "an older version"} | result  # older files lack some of them
     if result["dataset"] != now["dataset"]:
         raise SystemExit(
             f"expected {path} to be of data set {now['dataset']}, received one of {result['dataset']}; give another --results."
@@ -54,4 +79,4 @@ def check_source(path: Path, result: dict[str, Any], dataset_dir: str) -> None:
             f"expected {', '.join(changed)} as {path} was made with, received a changed one; remove that run."
         )
     if result["code"] != now["code"]:
-        print(f"{path.name} was made by mcsc_bundle {result['code']}; this one is {now['code']}.", file=sys.stderr)
+        print(f"{path.name} was made by code {result['code']}; this one is {now['code']}.", file=sys.stderr)

@@ -29,7 +29,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from benchmarks.kept_results import check_source, kept_result, source
+from benchmarks.kept_results import check_source, kept_result, patients_of, source
 from benchmarks.label_table import (
     BASELINE,
     DISTANCES,
@@ -177,7 +177,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     if (result := kept_result(result_file, chosen)) is not None:
         check_source(result_file, result, arguments.dataset_dir)
         return result
-    began = time.perf_counter()
+    made_of, began = source(arguments.dataset_dir, chosen), time.perf_counter()
     overrides = {
         "dataset_dir": arguments.dataset_dir,
         "output_dir": str(folder),
@@ -190,8 +190,9 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     run_workflow(evaluate, "evaluate", overrides)
     cases = mean_dice_per_case(folder / "metrics.csv")
     result = {
-        **source(arguments.dataset_dir, chosen), "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
+        **made_of, "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,
         "dice": 100 * statistics.mean(cases.values()), "cases": cases,
+        "patients": patients_of(arguments.dataset_dir, cases),
         "classes": {k: 100 * v for k, v in mean_per_class(folder / "metrics.csv", "dice").items()},
         "missed": missed_per_class(folder / "metrics.csv"),
         **{column: mean_per_class(folder / "metrics.csv", column) for column in DISTANCES},

@@ -80,18 +80,18 @@ def gain(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
     Args:
         pairs: runs of the method and of the baseline. Only cases that both scored are compared.
     """
-    per_case: dict[str, list[float]] = {}
+    per_patient: dict[str, list[float]] = {}
     per_seed = []
     for mine, theirs in pairs:
         common = mine["cases"].keys() & theirs["cases"].keys()
         differences = {case: 100 * (mine["cases"][case] - theirs["cases"][case]) for case in sorted(common)}
         per_seed.append(statistics.mean(differences.values()))
         for case, difference in differences.items():
-            per_case.setdefault(case, []).append(difference)
+            per_patient.setdefault(mine.get("patients", {}).get(case, case), []).append(difference)
     return {
         "gain": statistics.mean(per_seed),
         "gain_sd": statistics.stdev(per_seed) if len(per_seed) > 1 else None,
-        "p_cases": p_of_mean([statistics.mean(values) for values in per_case.values()]),
+        "p_patients": p_of_mean([statistics.mean(values) for values in per_patient.values()]),
         "p_seeds": p_of_mean(per_seed),
     }
 
@@ -112,12 +112,12 @@ def mean_distance(results: list[dict[str, Any]], column: str) -> float | None:
 def table(rows: list[dict[str, Any]], baseline: str = BASELINE) -> str:
     """The summary as a markdown table."""
     lines = [
-        f"| labels | method | Dice (of seeds) | sd | gain over {baseline} | its sd over seeds | p over cases, over seeds "
+        f"| labels | method | Dice (of seeds) | sd | gain over {baseline} | its sd over seeds | p over patients, over seeds "
         "| HD95 / ASD mm | in voxels | missed | minutes |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        tests = f"{_text(r.get('p_cases'), '.1e')}, {_text(r.get('p_seeds'), '.2f')}"
+        tests = f"{_text(r.get('p_patients'), '.1e')}, {_text(r.get('p_seeds'), '.2f')}"
         values = [_text(r[column], ".2f") for column in ALL_DISTANCES]
         distances = f"{values[0]} / {values[1]} | {values[2]} / {values[3]}"
         lines.append(

@@ -45,11 +45,16 @@ def plan_contrast(
     scales = []
     for stride, pieces in zip(strides, (FINE_BLOCKS, COARSE_BLOCKS), strict=False):
         cells = tuple(math.ceil(length / step) for length, step in zip(patch, stride, strict=True))
-        block = tuple(min(length, max(2, round(length / pieces))) for length in cells)
+        block = block_edges(cells, pieces)
         widths = cnn.features[cnn.cumulative_strides.index(stride)] + swin.embed_dim * 2
         pixels = _pixel_budget(math.prod(block), batch, widths, step_flops * STEP_SHARE / len(strides))
         scales.append(ContrastScale(stride, block, None if math.prod(cells) <= pixels else pixels))
     return tuple(scales)
+
+
+def block_edges(cells: Sequence[int], pieces: int) -> tuple[int, ...]:
+    """Edges of the blocks of a map of so many cells, for about that many blocks on an axis."""
+    return tuple(min(length, max(2, round(length / pieces))) for length in cells)
 
 
 def _pixel_budget(block_voxels: int, batch: int, widths: int, flops: float) -> int:

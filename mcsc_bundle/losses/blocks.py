@@ -67,8 +67,8 @@ def sample_voxels(
     Args:
         where: voxel indices ``(G, M, V)`` from ``local_blocks``.
         pixels: voxels kept of each map in each group.
-        labels: class indices ``(M, voxels of the map)`` below ``num_classes``. If given, each class present in a block has the
-            same chance at each draw however few voxels it has, and negative labels come last. ``None`` draws all voxels alike.
+        labels: class indices ``(M, voxels of the map)`` below ``num_classes``. If given, the classes present in a block give
+            equally many voxels, each as far as it has them, and negative labels come last. ``None`` draws all voxels alike.
         num_classes: of ``labels``.
         generator: source of the draw; ``None`` takes the device's own.
 
@@ -77,19 +77,17 @@ def sample_voxels(
     """
     if pixels >= where.shape[2]:
         return where
-    keys = torch.rand(where.shape, device=where.device, generator=generator).log_()
+    keys = torch.rand(where.shape, device=where.device, generator=generator)
     if labels is not None:
-        keys = keys * _class_sizes(labels.expand(len(where), -1, -1).gather(2, where), num_classes)
-    return where.gather(2, keys.topk(pixels, dim=2).indices)
+        found = labels.expand(len(where), -1, -1).gather(2, where)
+        # the k-th smallest of n uniform numbers is about k / n: times n, every class's k-th voxel comes at about k
+        keys = (keys * _class_sizes(found, num_classes)).masked_fill_(found < 0, torch.inf)
+    return where.gather(2, keys.topk(pixels, dim=2, largest=False).indices)
 
 
 def _class_sizes(labels: Tensor, num_classes: int) -> Tensor:
-    """For each voxel of ``(G, M, V)`` the number of voxels of its class there, infinite where the label is negative.
-
-    ``log(u) * n`` orders like draws with weight ``1 / n`` (Efraimidis and Spirakis, 2006).
-    """
+    """For each voxel of ``(G, M, V)`` the number of voxels of its class there; negative labels are a class of their own."""
     place = torch.where(labels < 0, num_classes, labels)
     sizes = labels.new_zeros(*labels.shape[:2], num_classes + 1, dtype=torch.float32)
     sizes.scatter_add_(2, place, torch.ones((), device=labels.device).expand_as(place))
-    sizes[:, :, num_classes] = torch.inf
     return sizes.gather(2, place)

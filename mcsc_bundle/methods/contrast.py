@@ -135,8 +135,8 @@ def choose_voxels(
         where: flat voxel indices, see ``local_blocks``.
         targets: class indices ``(M, cells)``; -1 is ignored.
         scale: its ``pixels`` are the budget.
-        num_classes: the classes of a block have the same chance at each draw, ignored voxels come last. 0: all voxels of a
-            block are drawn alike.
+        num_classes: the classes of a block give equally many voxels, ignored voxels come last. 0: all voxels of a block are
+            drawn alike.
         per_block: voxels of a block.
 
     Returns:

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from benchmarks.coarse_plan import FACTOR, block_within, coarse
+from benchmarks.coarse_plan import FACTOR, coarse
 from benchmarks.label_efficiency import PROTOCOLS, ROOT
 from mcsc_bundle.networks.pair import pair_or_exit
 from mcsc_bundle.plan import Plan
@@ -23,7 +23,6 @@ def test_networks_of_the_kept_plan_fit_its_patch():
 
 def test_millimetres_of_the_patch_stay():
     before = json.loads(KEPT.read_text())
-    before["contrast"] = [{"stride": [8, 8], "block": [20, 9], "pixels": 128}]
     after = coarse(before)
     assert after["spacing_mm"] == [FACTOR * before["spacing_mm"][0], FACTOR * before["spacing_mm"][1], None]
     assert after["patch_size"] == [56, 64] and after["median_shape"][2] == before["median_shape"][2]
@@ -31,5 +30,8 @@ def test_millimetres_of_the_patch_stay():
     assert after["why"]["spacing_mm"].startswith("Edited by")
 
 
-def test_blocks_are_no_larger_than_their_map():
-    assert block_within({"stride": [8, 8], "block": [20, 5]}, [112, 64]) == [14, 5]
+def test_maps_of_the_kept_plan_are_cut_as_the_planner_cuts_maps_of_their_size():
+    """112 x 128 in about 12 x 12 blocks, 14 x 16 in 2 x 2: a scale of a single block would shuffle nothing."""
+    assert [scale.block for scale in Plan.load(KEPT).contrast] == [(9, 11), (7, 8)]
+    before = json.loads(KEPT.read_text()) | {"patch_size": [224, 256]}
+    assert [scale["block"] for scale in coarse(before)["contrast"]] == [[9, 11], [7, 8]]

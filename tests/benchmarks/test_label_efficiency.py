@@ -39,6 +39,7 @@ def trainings(monkeypatch):
 
     monkeypatch.setattr(label_efficiency, "run_workflow", run_workflow)
     monkeypatch.setattr(label_efficiency, "voxel_distances", lambda *_: {"hd95_voxels": {"LV": 2.0}})
+    monkeypatch.setattr(label_efficiency, "patients_of", lambda _, cases: {case: case for case in cases})
     return started
 
 
@@ -87,7 +88,7 @@ def test_a_result_of_another_data_set_is_refused_and_one_of_other_code_is_named(
     result = json.loads(kept.read_text())
     kept.write_text(json.dumps(result | {"code": "older"}))
     assert run(monkeypatch, tmp_path, *words) == 0
-    assert "supervised_4_0.json was made by mcsc_bundle older" in capsys.readouterr().err
+    assert "supervised_4_0.json was made by code older" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="of data set other, received one of data"):
         run(monkeypatch, tmp_path, *words, "--dataset_dir", "other")
 
@@ -185,8 +186,28 @@ def test_seeds_and_cases_are_tested_apart():
     row = summary(results)[1]
     assert row["gain"] == pytest.approx(3.0) and row["gain_sd"] == pytest.approx(3**0.5)
     assert row["p_seeds"] == pytest.approx(ttest_1samp([2, 2, 5], 0).pvalue)
-    assert row["p_cases"] == pytest.approx(ttest_1samp([2, 2, 2, 5, 5], 0).pvalue)  # case a once
+    assert row["p_patients"] == pytest.approx(ttest_1samp([2, 2, 2, 5, 5], 0).pvalue)  # case a once
     assert summary(results[:1])[0]["sd"] is None, "one seed has no spread"
+
+
+def test_scans_of_one_patient_are_one_in_the_test_over_patients():
+    """Differences of 1 and 3, 4 and 6, 9: means 2, 5, 9 of three patients, not five cases."""
+
+    def run(method, dice):
+        patients = dict(zip("abcde", ("p", "p", "q", "q", "r"), strict=True))
+        cases = dict(zip("abcde", dice, strict=True))
+        return {
+            "method": method,
+            "budget": 4,
+            "seed": 0,
+            "dice": 50.0,
+            "cases": cases,
+            "patients": patients,
+            "train_seconds": 60,
+        }
+
+    rows = summary([run("supervised", [0.5] * 5), run("mcsc", [0.51, 0.53, 0.54, 0.56, 0.59])])
+    assert rows[1]["p_patients"] == pytest.approx(ttest_1samp([2, 5, 9], 0).pvalue)
 
 
 def test_missed_structures_are_counted_beside_the_distances(tmp_path):

@@ -77,6 +77,13 @@ class TestSampleVoxels:
         first = sample_voxels(where, 1, labels, 2)
         assert (first < 5).float().mean() == pytest.approx(0.5, abs=0.1)
 
+    @pytest.mark.parametrize(("rare", "drawn"), [(10, 10), (30, 30), (60, 32)])
+    def test_classes_give_equally_many_voxels_as_far_as_they_have_them(self, rare, drawn):
+        """64 of 361 voxels of two classes."""
+        where = torch.arange(361).expand(200, 1, 361)
+        chosen = sample_voxels(where, 64, (torch.arange(361) < rare).long()[None], 2)
+        assert (chosen < rare).flatten(1).sum(1).float().mean() == pytest.approx(drawn, abs=1.0)
+
     def test_ignored_voxels_come_last(self):
         where = torch.arange(10).expand(20, 1, 10)
         labels = torch.tensor([[-1] * 6 + [0, 1, 1, 1]])
