@@ -73,9 +73,9 @@ def summary(results: list[dict[str, Any]], baseline: str = BASELINE) -> list[dic
 def gain(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
     """Gain in Dice points over runs of the baseline with the same seeds.
 
-    Two questions, two paired t tests. ``p_cases``: would these very runs differ on other cases? A case that several seeds
-    test counts once, with its mean. ``p_seeds``: would other labelled cases and weights show it too? Each seed counts once;
-    with three seeds only a gain that hardly varies gets below 0.05.
+    Two questions, two paired t tests. ``p_patients``: would these very runs differ on other patients? A patient of several
+    scans, or one that several seeds test, counts once, with the mean. ``p_seeds``: would other labelled cases and weights show
+    it too? Each seed counts once; with three seeds only a gain that hardly varies gets below 0.05.
 
     Args:
         pairs: runs of the method and of the baseline. Only cases that both scored are compared.

@@ -1,4 +1,4 @@
-"""Splits to choose settings on: none of their test cases is a test case of the kept results that the tables are made of.
+"""Splits to choose settings on: none of their test cases is a test case of the kept results that are there when it is run.
 
     python -m benchmarks.tune_splits ../shared/data/hippocampus benchmarks/results/hippocampus benchmarks/splits/hippocampus_tune
 
@@ -24,6 +24,9 @@ def tune_splits(groups: dict[str, str], tested: set[str], number: int, labeled: 
         tested: cases of the tables' test parts; their patients stay out of the test parts here.
         number: of splits.
         labeled, test: cases of a split, or a few more, since patients are taken whole.
+
+    Raises:
+        ValueError: there are not so many patients.
     """
     patients: dict[str, list[str]] = {}
     for name in sorted(groups):
@@ -35,6 +38,11 @@ def tune_splits(groups: dict[str, str], tested: set[str], number: int, labeled: 
     def take(count: int) -> list[str]:
         taken: list[str] = []
         while len(taken) < count:
+            if not order:
+                raise ValueError(
+                    f"expected patients for {number} splits of {labeled} labelled and {test} test cases, received "
+                    f"{len(set(patients) - seen)} that the results do not test; ask for fewer."
+                )
             taken += patients[order.pop(0)]
         return taken
 

@@ -14,11 +14,12 @@ class ReadBack:
     """
 
     def __init__(self, values: Tensor) -> None:
-        self.values = values.detach().to("cpu", non_blocking=True)
+        self.values = values.detach().to("cpu", non_blocking=values.is_cuda)
         self.arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
 
     def tolist(self) -> list[float]:
         """The values as numbers."""
         if self.arrived is not None:
             self.arrived.synchronize()
+            self.arrived = None  # an event can be neither copied nor pickled
         return self.values.tolist()

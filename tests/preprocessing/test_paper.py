@@ -45,10 +45,18 @@ def test_refuses_three_dimensions():
         paper_plan(make_plan("3d"))
 
 
-def test_length_and_rates_of_the_protocol():
+def test_steps_and_rates_of_the_protocol():
+    """40 000 steps; 5e-4 for the CNN and the projectors, a fifth for Swin, as the optimiser of the merged config gets them."""
     paper = PROTOCOLS["paper"]
     assert paper.iterations == 40_000
-    assert paper.overrides == {"preset": "paper", "configuration": "2d", "lr": 5e-4, "transformer_lr": 1e-4}
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / "method_mcsc_paper.yaml")])
+    parser.update(paper.overrides)
+    assert parser["optimizer"]["params"] == "$@method.parameter_groups(@lr, @transformer_lr)"
+    rates = [parser.get_parsed_content(name) for name in ("lr", "transformer_lr")]
+    _, method = build("slicewise", PaperMCSC)
+    assert [group["lr"] for group in method.parameter_groups(*rates)] == [5e-4, 1e-4]
+    assert (paper.overrides["preset"], paper.overrides["configuration"]) == ("paper", "2d")
 
 
 def test_optimiser():

@@ -37,7 +37,7 @@ REGIONS = {"labels": {"background": 0, "whole": 2, "core": 1}, "regions": {"whol
 def build(
     kind: str, method: type[Method], seed: int = 0, batch_dice: bool = True, regions: bool = False, **changes: Any
 ) -> tuple[Plan, Method]:
-    """The method with the default options of its overlay; ``changes`` are of the plan."""
+    """The method with its class's default options and nnU-Net's loss; ``changes`` are of the plan."""
     plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2, **(REGIONS if regions else {}), **changes)
     torch.manual_seed(seed)
     networks = NetworkPair.from_plan(plan)

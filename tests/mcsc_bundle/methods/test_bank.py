@@ -39,6 +39,13 @@ def test_ignored_vectors_are_not_kept():
     assert not bank.known.any()
 
 
+def test_vectors_of_a_step_that_is_not_finite_are_not_kept():
+    """The trainer skips such a step; in the bank they would spoil those after it."""
+    bank = MemoryBank(num_classes=2, size=4, channels=2)
+    bank.add(*groups((float("inf"), 1), (float("nan"), 1), (7, 1)))
+    assert bank.vectors[1][bank.known[1]].tolist() == [[7.0, 1.0]]
+
+
 def test_the_loss_is_that_of_the_joined_group_and_old_vectors_get_no_gradient():
     torch.manual_seed(0)
     bank = MemoryBank(num_classes=3, size=3, channels=4, per_step=3)

@@ -1,5 +1,6 @@
 """Laws every method keeps, in 2-D and 3-D."""
 
+import copy
 import io
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mcsc_bundle.methods import BCP, CPS, MCSC, UAMT, URPC, CrossTeaching, MeanTeacher, PaperMCSC, Supervised
 from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.methods.mcsc_paper import crossed_labels
+from mcsc_bundle.methods.readback import ReadBack
 from mcsc_bundle.outputs import Classes
 from tests.mcsc_bundle.methods.cases import (
     METHODS,
@@ -208,6 +210,15 @@ def test_the_network_that_knows_the_labelled_patches_better_teaches_more_often()
     torch.manual_seed(0)
     drawn = [method.teacher() is method.cnn_teacher for _ in range(2000)]
     assert abs(sum(drawn) / 2000 - 0.8) < 0.03
-    method._latest = torch.tensor([1.2, 0.4])
+    method._latest = ReadBack(torch.tensor([1.2, 0.4]))
     method.after_step(0.5)
     assert method.supervised_losses == pytest.approx((0.25, 0.4))
+
+
+def test_the_running_losses_are_those_of_the_step():
+    plan, method = build("2d", MCSC)
+    terms = method(batch_of(plan), 0.0)
+    method.after_step(0.0)
+    wanted = [0.95 + 0.05 * terms[f"supervised_{network}"].item() for network in ("cnn", "transformer")]
+    assert method.supervised_losses == pytest.approx(wanted)
+    assert copy.deepcopy(method).supervised_losses == method.supervised_losses

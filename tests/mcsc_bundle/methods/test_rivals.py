@@ -12,6 +12,7 @@ from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import BCP, CPS, UAMT, URPC
 from mcsc_bundle.methods.bcp import largest_components
 from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.methods.mean_teacher import noisy
 from mcsc_bundle.methods.urpc import feature_dropout, feature_noise
 from mcsc_bundle.methods.views import one_box
 from mcsc_bundle.networks import NetworkPair, UNet
@@ -29,6 +30,25 @@ def softmax(logits):
 
 def plain(logits):
     return logits.detach().double().flatten(2).numpy()
+
+
+class TestNoise:
+    def test_it_is_a_tenth_of_the_range_of_each_channel(self):
+        """Channel 0 from 0 to 10, channel 1 from 0 to 40, channel 2 constant; noise is clipped at twice its deviation."""
+        torch.manual_seed(0)
+        ramp = torch.linspace(0, 1, 40_000).view(1, 1, 200, 200)
+        image = torch.cat((10 * ramp, 40 * ramp, torch.full_like(ramp, 3.0)), 1)
+        noise = noisy(image) - image
+        assert noise[:, 0].std().item() == pytest.approx(0.1 * 10 * 0.959, rel=0.02)  # 0.959: of a normal clipped at 2
+        assert noise[:, 1].std().item() == pytest.approx(0.1 * 40 * 0.959, rel=0.02)
+        assert noise[:, 1].abs().max().item() == pytest.approx(0.2 * 40, rel=1e-4)
+        assert not noise[:, 2].any()
+
+    def test_each_patch_has_its_own_range(self):
+        torch.manual_seed(0)
+        image = torch.linspace(0, 1, 4096).expand(2, 1, 4096) * torch.tensor([1.0, 100.0]).view(2, 1, 1)
+        one, two = (noisy(image) - image).flatten(1).std(1)
+        assert (two / one).item() == pytest.approx(100, rel=0.1)
 
 
 class TestUAMT:

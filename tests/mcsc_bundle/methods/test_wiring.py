@@ -211,3 +211,12 @@ def test_defaults_are_those_of_the_documents():
     assert "balance_anchors" not in overlay["method"]["contrast"] and not paper.contrast.balance_anchors
     assert set(train["method"]) == {"_target_", "_requires_", "networks", "loss", "contrast"}  # no default overruled
     assert set(overlay["method"]) == {"_target_", "_requires_", "networks", "loss", "contrast"}
+
+
+@pytest.mark.parametrize("rival", ("cross_teaching", "cps", "mean_teacher", "uamt", "urpc"))
+def test_overlays_keep_the_published_ratio_of_the_losses(rival):
+    """SSL4MIS: 0.1 beside 0.5 (CE + Dice); the overlays' supervised loss is CE + Dice."""
+    merged = ConfigParser()
+    merged.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / f"method_{rival}.yaml")])
+    assert merged["method"]["weight"] == 2 * 0.1
+    assert merged["method"]["loss"] == "@loss" and merged["loss"]["_target_"].endswith(".nnunet_loss")
