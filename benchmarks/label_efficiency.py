@@ -81,7 +81,10 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a method, or ``mcsc`` with some settings changed, on a number of labelled cases (``None``: all)."""
+    """One training: a method, or one with some settings changed, on a number of labelled cases (``None``: all).
+
+    A variant whose name begins with that of a method, as ``supervised EMA``, is one of it; any other is one of ``mcsc``.
+    """
 
     name: str
     budget: int | None
@@ -90,7 +93,8 @@ class Job:
 
     @property
     def method(self) -> str:
-        return self.name if self.name in ("full", *methods()) else "mcsc"
+        first = self.name.split(" ")[0]
+        return first if first in ("full", *methods()) else "mcsc"
 
     @property
     def folder(self) -> str:
@@ -222,7 +226,7 @@ def main() -> int:
         action="append",
         default=[],
         metavar="NAME=JSON",
-        help="mcsc with these config overrides, repeatable",
+        help="mcsc, or the method that is the first word of NAME, with these config overrides, repeatable",
     )
     parser.add_argument("--num_test", type=int, default=40)
     parser.add_argument(

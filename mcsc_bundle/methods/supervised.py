@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method
+from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.networks.pair import NetworkPair
 
 
@@ -16,13 +17,25 @@ class Supervised(Method):
     Args:
         networks: the plan's pair; the Transformer is not used.
         loss: ``loss(logits (B, C, *spatial), label (B, 1, *spatial)) -> scalar``.
+        decay: of the moving average that is shipped in place of the CNN, as MCSC ships one; ``None`` ships the CNN itself.
     """
 
-    def __init__(self, networks: NetworkPair, loss: nn.Module) -> None:
+    def __init__(self, networks: NetworkPair, loss: nn.Module, decay: float | None = None) -> None:
         super().__init__(networks)
         self.loss = loss
+        self.average = None if decay is None else EMATeacher(self.cnn, decay)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """One term, ``supervised``."""
         label = batch[LABEL]
         return {"supervised": self.loss(self.cnn(batch[IMAGE][: len(label)]), label)}
+
+    def after_step(self, progress: float) -> None:
+        """The moving average follows."""
+        if self.average is not None:
+            self.average.update(self.cnn)
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The CNN, or its moving average."""
+        return self.cnn if self.average is None else self.average.network

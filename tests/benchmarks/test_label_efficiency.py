@@ -112,6 +112,15 @@ def test_a_variant_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatc
     assert [row["seeds"] for row in result["rows"]] == [2]
 
 
+def test_a_variant_is_one_of_the_method_it_names_first(tmp_path, monkeypatch, trainings, capsys):
+    variant = 'supervised EMA={"method#decay": 0.99}'
+    assert run(monkeypatch, tmp_path, "--methods", "mcsc", "--budgets", "4", "--variant", variant) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    dice = {row["method"]: row["dice"] for row in rows}
+    assert dice["mcsc"] == pytest.approx(85.05) and dice["supervised EMA"] == pytest.approx(81.05)
+    assert [each.get("method#decay") for each in trainings] == [None, 0.99] * 2
+
+
 def test_splits_by_file_take_the_place_of_drawn_ones(tmp_path, monkeypatch, trainings):
     words = ("--methods", "mcsc", "--upper_bound", "--splits", "3=three.json,all=every.json")
     assert run(monkeypatch, tmp_path, *words) == 0

@@ -10,6 +10,7 @@ from mcsc_bundle.methods import BCP, CPS, MCSC, UAMT, URPC, CrossTeaching, MeanT
 from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.methods.mcsc_paper import crossed_labels
 from mcsc_bundle.methods.readback import ReadBack
+from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.outputs import Classes
 from tests.mcsc_bundle.methods.cases import (
     METHODS,
@@ -222,3 +223,22 @@ def test_the_running_losses_are_those_of_the_step():
     wanted = [0.95 + 0.05 * terms[f"supervised_{network}"].item() for network in ("cnn", "transformer")]
     assert method.supervised_losses == pytest.approx(wanted)
     assert copy.deepcopy(method).supervised_losses == method.supervised_losses
+
+
+def test_the_baseline_can_ship_its_moving_average():
+    """By hand after two updates with decay 0.99: the first copies, the second keeps a half (1 - 1 / 2)."""
+    plan, plain = build("2d", Supervised)
+    method = Supervised(NetworkPair.from_plan(plan), plain.loss, decay=0.99)
+    assert plain.shipped is plain.cnn and method.shipped is not method.cnn
+    first = next(method.cnn.parameters())
+    seen = []
+    for _ in range(2):
+        torch.nn.init.normal_(first)
+        seen.append(first.detach().clone())
+        method.after_step(0.5)
+    assert torch.allclose(next(method.shipped.parameters()), (seen[0] + seen[1]) / 2, atol=1e-6)
+    assert all(
+        id(p) not in {id(p) for p in method.shipped.parameters()}
+        for g in method.parameter_groups(1e-3)
+        for p in g["params"]
+    )
