@@ -34,12 +34,7 @@ def coarse(plan: dict[str, Any]) -> dict[str, Any]:
         "cnn": cnn | {key: cnn[key][:-1] for key in ("features", "kernel_sizes", "strides")},
         "transformer": transformer | {key: transformer[key][:-1] for key in ("merges", "depths", "heads")},
         "contrast": [
-            scale
-            | {
-                "block": list(
-                    block_edges([size // step for size, step in zip(patch, scale["stride"], strict=True)], pieces)
-                )
-            }
+            scale | {"block": block_of(scale["stride"], patch, pieces)}
             for scale, pieces in zip(fine, (FINE_BLOCKS, COARSE_BLOCKS), strict=True)
         ],
     }
@@ -53,6 +48,11 @@ def coarse(plan: dict[str, Any]) -> dict[str, Any]:
     }
     why = plan["why"] | {key: EDITED.format(reason) for key, reason in reasons.items()}
     return plan | changed | {"why": why, "measured_memory_gb": None}
+
+
+def block_of(stride: list[int], patch: list[int], pieces: int) -> list[int]:
+    """The block of the map that a patch has at a stride, as the planner cuts it."""
+    return list(block_edges([size // step for size, step in zip(patch, stride, strict=True)], pieces))
 
 
 def main() -> None:

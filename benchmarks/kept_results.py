@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.shipped import file_digest
 from preprocessing.dataset import read_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +40,7 @@ def source(dataset_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
     Ask before the run, so that the code is the one that is about to run.
     """
     named = [Path(settings[key]) for key in ("split_file", "plan_from") if settings.get(key)]
-    digests = {file.name: _digest(file.read_bytes()) for file in named if file.is_file()}
+    digests = {file.name: file_digest(file)[:12] for file in named if file.is_file()}
     return {"dataset": Path(dataset_dir).resolve().name, "code": code_digest(), "files": digests}
 
 
@@ -48,11 +49,8 @@ def code_digest() -> str:
     files = sorted(
         path for part in CODE for path in (ROOT / part).rglob("*") if path.suffix in (".py", ".yaml", ".json")
     )
-    return _digest("".join(f"{path.relative_to(ROOT)} {_digest(path.read_bytes())}\n" for path in files).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]
+    listed = "".join(f"{path.relative_to(ROOT)} {file_digest(path)}\n" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()[:12]
 
 
 def patients_of(dataset_dir: str, cases: Iterable[str]) -> dict[str, str]:

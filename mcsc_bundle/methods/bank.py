@@ -56,10 +56,10 @@ class MemoryBank(nn.Module):
         """
         flat, targets = features.detach().flatten(0, 1), labels.flatten()
         classes = torch.arange(len(self.known), device=targets.device).unsqueeze(1)
-        finite = flat.isfinite().all(1)  # the trainer skips a step with others, the bank would keep them
-        chance = torch.rand(len(targets), device=targets.device).masked_fill(
-            (targets != classes) | ~finite, -1
-        )  # (C, G * N)
+        usable = (targets == classes) & flat.isfinite().all(
+            1
+        )  # (C, G * N); the trainer skips a step with others, we would keep them
+        chance = torch.rand(len(targets), device=targets.device).masked_fill(~usable, -1)
         best = chance.topk(min(self.per_step, len(targets)), dim=1)
         found = best.values >= 0
         # topk puts what was found first, so that a class takes as many places as it brought vectors

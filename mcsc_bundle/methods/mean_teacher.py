@@ -16,10 +16,9 @@ from mcsc_bundle.networks.pair import NetworkPair
 class MeanTeacher(Method):
     """Student follows the labels; on unlabelled patches also its own moving average, seen through noise.
 
-    ``L = L_s + w(t) mean (softmax(student(u)) - softmax(teacher(u + noise)))^2``; noise N(0, 0.1) clipped to +-0.2, of the
-    patch's range;
-    ``w(t) = weight exp(-5 (1 - t)^2)`` reaching ``weight`` at ``rampup`` of the training; no consistency before
-    ``consistency_from`` (SSL4MIS: 1000 of 30 000 iterations). The student is shipped, as in SSL4MIS.
+    ``L = L_s + w(t) mean (softmax(student(u)) - softmax(teacher(u + noise)))^2``; noise N(0, 0.1) clipped to +-0.2, in units
+    of each channel's range; ``w(t) = weight exp(-5 (1 - t)^2)`` reaching ``weight`` at ``rampup`` of the training; no
+    consistency before ``consistency_from`` (SSL4MIS: 1000 of 30 000 iterations). The student is shipped, as in SSL4MIS.
 
     Args:
         networks: the plan's pair; the Transformer is not used.
