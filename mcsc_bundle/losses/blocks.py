@@ -8,6 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mcsc_bundle.constants import kept
+
 
 def local_blocks(
     shape: Sequence[int],
@@ -41,16 +43,34 @@ def local_blocks(
     """
     if len(shape) != len(block) or any(not 1 <= edge <= size for size, edge in zip(shape, block, strict=False)):
         raise ValueError(f"expected a block of 1 to {tuple(shape)} voxels, received {tuple(block)}.")
-    strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    corners = torch.zeros(1, dtype=torch.long, device=device)
-    inside = torch.zeros(1, dtype=torch.long, device=device)
-    for size, edge, stride in zip(shape, block, strides, strict=True):
-        offset = torch.randint(size % edge + 1, (1,), device=device, generator=generator)
-        starts = offset + edge * torch.arange(size // edge, device=device)
-        corners = (corners[:, None] + stride * starts).flatten()
-        inside = (inside[:, None] + stride * torch.arange(edge, device=device)).flatten()
+    device = torch.get_default_device() if device is None else torch.device(device)
+    corners = kept(_corners, device, shape, block)
     order = torch.rand(len(corners), maps, device=device, generator=generator).argsort(0)  # one shuffle per map
-    return corners[order].unsqueeze(2) + inside
+    chosen = corners[order]
+    for axis, (size, edge) in enumerate(zip(shape, block, strict=True)):
+        if size % edge:
+            offset = torch.randint(size % edge + 1, (1,), device=device, generator=generator)
+            chosen = torch.add(chosen, offset, alpha=prod(shape[axis + 1 :]))
+    return chosen.unsqueeze(2) + kept(_inside, device, shape, block)
+
+
+def _corners(shape: list[int], block: list[int], device: torch.device) -> Tensor:
+    """Flat index of the first voxel of each block, for a grid that starts at 0."""
+    starts = [torch.arange(size // edge, device=device) * edge for size, edge in zip(shape, block, strict=True)]
+    return _flat(starts, shape)
+
+
+def _inside(shape: list[int], block: list[int], device: torch.device) -> Tensor:
+    """Flat index of each voxel of a block that starts at 0."""
+    return _flat([torch.arange(edge, device=device) for edge in block], shape)
+
+
+def _flat(places: list[Tensor], shape: list[int]) -> Tensor:
+    """Flat indices into ``shape`` of all combinations of places on its axes, the last axis fastest."""
+    flat = torch.zeros(1, dtype=torch.long, device=places[0].device)
+    for place, size in zip(places, shape, strict=True):
+        flat = (size * flat[:, None] + place).flatten()
+    return flat
 
 
 def sample_voxels(

@@ -28,10 +28,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mcsc_bundle.constants import kept
+
 EPSILON = 1e-6  # of the authors' code, in |P(i)| and in D_i
 SHORTEST = 1e-6  # a feature vector shorter than this has no direction: it is taken as 0 and gets no gradient
 LEAST_TEMPERATURE = 0.02  # exp(+-1 / 0.02) and sums of it are far inside float32, so no maximum need be subtracted
-WORKSPACE = {"cpu": 2**23, "cuda": 2**26}  # entries of E that are held at a time: 32 MiB, 256 MiB
+WORKSPACE = {"cpu": 2**23}  # entries of E that are held at a time: 32 MiB; on a GPU see _workspace
 
 
 def balanced_contrastive_loss(
@@ -86,29 +88,33 @@ def balanced_contrastive_loss(
         raise ValueError(f"expected a temperature of at least {LEAST_TEMPERATURE}, received {temperature}.")
     features = features if features.dtype == torch.float64 else features.float()
     with torch.autocast(features.device.type, enabled=False):
-        classes = torch.arange(num_classes, device=labels.device)[:, None]
-        members = ((labels[:, None] == classes) & (labels != ignore_index)[:, None]).to(features.dtype)  # (G, C, N)
-        weights = anchor_weights(members, balance_anchors, skip_background_groups)  # (G, C)
+        if 0 <= ignore_index < num_classes:
+            labels = labels.masked_fill(labels == ignore_index, -1)
+        members = (labels[:, None] == kept(_classes, labels.device, [num_classes])).to(features.dtype)  # (G, C, N)
+        counts = members.sum(2, keepdim=True)  # (G, C, 1)
+        weights = anchor_weights(counts, balance_anchors, skip_background_groups)
         with_gradient = torch.is_grad_enabled() and features.requires_grad
-        return _BalancedContrast.apply(features, members, weights, temperature, chunk_size, with_gradient)
+        return _BalancedContrast.apply(features, members, counts, weights, temperature, chunk_size, with_gradient)
 
 
-def anchor_weights(members: Tensor, balance_anchors: bool, skip_background_groups: bool) -> Tensor:
-    """Weight ``(G, C)`` of ``l_i`` in the loss for an anchor of class c in group g.
+def _classes(shape: list[int], device: torch.device) -> Tensor:
+    return torch.arange(shape[0], device=device)[:, None]
+
+
+def anchor_weights(counts: Tensor, balance_anchors: bool, skip_background_groups: bool) -> Tensor:
+    """Weight ``(G, C, 1)`` of ``l_i`` in the loss for an anchor of class c in group g.
 
     Args:
-        members: 1 where a vector belongs to a class, ``(G, C, N)``.
+        counts: vectors of each class, ``(G, C, 1)``.
         balance_anchors, skip_background_groups: as in ``balanced_contrastive_loss``.
     """
-    counts = members.sum(2)
-    if balance_anchors:
-        paired = (counts > 1).to(counts.dtype)
-        weights = paired / counts.clamp(min=1) / paired.sum(1, keepdim=True).clamp(min=1)
-    else:
-        weights = (1 / counts.sum(1, keepdim=True).clamp(min=1)).expand_as(counts)
     counted = counts[:, 1:] if skip_background_groups else counts
-    used = counted.sum(1, keepdim=True) > 0
-    return weights * used / used.sum().clamp(min=1)
+    used = (counted.sum(1, keepdim=True) > 0).to(counts.dtype)
+    group = used / used.sum().clamp_(min=1)
+    if not balance_anchors:
+        return (group / counts.sum(1, keepdim=True).clamp_(min=1)).expand_as(counts)
+    paired = (counts > 1).to(counts.dtype)
+    return paired / counts.clamp(min=1) * (group / paired.sum(1, keepdim=True).clamp_(min=1))
 
 
 class _BalancedContrast(torch.autograd.Function):
@@ -119,58 +125,64 @@ class _BalancedContrast(torch.autograd.Function):
         ctx,
         features: Tensor,
         members: Tensor,
+        counts: Tensor,
         weights: Tensor,
         temperature: float,
         chunk_size: int | None,
         with_gradient: bool,
     ) -> Tensor:
-        loss = features.new_zeros(())
-        gradient = torch.empty_like(features) if with_gradient else None
+        gradient = torch.zeros_like(features) if with_gradient else None
         tiles = _Tiles(features, chunk_size, with_gradient)
-        for groups in _spans(len(features), tiles.batch):
+        values = []
+        for groups in _spans(len(features), tiles.at_once):
             if features.device.type == "cpu" and not torch.compiler.is_compiling() and not weights[groups].any():
-                if gradient is not None:  # nothing counts here, and on the CPU it costs nothing to look
-                    gradient[groups] = 0
-                continue
-            value, slope = _contrast(features[groups], members[groups], weights[groups], temperature, tiles)
-            loss += value
-            if gradient is not None and slope is not None:
-                gradient[groups] = slope
+                continue  # nothing counts here, and on the CPU it costs nothing to look
+            slope = None if gradient is None else gradient[groups]
+            part = (each[groups] for each in (features, members, counts, weights))
+            values.append(_contrast(*part, temperature, tiles, slope))
         ctx.save_for_backward(gradient)
-        return loss
+        return sum(values) if values else features.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
         (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None, None, None, None
+        return upstream * gradient, None, None, None, None, None, None
 
 
 def _contrast(
-    features: Tensor, members: Tensor, weights: Tensor, temperature: float, tiles: _Tiles
-) -> tuple[Tensor, Tensor | None]:
-    """Weighted sum of ``l_i`` over groups ``(g, N, D)``, and its gradient if tiles are made for it."""
+    features: Tensor,
+    members: Tensor,
+    counts: Tensor,
+    weights: Tensor,
+    temperature: float,
+    tiles: _Tiles,
+    slope: Tensor | None,
+) -> Tensor:
+    """Weighted sum of ``l_i`` over groups ``(g, N, D)``; its gradient is added to ``slope``, if there is one."""
     length = features.norm(dim=2, keepdim=True)
-    known = (length > SHORTEST) & members.any(1).unsqueeze(2)
-    scale = torch.where(known, temperature**-0.5 / length.clamp(min=SHORTEST), 0)
-    x = (features * scale).masked_fill_(~known, 0)  # x_i.x_a = z_i.z_a / tau; rows that are left out may be NaN
-    counts = members.sum(2, keepdim=True)  # (g, C, 1)
-    positives = (counts - 1).clamp(min=0)
-    share = torch.where(positives > 0, weights.unsqueeze(2) / (positives + EPSILON), 0)
+    reach = torch.where(length > SHORTEST, length * temperature**0.5, torch.inf)  # so that what has no direction is 0
+    x = (features / reach).nan_to_num_()  # x_i.x_a = z_i.z_a / tau; rows that are left out may be NaN
+    others = counts - 1  # |P(i)|, (g, C, 1)
+    share = weights * (counts > 1) / (others + EPSILON)
     class_sum = members @ x  # (g, C, D): S_c
-    alone = members @ x.norm(dim=2, keepdim=True).square()
+    alone = members @ x.square().sum(2, keepdim=True)
     pairs = class_sum.double().square().sum(2, keepdim=True) - alone  # (g, C, 1): sum of x_i.(S_c - x_i) over the class
 
-    keys = counts - members  # (g, C, N): m for anchor i and keys of class c
-    inverse = torch.where(keys > 0, 1 / keys.clamp(min=1), 0)
-    denominator = (tiles.class_sums(x, members) * inverse).sum(1, keepdim=True) + EPSILON  # (g, 1, N)
-    push = (share * positives).mT @ members  # (g, 1, N): weight of log D_i
-    loss = (push * denominator.double().log()).sum() - (share * pairs).sum()
-    if not tiles.with_gradient:
-        return loss, None
-    slope = tiles.slope(x, members, push / denominator * inverse, 2 * share)
-    slope -= x * (temperature * (x * slope).sum(2, keepdim=True))  # a longer vector changes nothing
-    return loss, slope.mul_(scale)
+    inverse = (counts - members).clamp_(min=1).reciprocal_()  # (g, C, N): 1 / m for anchor i and keys of class c
+    push = (share * others).mT @ members  # (g, 1, N): weight of log D_i
+    denominator = torch.empty_like(push)
+    for groups in _spans(len(x), tiles.batch):
+        sums = tiles.class_sums(x[groups], members[groups]).mul_(inverse[groups])
+        density = torch.sum(sums, 1, keepdim=True, out=denominator[groups]).add_(EPSILON)
+        if slope is not None:
+            ratios = push[groups] / density * inverse[groups]
+            tiles.add_slope(slope[groups], x[groups], members[groups], ratios, share[groups])
+    if slope is not None:
+        slope.addcmul_(x, (x * slope).sum(2, keepdim=True), value=-temperature)  # a longer vector changes nothing
+        slope.div_(reach)
+    loss = (push * denominator.double().log_()).sum() - (share * pairs).sum()
+    return loss.to(features.dtype)
 
 
 class _Tiles:
@@ -178,6 +190,9 @@ class _Tiles:
 
     Tiles live in one buffer for all groups, since fresh pages would cost as much as the products. Those of the first
     pass stay for the second where a workspace of fixed size holds them all; otherwise they are made again.
+
+    On a GPU, where each call is a launch that costs more than a small matrix, what is linear in N is done for all groups
+    ``at_once``; on a CPU for as many as stay in the cache.
 
     Args:
         features: ``(G, N, D)``, of which ``batch`` groups at a time will be asked for.
@@ -188,13 +203,14 @@ class _Tiles:
     def __init__(self, features: Tensor, edge: int | None, with_gradient: bool) -> None:
         groups, size, _ = features.shape
         on_cpu = features.device.type == "cpu"
-        workspace = WORKSPACE["cpu" if on_cpu else "cuda"]
+        workspace = _workspace(features.device)
         self.edge = min(max(1, size), edge or _even_edge(max(1, size), _least_edge(on_cpu)))
         self.with_gradient = with_gradient
         spans = list(_spans(size, self.edge))
         self.places = [(rows, columns) for index, rows in enumerate(spans) for columns in spans[index:]]
         entries = sum(_area(*place) for place in self.places)
         self.batch = max(1, min(groups, (4 * _least_edge(True) ** 2 if on_cpu else workspace) // max(1, entries)))
+        self.at_once = self.batch if on_cpu else max(1, groups)
         self.keep = with_gradient and self.batch * entries <= workspace
         self.buffer = features.new_empty(self.batch * (entries if self.keep else self.edge**2))
         self.weights = features.new_empty(self.batch * self.edge**2 if with_gradient else 0)
@@ -208,26 +224,27 @@ class _Tiles:
                 sums[:, :, rows].baddbmm_(members[:, :, columns], tile.mT)
         return sums
 
-    def slope(self, x: Tensor, members: Tensor, ratios: Tensor, pull: Tensor) -> Tensor:
-        """``(E * W - A) X``, after ``class_sums``. Near the optimum both parts cancel, so they meet before the product.
+    def add_slope(self, total: Tensor, x: Tensor, members: Tensor, ratios: Tensor, share: Tensor) -> None:
+        """Add ``(E * W - A) X`` to ``total``, after ``class_sums``. Near the optimum both parts cancel, so they meet before the
+        product.
 
         Args:
-            x: ``(g, N, D)``.
+            total, x: ``(g, N, D)``.
             members: 1 where a vector belongs to a class, ``(g, C, N)``.
             ratios: f in ``W_ia = f(i, y_a) + f(a, y_i)``, as ``(g, C, N)``.
-            pull: ``A_ia`` where both vectors are of class c, ``(g, C, 1)``; elsewhere it is 0.
+            share: half of ``A_ia`` where both vectors are of class c, ``(g, C, 1)``; elsewhere it is 0.
         """
-        left, right = torch.cat((ratios, members), 1).mT, torch.cat((members, ratios), 1)
-        pulled = (members * pull).mT
-        total = torch.zeros_like(x)
+        classes = members.shape[1]
+        factors = torch.cat((members, ratios, members), 1)  # two overlapping views: f beside M, and M beside f
+        left, right = factors[:, classes:].mT, factors[:, : 2 * classes]
+        shared = (members * share).mT
         for rows, columns, tile in self._places(len(x)) if self.keep else self._made(x):
             weights = self.weights[: tile.numel()].view_as(tile)
             tile *= torch.bmm(left[:, rows], right[:, :, columns], out=weights)
-            tile.baddbmm_(pulled[:, rows], members[:, :, columns], alpha=-1)
+            tile.baddbmm_(shared[:, rows], members[:, :, columns], alpha=-2)
             total[:, rows].baddbmm_(tile, x[:, columns])
             if rows != columns:
                 total[:, columns].baddbmm_(tile.mT, x[:, rows])
-        return total
 
     def _made(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         for rows, columns, tile in self._places(len(x)):
@@ -251,9 +268,17 @@ def _spans(size: int, step: int) -> Iterator[slice]:
 
 
 @torch.compiler.assume_constant_result
+def _workspace(device: torch.device) -> int:
+    """Entries of E that are held at a time: of a GPU's memory a 128th, since few large calls are what it is fast at."""
+    if device.type not in WORKSPACE and device.type == "cuda":
+        return max(2**24, torch.cuda.get_device_properties(device).total_memory // (128 * 4))
+    return WORKSPACE.get(device.type, 2**26)
+
+
+@torch.compiler.assume_constant_result
 def _least_edge(on_cpu: bool) -> int:
     """Smallest edge that is worth a call: on a CPU its tile stays in the cache of one or two cores."""
-    return 256 * min(2, torch.get_num_threads()) if on_cpu else 1024
+    return 256 * min(2, torch.get_num_threads()) if on_cpu else 4096
 
 
 def _even_edge(size: int, least: int) -> int:

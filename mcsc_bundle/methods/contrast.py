@@ -20,7 +20,8 @@ from mcsc_bundle.plan import ContrastScale, Plan
 class PairProjector(nn.Module):
     """Projector of one scale: an own first layer for each network, one shared second layer (authors' code, train 149-192).
 
-    The layers are pointwise, so they take sampled feature vectors ``(..., C)`` instead of whole maps.
+    The layers are pointwise, so they take sampled feature vectors ``(..., C)`` instead of whole maps. They compute in float32,
+    as the loss does: for so few vectors autocast would cost more casts than its products save.
 
     Args:
         cnn_channels, transformer_channels: widths of the two networks' features at this scale.
@@ -38,9 +39,11 @@ class PairProjector(nn.Module):
         self.transformer = nn.Sequential(norm, nn.Linear(transformer_channels, hidden))
         self.shared = nn.Linear(hidden, out)
 
-    def forward(self, cnn: Tensor, transformer: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors ``(..., C_cnn)`` and ``(..., C_transformer)`` to ``(..., out)`` each."""
-        return self.shared(F.relu(self.cnn(cnn))), self.shared(F.relu(self.transformer(transformer)))
+    def forward(self, cnn: Tensor, transformer: Tensor) -> Tensor:
+        """Vectors ``(g, B, v, C_cnn)`` and ``(g, B, v, C_transformer)`` to ``(g, 2 B, v, out)``, the CNN's first."""
+        with torch.autocast(cnn.device.type, enabled=False):
+            hidden = torch.cat((self.cnn(cnn), self.transformer(transformer)), 1)
+            return self.shared(F.relu(hidden))
 
 
 class MultiScaleContrast(nn.Module):
@@ -103,15 +106,11 @@ class MultiScaleContrast(nn.Module):
         patch = labels[0].shape[1:]
         cells = tuple(math.ceil(size / stride) for size, stride in zip(patch, scale.stride, strict=True))
         maps = [_resized(branch[level], cells).flatten(2) for branch, level in zip(features, levels, strict=True)]
-        targets = torch.cat([_resized(label.unsqueeze(1).float(), cells).flatten(1).long() for label in labels])
-        batch = len(labels[0])
-        where = local_blocks(cells, scale.block, 2 * batch, device=targets.device)  # (G, 2B, V)
+        targets = _resized_labels(torch.cat(labels), cells).flatten(1)  # (2B, cells)
+        where = local_blocks(cells, scale.block, len(targets), device=targets.device)  # (G, 2B, V)
         balanced = self.num_classes if self.balance_anchors else 0
         where, target = choose_voxels(where, targets, scale, balanced)  # both (g, 2B, v)
-        cnn, transformer = self.projectors[index](
-            _gathered(maps[0], where[:, :batch]), _gathered(maps[1], where[:, batch:])
-        )
-        vectors = torch.cat((cnn, transformer), dim=1).flatten(1, 2)  # (g, 2B * v, D)
+        vectors = self.projectors[index](*_gathered(maps, where)).flatten(1, 2)  # (g, 2B * v, D)
         vectors, target = gather_features(vectors, target.flatten(1))
         if self.banks:
             bank, fresh = self.banks[index], (vectors, target)
@@ -164,13 +163,24 @@ def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if tuple(x.shape[2:]) == shape else F.interpolate(x, shape, mode="nearest-exact")
 
 
+def _resized_labels(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Class indices ``(B, *spatial)`` at another grid, as ``_resized``."""
+    return labels if tuple(labels.shape[1:]) == shape else _resized(labels.unsqueeze(1).float(), shape).squeeze(1).long()
+
+
 def _labels_at(targets: Tensor, where: Tensor) -> Tensor:
     """Labels ``(M, cells)`` at indices ``(G, M, v)``."""
     return targets.unsqueeze(0).expand(len(where), -1, -1).gather(2, where)
 
 
-def _gathered(maps: Tensor, where: Tensor) -> Tensor:
-    """Feature vectors ``(G, B, v, C)`` of maps ``(B, C, cells)`` at indices ``(G, B, v)``."""
-    groups, batch, voxels = where.shape
-    flat = where.transpose(0, 1).reshape(batch, 1, groups * voxels).expand(-1, maps.shape[1], -1)
-    return maps.gather(2, flat).view(batch, -1, groups, voxels).permute(2, 0, 3, 1)
+def _gathered(maps: Sequence[Tensor], where: Tensor) -> list[Tensor]:
+    """Feature vectors ``(G, B, v, C)`` of each of the maps ``(B, C, cells)`` at its part of the indices ``(G, maps * B, v)``.
+
+    In float32 at least, whatever the precision of the maps.
+    """
+    groups, _, voxels = where.shape
+    flat = where.transpose(0, 1).flatten(1).unsqueeze(1)  # (maps * B, 1, G * v)
+    vectors = [x.gather(2, at.expand(-1, x.shape[1], -1)) for x, at in zip(maps, flat.chunk(len(maps)), strict=True)]
+    vectors = [x.unflatten(2, (groups, voxels)).permute(2, 0, 3, 1) for x in vectors]
+    exact = torch.promote_types(maps[0].dtype, torch.float32)
+    return [x.to(exact, memory_format=torch.contiguous_format).contiguous() for x in vectors]

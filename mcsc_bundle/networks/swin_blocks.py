@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcsc_bundle.constants import kept
+
 
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside each window, with a learnt bias per relative position and head.
@@ -53,13 +55,18 @@ class WindowAttention(nn.Module):
         else:  # windows beside heads: one bias serves the whole batch
             bias = bias.masked_fill(blocked.unsqueeze(1), float("-inf")).flatten(0, 1)
             qkv = qkv.flatten(2, 3)  # (3, B, windows * heads, N, C / heads)
-        out = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=bias.unsqueeze(0))
+        query, key, value = qkv.unbind(0)  # its gradient is one stack, that of three selections three of zeros
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.unsqueeze(0))
         out = out.reshape(batch, windows, self.heads, tokens, channels // self.heads).transpose(2, 3)
         out = out.clone(memory_format=torch.contiguous_format)  # its strides vary by kernel, which ONNX export trips on
         return self.proj(out.view(batch, windows, tokens, channels))
 
     def _position_bias(self, window: list[int], tokens: int) -> Tensor:
-        index = relative_position_index(window, self.window, self.relative_position_bias_table.device)
+        device = self.relative_position_bias_table.device
+        if torch.jit.is_scripting():
+            index = relative_position_index(window, self.window, device)
+        else:
+            index = kept(relative_position_index, device, window, self.window)
         return F.embedding(index, self.relative_position_bias_table).view(tokens, tokens, self.heads).permute(2, 0, 1)
 
 
@@ -103,17 +110,23 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         grid = list(x.shape[1:4])
         window, shift, padding = fit_window(grid, self.window, self.shifted)
-        x = F.pad(x, [0, 0, 0, padding[2], 0, padding[1], 0, padding[0]])
+        if max(padding) > 0:
+            x = F.pad(x, [0, 0, 0, padding[2], 0, padding[1], 0, padding[0]])
         padded = list(x.shape[1:4])
         blocked: Tensor | None = None
         if max(shift) > 0:
             x = torch.roll(x, [-shift[0], -shift[1], -shift[2]], [1, 2, 3])
         if max(shift) > 0 or max(padding) > 0:
-            blocked = blocked_pairs(grid, padded, window, shift, x.device)
+            if torch.jit.is_scripting():
+                blocked = blocked_pairs(grid, padded, window, shift, x.device)
+            else:
+                blocked = kept(blocked_pairs, x.device, grid, padded, window, shift)
         x = window_reverse(self.attn(window_partition(x, window), window, blocked), window, padded)
         if max(shift) > 0:
             x = torch.roll(x, shift, [1, 2, 3])
-        return x[:, : grid[0], : grid[1], : grid[2]]
+        if max(padding) > 0:  # a cut of nothing would still copy the gradient, once for each axis
+            x = x[:, : grid[0], : grid[1], : grid[2]]
+        return x
 
     def _drop_path(self, x: Tensor) -> Tensor:
         if self.drop_path == 0.0 or not self.training:

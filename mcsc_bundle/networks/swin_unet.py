@@ -169,7 +169,7 @@ class SwinUNet(nn.Module):
         for axis, divisor in enumerate(self.divisor):
             missing = (divisor - x.size(axis + 2) % divisor) % divisor
             padding = [0, missing] + padding  # noqa: RUF005 (TorchScript); F.pad counts from the last axis
-        return F.pad(x, padding)
+        return F.pad(x, padding) if max(padding) > 0 else x
 
     def _channels_first(self, tokens: Tensor, size: list[int]) -> Tensor:
         x = tokens.permute(0, 4, 1, 2, 3)
@@ -178,7 +178,9 @@ class SwinUNet(nn.Module):
         for axis, divisor in enumerate(self.divisor):
             padded = (size[axis] + divisor - 1) // divisor * divisor
             stride = padded // x.size(axis + 2)
-            x = x.narrow(axis + 2, 0, (size[axis] + stride - 1) // stride)
+            covering = (size[axis] + stride - 1) // stride
+            if covering < x.size(axis + 2):
+                x = x.narrow(axis + 2, 0, covering)
         return x
 
 

@@ -85,7 +85,7 @@ class TestAgainstTheFormula:
         features = torch.eye(3, 64)[labels] + 0.01 * features
         judge = value_and_gradient(balanced_contrastive_loss, features.double(), labels, 3)
         value, gradient = value_and_gradient(balanced_contrastive_loss, features, labels, 3)
-        assert abs(value - judge[0]) < 1e-6
+        assert abs(value - judge[0]) < 3e-6  # a difference of similarities near 10, where float32 has steps of 1e-6
         assert (gradient - judge[1]).norm() < 1e-3 * judge[1].norm()
 
     def test_autograd_agrees_with_finite_differences(self):

@@ -25,7 +25,7 @@ class AsTheyAre(nn.Module):
     """In place of a projector: the first channel alone."""
 
     def forward(self, cnn, transformer):
-        return cnn[..., :1], transformer[..., :1]
+        return torch.cat((cnn[..., :1], transformer[..., :1]), 1)
 
 
 def telling_features(network, label):
