@@ -23,6 +23,7 @@ from mcsc_bundle.precision import autocast_dtype
 
 log = logging.getLogger(__name__)
 
+KERNELS = ("foreach", "fused", "capturable")  # of the optimizer: how it computes, not what
 GOING_ON = "%s: going on with %s; the epochs before ran with %s."
 
 
@@ -67,11 +68,12 @@ class MCSCTrainer(SupervisedTrainer):
         loss_function: makes the loss from the terms; the sum by default.
         schedule: ``schedule(progress, warmup) -> factor`` of each group's initial learning rate.
         grad_clip: largest gradient norm (nnU-Net: 12), ``None`` for no clipping.
-        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once,
+        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16; products that stay in float32, as the contrast's,
+            may then use TF32, whose steps are no coarser than fp16's. On a CPU it is off, and that is said once,
             unless ``amp_dtype`` asks for bf16: worth it only where the CPU has bf16 instructions (AVX512-BF16, AMX).
         amp_dtype: of mixed precision, also by name (``bfloat16``, ``float16``); ``None`` for the above.
         max_nonfinite: this many non-finite steps in a row stop the training; single ones are skipped and counted.
-        compile: ``torch.compile`` the networks' feature extractors.
+        compile: ``torch.compile`` the networks' feature extractors and the contrast.
         seed: of every iteration's random state.
         **kwargs: passed to ``SupervisedTrainer`` (handlers, metrics, accumulation_steps, ...).
     """
@@ -112,6 +114,8 @@ class MCSCTrainer(SupervisedTrainer):
         self.schedule, self.grad_clip, self.seed = schedule, grad_clip, seed
         self.autocast_dtype = autocast_dtype(device, amp_dtype) if amp else None
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
+        if self.autocast_dtype is not None and device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         self.max_nonfinite, self.nonfinite_in_a_row, self.nonfinite_steps = max_nonfinite, 0, 0
         self.checkpoint: tuple[str, int] | None = None  # where the training could go on, and after which epoch
         for group in optimizer.param_groups:
@@ -264,7 +268,7 @@ class MCSCTrainer(SupervisedTrainer):
         asked = [_settings(group) for group in self.optimizer.param_groups]
         try:
             self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(_computed_as(self.optimizer.param_groups, state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint is of another method or plan: {str(error).splitlines()[0]} "
@@ -286,7 +290,16 @@ class MCSCTrainer(SupervisedTrainer):
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """What the user decides of a group of the optimizer; ``lr`` itself follows from ``initial_lr``."""
-    return {name: value for name, value in group.items() if name not in ("params", "lr")}
+    return {name: value for name, value in group.items() if name not in ("params", "lr", *KERNELS)}
+
+
+def _computed_as(now: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer's state with the kernels of these groups, which decide on what device it counts its steps."""
+    kernels = [{name: group[name] for name in KERNELS if name in group} for group in now]
+    groups = state["param_groups"]
+    if len(groups) != len(kernels):  # of another method: loading it says so
+        return dict(state)
+    return {**state, "param_groups": [group | how for group, how in zip(groups, kernels, strict=True)]}
 
 
 def _distributed(method: Method, device: torch.device) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.networks.pair import NetworkPair
 
 IMAGE, LABEL = "image", "label"
@@ -84,8 +85,9 @@ class Method(nn.Module):
         return [{**group, "weight_decay": weight_decay} for group in groups if group["params"]]
 
     def compile_networks(self, **kwargs: Any) -> None:
-        """Compile the networks' feature extractors in place (``torch.compile``); state dict keys stay as they are."""
-        for network in self.trained_networks():
+        """Compile the feature extractors of networks and teachers in place (``torch.compile``); state dict keys stay."""
+        teachers = (module.network for module in self.modules() if isinstance(module, EMATeacher))
+        for network in (*self.trained_networks(), *teachers):
             network.features = torch.compile(network.features, **kwargs)  # type: ignore[assignment, arg-type]
 
     def trained_networks(self) -> Iterable[nn.Module]:

@@ -56,8 +56,8 @@ class EMATeacher(nn.Module):
         """One step of the moving average."""
         decay = min(1 - 1 / (self.updates + 1), self.decay)
         torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1 - decay)
-        for mine, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        if buffers := list(self.network.buffers()):
+            torch._foreach_copy_(buffers, list(student.buffers()))
         self.updates += 1
 
     def get_extra_state(self) -> dict[str, Any]:

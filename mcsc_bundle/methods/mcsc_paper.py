@@ -8,6 +8,7 @@ ties their decoder features at several scales. ``docs/method.md`` sets this besi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,11 @@ class PaperMCSC(CrossTeaching):
         for_cnn, for_transformer = crossed_labels(logits, label, self.outputs)
         kept = ([level[:used] for level in features[0]], [level[:used] for level in features[1]])
         return terms | self.contrast_terms(kept, (for_cnn[:used], for_transformer[:used]))
+
+    def compile_networks(self, **kwargs: Any) -> None:
+        """Also the contrast, which is one graph: many small steps between a few large products."""
+        super().compile_networks(**kwargs)
+        self.contrast.forward = torch.compile(self.contrast.forward, **kwargs)  # type: ignore[method-assign]
 
     def contrast_terms(
         self, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]

@@ -242,3 +242,14 @@ def test_the_baseline_can_ship_its_moving_average():
         for g in method.parameter_groups(1e-3)
         for p in g["params"]
     )
+
+
+@pytest.mark.parametrize("method", (MCSC, PaperMCSC))
+def test_compiled_networks_teachers_and_contrast_change_nothing(method):
+    plan, module = build("slicewise", method)
+    torch.manual_seed(0)
+    eager = confident(module)(batch_of(plan), 0.5)
+    module.compile_networks(backend="eager")
+    torch.manual_seed(0)
+    compiled = confident(module)(batch_of(plan), 0.5)
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
