@@ -44,6 +44,7 @@ def local_blocks(
     if len(shape) != len(block) or any(not 1 <= edge <= size for size, edge in zip(shape, block, strict=False)):
         raise ValueError(f"expected a block of 1 to {tuple(shape)} voxels, received {tuple(block)}.")
     device = torch.get_default_device() if device is None else torch.device(device)
+    shape, block = tuple(shape), tuple(block)
     corners = kept(_corners, device, shape, block)
     order = torch.rand(len(corners), maps, device=device, generator=generator).argsort(0)  # one shuffle per map
     chosen = corners[order]

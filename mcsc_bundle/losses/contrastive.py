@@ -33,7 +33,7 @@ from mcsc_bundle.constants import kept
 EPSILON = 1e-6  # of the authors' code, in |P(i)| and in D_i
 SHORTEST = 1e-6  # a feature vector shorter than this has no direction: it is taken as 0 and gets no gradient
 LEAST_TEMPERATURE = 0.02  # exp(+-1 / 0.02) and sums of it are far inside float32, so no maximum need be subtracted
-WORKSPACE = {"cpu": 2**23}  # entries of E that are held at a time: 32 MiB; on a GPU see _workspace
+WORKSPACE = {True: 2**23, False: 2**26}  # entries of E that are held at a time, on a CPU and on a GPU: 32 MiB, 256 MiB
 
 
 def balanced_contrastive_loss(
@@ -133,15 +133,16 @@ class _BalancedContrast(torch.autograd.Function):
     ) -> Tensor:
         gradient = torch.zeros_like(features) if with_gradient else None
         tiles = _Tiles(features, chunk_size, with_gradient)
-        values = []
-        for groups in _spans(len(features), tiles.at_once):
-            if features.device.type == "cpu" and not torch.compiler.is_compiling() and not weights[groups].any():
+        values: list[Tensor] = []
+        for here in _spans(len(features), tiles.at_once):
+            if _on_cpu(features.device) and not torch.compiler.is_compiling() and not weights[here].any():
                 continue  # nothing counts here, and on the CPU it costs nothing to look
-            slope = None if gradient is None else gradient[groups]
-            part = (each[groups] for each in (features, members, counts, weights))
-            values.append(_contrast(*part, temperature, tiles, slope))
+            slope = None if gradient is None else gradient[here]
+            values.append(
+                _contrast(features[here], members[here], counts[here], weights[here], temperature, tiles, slope)
+            )
         ctx.save_for_backward(gradient)
-        return sum(values) if values else features.new_zeros(())
+        return torch.stack(values).sum() if len(values) > 1 else values[0] if values else features.new_zeros(())
 
     @staticmethod
     @once_differentiable
@@ -166,18 +167,18 @@ def _contrast(
     others = counts - 1  # |P(i)|, (g, C, 1)
     share = weights * (counts > 1) / (others + EPSILON)
     class_sum = members @ x  # (g, C, D): S_c
-    alone = members @ x.square().sum(2, keepdim=True)
+    alone = members @ x.norm(dim=2, keepdim=True).square()
     pairs = class_sum.double().square().sum(2, keepdim=True) - alone  # (g, C, 1): sum of x_i.(S_c - x_i) over the class
 
     inverse = (counts - members).clamp_(min=1).reciprocal_()  # (g, C, N): 1 / m for anchor i and keys of class c
     push = (share * others).mT @ members  # (g, 1, N): weight of log D_i
-    denominator = torch.empty_like(push)
+    denominator, sums, shared = torch.empty_like(push), torch.zeros_like(members), (members * share).mT
     for groups in _spans(len(x), tiles.batch):
-        sums = tiles.class_sums(x[groups], members[groups]).mul_(inverse[groups])
-        density = torch.sum(sums, 1, keepdim=True, out=denominator[groups]).add_(EPSILON)
+        tiles.add_class_sums(sums[groups], x[groups], members[groups])
+        density = torch.sum(sums[groups].mul_(inverse[groups]), 1, keepdim=True, out=denominator[groups]).add_(EPSILON)
         if slope is not None:
             ratios = push[groups] / density * inverse[groups]
-            tiles.add_slope(slope[groups], x[groups], members[groups], ratios, share[groups])
+            tiles.add_slope(slope[groups], x[groups], members[groups], ratios, shared[groups])
     if slope is not None:
         slope.addcmul_(x, (x * slope).sum(2, keepdim=True), value=-temperature)  # a longer vector changes nothing
         slope.div_(reach)
@@ -202,8 +203,8 @@ class _Tiles:
 
     def __init__(self, features: Tensor, edge: int | None, with_gradient: bool) -> None:
         groups, size, _ = features.shape
-        on_cpu = features.device.type == "cpu"
-        workspace = _workspace(features.device)
+        on_cpu = _on_cpu(features.device)
+        workspace = WORKSPACE[on_cpu]
         self.edge = min(max(1, size), edge or _even_edge(max(1, size), _least_edge(on_cpu)))
         self.with_gradient = with_gradient
         spans = list(_spans(size, self.edge))
@@ -215,29 +216,27 @@ class _Tiles:
         self.buffer = features.new_empty(self.batch * (entries if self.keep else self.edge**2))
         self.weights = features.new_empty(self.batch * self.edge**2 if with_gradient else 0)
 
-    def class_sums(self, x: Tensor, members: Tensor) -> Tensor:
-        """``sum_a E_ia [y_a = c]`` as ``(g, C, N)``; classes first, a layout that thin products run fast in."""
-        sums = torch.zeros_like(members)
+    def add_class_sums(self, sums: Tensor, x: Tensor, members: Tensor) -> None:
+        """Add ``sum_a E_ia [y_a = c]`` to ``(g, C, N)``; classes first, a layout that thin products run fast in."""
         for rows, columns, tile in self._made(x):
             sums[:, :, columns].baddbmm_(members[:, :, rows], tile)
             if rows != columns:
                 sums[:, :, rows].baddbmm_(members[:, :, columns], tile.mT)
-        return sums
 
-    def add_slope(self, total: Tensor, x: Tensor, members: Tensor, ratios: Tensor, share: Tensor) -> None:
-        """Add ``(E * W - A) X`` to ``total``, after ``class_sums``. Near the optimum both parts cancel, so they meet before the
-        product.
+    def add_slope(self, total: Tensor, x: Tensor, members: Tensor, ratios: Tensor, shared: Tensor) -> None:
+        """Add ``(E * W - A) X`` to ``total``, after ``add_class_sums``.
+
+        Near the optimum both parts cancel, so they meet before the product.
 
         Args:
             total, x: ``(g, N, D)``.
             members: 1 where a vector belongs to a class, ``(g, C, N)``.
             ratios: f in ``W_ia = f(i, y_a) + f(a, y_i)``, as ``(g, C, N)``.
-            share: half of ``A_ia`` where both vectors are of class c, ``(g, C, 1)``; elsewhere it is 0.
+            shared: half of ``A_ia`` for vectors of the anchor's class c, ``(g, N, C)``; of other classes it is 0.
         """
         classes = members.shape[1]
         factors = torch.cat((members, ratios, members), 1)  # two overlapping views: f beside M, and M beside f
         left, right = factors[:, classes:].mT, factors[:, : 2 * classes]
-        shared = (members * share).mT
         for rows, columns, tile in self._places(len(x)) if self.keep else self._made(x):
             weights = self.weights[: tile.numel()].view_as(tile)
             tile *= torch.bmm(left[:, rows], right[:, :, columns], out=weights)
@@ -267,12 +266,8 @@ def _spans(size: int, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, size))
 
 
-@torch.compiler.assume_constant_result
-def _workspace(device: torch.device) -> int:
-    """Entries of E that are held at a time: of a GPU's memory a 128th, since few large calls are what it is fast at."""
-    if device.type not in WORKSPACE and device.type == "cuda":
-        return max(2**24, torch.cuda.get_device_properties(device).total_memory // (128 * 4))
-    return WORKSPACE.get(device.type, 2**26)
+def _on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 @torch.compiler.assume_constant_result

@@ -57,10 +57,11 @@ class PaperMCSC(CrossTeaching):
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = {**self.supervised_terms(logits, label), **self.cross_terms(logits, len(label), progress)}
-        used = len(image) if progress >= self.contrast_unlabeled_from else len(label)
-        for_cnn, for_transformer = crossed_labels(logits, label, self.outputs)
-        kept = ([level[:used] for level in features[0]], [level[:used] for level in features[1]])
-        return terms | self.contrast_terms(kept, (for_cnn[:used], for_transformer[:used]))
+        labels = crossed_labels(logits, label, self.outputs)
+        if progress < self.contrast_unlabeled_from:
+            cnn, transformer = ([level[: len(label)] for level in maps] for maps in features)
+            features, labels = (cnn, transformer), (labels[0][: len(label)], labels[1][: len(label)])
+        return terms | self.contrast_terms(features, labels)
 
     def compile_networks(self, **kwargs: Any) -> None:
         """Also the contrast, which is one graph: many small steps between a few large products."""
