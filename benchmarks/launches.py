@@ -71,7 +71,7 @@ def count(plan: Plan, name: str) -> Counter[str]:
     engine = MCSCTrainer(device, 1, Batches(plan, device), method, optimizer, 2, amp=True, amp_dtype="bfloat16")
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: launches.__enter__())
     engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: launches.__exit__(None, None, None))
-    gpu_layout = {"_on_cpu": lambda _: False, "_least_edge": lambda _: 4096}
+    gpu_layout = {"_on_cpu": lambda _: False, "_least_edge": lambda _: 2048}
     with mock.patch.multiple(contrastive, **gpu_layout):
         if isinstance(method, MCSC):  # which teacher answers is drawn by chance: take the one that costs more
             with mock.patch.object(MCSC, "teacher", lambda self: self.transformer_teacher):

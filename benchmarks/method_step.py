@@ -34,7 +34,7 @@ class Stepper:
 
     def __init__(self, method: Method) -> None:
         self.method = method.train()
-        self.optimizer = torch.optim.AdamW(method.parameter_groups(1e-3))
+        self.optimizer = torch.optim.AdamW(method.parameter_groups(1e-3), fused=True)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> float:
         began = time.process_time()

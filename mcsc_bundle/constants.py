@@ -1,7 +1,7 @@
 """Tensors that depend on shapes alone, kept from one step to the next.
 
 Each small operation is a launch on a GPU, and a small network's step takes as long as its launches: index grids and window masks
-that every step made anew were a quarter of a cross-teaching step's (``benchmarks/launches.py``).
+that every step made anew were a fifth of a cross-teaching step's (``benchmarks/launches.py``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Shape = list[int] | tuple[int, ...]
 def kept(make: Callable[..., Tensor], device: torch.device, *shapes: Shape) -> Tensor:
     """``make(*shapes, device)``, with lists as shapes, the same tensor at every call; it must not be written to.
 
-    Made anew under ``torch.compile`` and export, which keep constants themselves.
+    Made anew where code is traced, which keeps constants itself, and under modes that make other tensors (fake ones).
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(torch.empty(0)) is not Tensor:
         return make(*map(list, shapes), device)
     return _kept(make, device, *map(tuple, shapes))
 

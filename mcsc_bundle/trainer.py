@@ -13,7 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from mcsc_bundle.data import TwoStreamLoader
 from mcsc_bundle.files import DiskError
@@ -23,7 +23,7 @@ from mcsc_bundle.precision import autocast_dtype
 
 log = logging.getLogger(__name__)
 
-KERNELS = ("foreach", "fused", "capturable")  # of the optimizer: how it computes, not what
+KERNELS = ("foreach", "fused", "capturable", "differentiable")  # of the optimizer: how it computes, not what
 GOING_ON = "%s: going on with %s; the epochs before ran with %s."
 
 
@@ -64,12 +64,12 @@ class MCSCTrainer(SupervisedTrainer):
         max_epochs, epoch_length: an epoch is ``epoch_length`` iterations (unlabelled pools have no natural epoch).
         train_data_loader: gives ``image`` and ``label``, see ``TwoStreamLoader``.
         network: the method. Under ``torch.distributed`` the trainer wraps it in DDP.
-        optimizer: its groups may carry ``warmup`` (share of the training), see ``Method.parameter_groups``.
+        optimizer: its groups may carry ``warmup`` (share of the training), see ``Method.parameter_groups``. Adam and AdamW get
+            their fused kernels, one call for all weights, unless they were made with others.
         loss_function: makes the loss from the terms; the sum by default.
         schedule: ``schedule(progress, warmup) -> factor`` of each group's initial learning rate.
         grad_clip: largest gradient norm (nnU-Net: 12), ``None`` for no clipping.
-        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16; products that stay in float32, as the contrast's,
-            may then use TF32, whose steps are no coarser than fp16's. On a CPU it is off, and that is said once,
+        amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once,
             unless ``amp_dtype`` asks for bf16: worth it only where the CPU has bf16 instructions (AVX512-BF16, AMX).
         amp_dtype: of mixed precision, also by name (``bfloat16``, ``float16``); ``None`` for the above.
         max_nonfinite: this many non-finite steps in a row stop the training; single ones are skipped and counted.
@@ -114,12 +114,11 @@ class MCSCTrainer(SupervisedTrainer):
         self.schedule, self.grad_clip, self.seed = schedule, grad_clip, seed
         self.autocast_dtype = autocast_dtype(device, amp_dtype) if amp else None
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
-        if self.autocast_dtype is not None and device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
         self.max_nonfinite, self.nonfinite_in_a_row, self.nonfinite_steps = max_nonfinite, 0, 0
         self.checkpoint: tuple[str, int] | None = None  # where the training could go on, and after which epoch
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        _use_fused_kernels(optimizer, device)
 
     @property
     def progress(self) -> float:
@@ -291,6 +290,14 @@ class MCSCTrainer(SupervisedTrainer):
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """What the user decides of a group of the optimizer; ``lr`` itself follows from ``initial_lr``."""
     return {name: value for name, value in group.items() if name not in ("params", "lr", *KERNELS)}
+
+
+def _use_fused_kernels(optimizer: Optimizer, device: torch.device) -> None:
+    """One call for all weights instead of a dozen for each, where Adam was not told otherwise; it reads this from the group."""
+    if type(optimizer) in (Adam, AdamW) and device.type in ("cpu", "cuda"):
+        for group in optimizer.param_groups:
+            if group["fused"] is None and not any(group[name] for name in KERNELS):
+                group["fused"] = group["foreach"] is None
 
 
 def _computed_as(now: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
     if networks == "pair":
         method = MCSC(pair, loss, MultiScaleContrast(plan, pair, balance_anchors=True), confidence=0.0)
     method = method.to(device).train()
-    optimizer = torch.optim.AdamW(method.parameter_groups(1e-3))
+    optimizer = torch.optim.AdamW(method.parameter_groups(1e-3), fused=True)
     before = _status_gb("VmRSS")
     for _ in range(steps):
         image = torch.randn(

@@ -20,8 +20,8 @@ from mcsc_bundle.plan import ContrastScale, Plan
 class PairProjector(nn.Module):
     """Projector of one scale: an own first layer for each network, one shared second layer (authors' code, train 149-192).
 
-    The layers are pointwise, so they take sampled feature vectors ``(..., C)`` instead of whole maps. They compute in float32,
-    as the loss does: for so few vectors autocast would cost more casts than its products save.
+    The layers are pointwise, so they take sampled feature vectors ``(..., C)`` instead of whole maps. They compute in the type of
+    their weights, float32, as the loss does: for so few vectors autocast would cost more casts than its products save.
 
     Args:
         cnn_channels, transformer_channels: widths of the two networks' features at this scale.
@@ -38,6 +38,11 @@ class PairProjector(nn.Module):
         self.cnn = nn.Linear(cnn_channels, hidden)
         self.transformer = nn.Sequential(norm, nn.Linear(transformer_channels, hidden))
         self.shared = nn.Linear(hidden, out)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return self.shared.weight.dtype
 
     def forward(self, cnn: Tensor, transformer: Tensor) -> Tensor:
         """Vectors ``(g, B, v, C_cnn)`` and ``(g, B, v, C_transformer)`` to ``(g, 2 B, v, out)``, the CNN's first."""
@@ -110,7 +115,9 @@ class MultiScaleContrast(nn.Module):
         where = local_blocks(cells, scale.block, len(targets), device=targets.device)  # (G, 2B, V)
         balanced = self.num_classes if self.balance_anchors else 0
         where, target = choose_voxels(where, targets, scale, balanced)  # both (g, 2B, v)
-        vectors = self.projectors[index](*_gathered(maps, where)).flatten(1, 2)  # (g, 2B * v, D)
+        projector = self.projectors[index]
+        sampled = _gathered(maps, where, projector.dtype)  # type: ignore[arg-type]
+        vectors = projector(*sampled).flatten(1, 2)  # (g, 2B * v, D)
         vectors, target = gather_features(vectors, target.flatten(1))
         if self.banks:
             bank, fresh = self.banks[index], (vectors, target)
@@ -175,14 +182,13 @@ def _labels_at(targets: Tensor, where: Tensor) -> Tensor:
     return targets.unsqueeze(0).expand(len(where), -1, -1).gather(2, where)
 
 
-def _gathered(maps: Sequence[Tensor], where: Tensor) -> list[Tensor]:
+def _gathered(maps: Sequence[Tensor], where: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """Feature vectors ``(G, B, v, C)`` of each of the maps ``(B, C, cells)`` at its part of the indices ``(G, maps * B, v)``.
 
-    In float32 at least, whatever the precision of the maps.
+    In ``dtype``, whatever the precision of the maps.
     """
     groups, _, voxels = where.shape
     flat = where.transpose(0, 1).flatten(1).unsqueeze(1)  # (maps * B, 1, G * v)
     vectors = [x.gather(2, at.expand(-1, x.shape[1], -1)) for x, at in zip(maps, flat.chunk(len(maps)), strict=True)]
     vectors = [x.unflatten(2, (groups, voxels)).permute(2, 0, 3, 1) for x in vectors]
-    exact = torch.promote_types(maps[0].dtype, torch.float32)
-    return [x.to(exact, memory_format=torch.contiguous_format).contiguous() for x in vectors]
+    return [x.to(dtype, memory_format=torch.contiguous_format).contiguous() for x in vectors]

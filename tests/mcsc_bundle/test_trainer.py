@@ -199,6 +199,19 @@ def test_another_learning_rate_takes_effect_on_resume_and_is_named(tmp_path, cap
     assert rates[2:] == pytest.approx([1e-2 * polynomial(step / 12) for step in (8, 11)])
 
 
+def test_adam_gets_fused_kernels_unless_it_was_made_with_others():
+    def kernels(optimizer, **kwargs):
+        engine = trainer()
+        engine = MCSCTrainer(
+            "cpu", 1, engine.data_loader, engine.method, optimizer(engine.method.parameters(), lr=1e-3, **kwargs), 1
+        )
+        return engine.optimizer.param_groups[0].get("fused")
+
+    assert kernels(torch.optim.AdamW) is True and kernels(torch.optim.Adam) is True
+    assert not kernels(torch.optim.AdamW, foreach=True) and not kernels(torch.optim.AdamW, foreach=False)
+    assert kernels(torch.optim.AdamW, fused=False) is False and kernels(torch.optim.RMSprop) is None
+
+
 def test_an_optimizer_with_fused_kernels_goes_on_from_one_without(tmp_path, caplog):
     def engine(folder, fused):
         made = trainer(tmp_path / folder)

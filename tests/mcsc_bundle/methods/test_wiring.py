@@ -24,6 +24,8 @@ KINDS = ("slicewise", "3d")
 class AsTheyAre(nn.Module):
     """In place of a projector: the first channel alone."""
 
+    dtype = torch.float32
+
     def forward(self, cnn, transformer):
         return torch.cat((cnn[..., :1], transformer[..., :1]), 1)
 
