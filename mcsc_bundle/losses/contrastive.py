@@ -33,7 +33,7 @@ from mcsc_bundle.constants import kept
 EPSILON = 1e-6  # of the authors' code, in |P(i)| and in D_i
 SHORTEST = 1e-6  # a feature vector shorter than this has no direction: it is taken as 0 and gets no gradient
 LEAST_TEMPERATURE = 0.02  # exp(+-1 / 0.02) and sums of it are far inside float32, so no maximum need be subtracted
-WORKSPACE = {True: 2**23, False: 2**26}  # entries of E that are held at a time, on a CPU and on a GPU: 32 MiB, 256 MiB
+CPU_WORKSPACE, GPU_WORKSPACE = 2**23, 2**26  # entries of E that are held at a time: 32 MiB, 256 MiB
 
 
 def balanced_contrastive_loss(
@@ -205,7 +205,7 @@ class _Tiles:
     def __init__(self, features: Tensor, edge: int | None, with_gradient: bool) -> None:
         groups, size, _ = features.shape
         on_cpu = _on_cpu(features.device)
-        workspace = WORKSPACE[on_cpu]
+        workspace = CPU_WORKSPACE if on_cpu else GPU_WORKSPACE
         self.edge = min(max(1, size), edge or _even_edge(max(1, size), _least_edge(on_cpu)))
         self.with_gradient = with_gradient
         spans = list(_spans(size, self.edge))
@@ -273,8 +273,11 @@ def _on_cpu(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def _least_edge(on_cpu: bool) -> int:
-    """Smallest edge that is worth a call: on a CPU its tile stays in the cache of one or two cores; on a GPU, where this has not
-    been measured, the paper's 2888 vectors make three tiles instead of four."""
+    """Smallest edge that is worth a call.
+
+    On a CPU its tile stays in the cache of one or two cores. On a GPU (not measured) a group of the paper's, 2888 vectors, is cut
+    into three large tiles: on and above the diagonal of two by two.
+    """
     return 256 * min(2, torch.get_num_threads()) if on_cpu else 2048
 
 

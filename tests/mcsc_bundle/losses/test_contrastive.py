@@ -183,7 +183,7 @@ class TestLaws:
     def test_the_tiling_changes_nothing(self, chunk_size, workspace, monkeypatch):
         features, labels = draw(groups=3, size=40)
         judge = value_and_gradient(balanced_contrastive_loss, features.double(), labels, 3, chunk_size=40)
-        monkeypatch.setitem(contrastive.WORKSPACE, True, workspace)
+        monkeypatch.setattr(contrastive, "CPU_WORKSPACE", workspace)
         assert_close(value_and_gradient(balanced_contrastive_loss, features, labels, 3, chunk_size=chunk_size), judge)
 
     def test_the_order_of_pixels_is_nothing(self):
@@ -230,7 +230,7 @@ class TestLaws:
 
 
 def test_memory_grows_linearly(monkeypatch):
-    monkeypatch.setitem(contrastive.WORKSPACE, True, 0)
+    monkeypatch.setattr(contrastive, "CPU_WORKSPACE", 0)
     peaks = [largest_sum_of_tensors(size) for size in (256, 512, 1024)]
     assert peaks[2] / peaks[1] < 2.1 and peaks[1] / peaks[0] < 2.1
 
