@@ -23,11 +23,10 @@ import torch
 from ignite.engine import Events
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_check import Batches, cardiac_plan, make_method
+from benchmarks.gpu_check import cardiac_plan, make_trainer
 from mcsc_bundle.losses import contrastive
 from mcsc_bundle.methods import MCSC
 from mcsc_bundle.plan import Plan
-from mcsc_bundle.trainer import MCSCTrainer
 from preprocessing.paper import paper_plan
 
 METHODS = ("supervised", "mean_teacher", "cross_teaching", "mcsc_paper", "mcsc")
@@ -65,15 +64,13 @@ class Launches(TorchDispatchMode):
 
 def count(plan: Plan, name: str) -> Counter[str]:
     """Operations of the trainer's second step (the first makes what is kept)."""
-    method = make_method(plan, name)
-    device, launches = torch.device("cpu"), Launches()
-    optimizer = torch.optim.AdamW(method.parameter_groups(1e-3), fused=True)
-    engine = MCSCTrainer(device, 1, Batches(plan, device), method, optimizer, 2, amp=True, amp_dtype="bfloat16")
+    engine, launches = make_trainer(plan, name, torch.device("cpu"), 2, amp=True, amp_dtype="bfloat16"), Launches()
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: launches.__enter__())
     engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: launches.__exit__(None, None, None))
-    gpu_layout = {"_on_cpu": lambda _: False, "_least_edge": lambda _: 2048}
+    edge = contrastive._least_edge(on_cpu=False)
+    gpu_layout = {"_on_cpu": lambda _: False, "_least_edge": lambda _: edge}
     with mock.patch.multiple(contrastive, **gpu_layout):
-        if isinstance(method, MCSC):  # which teacher answers is drawn by chance: take the one that costs more
+        if isinstance(engine.method, MCSC):  # which teacher answers is drawn by chance: take the one that costs more
             with mock.patch.object(MCSC, "teacher", lambda self: self.transformer_teacher):
                 engine.run()
         else:

@@ -56,9 +56,8 @@ class MemoryBank(nn.Module):
         """
         flat, targets = features.detach().flatten(0, 1), labels.flatten()
         classes = torch.arange(len(self.known), device=targets.device).unsqueeze(1)
-        usable = (targets == classes) & flat.isfinite().all(
-            1
-        )  # (C, G * N); the trainer skips a step with others, we would keep them
+        # (C, G * N); a step with vectors that are not finite is skipped by the trainer, but the bank would keep them
+        usable = (targets == classes) & flat.isfinite().all(1)
         chance = torch.rand(len(targets), device=targets.device).masked_fill(~usable, -1)
         best = chance.topk(min(self.per_step, len(targets)), dim=1)
         found = best.values >= 0

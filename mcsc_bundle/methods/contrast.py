@@ -172,9 +172,9 @@ def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _resized_labels(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Class indices ``(B, *spatial)`` at another grid, as ``_resized``."""
-    return (
-        labels if tuple(labels.shape[1:]) == shape else _resized(labels.unsqueeze(1).float(), shape).squeeze(1).long()
-    )
+    if tuple(labels.shape[1:]) == shape:
+        return labels
+    return _resized(labels.unsqueeze(1).float(), shape).squeeze(1).long()
 
 
 def _labels_at(targets: Tensor, where: Tensor) -> Tensor:

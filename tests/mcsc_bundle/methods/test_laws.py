@@ -250,6 +250,8 @@ def test_compiled_networks_teachers_and_contrast_change_nothing(method):
     torch.manual_seed(0)
     eager = confident(module)(batch_of(plan), 0.5)
     module.compile_networks(backend="eager")
+    teachers = [part.network for part in module.modules() if isinstance(part, EMATeacher)]
+    assert "forward" in vars(module.contrast) and all("features" in vars(each) for each in teachers)
     torch.manual_seed(0)
     compiled = confident(module)(batch_of(plan), 0.5)
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
