@@ -191,7 +191,9 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     run_workflow(config_files(job.method), "training", overrides)
     trained = time.perf_counter()
     evaluate = [*config_files(job.method), str(ROOT / "configs" / "evaluate.yaml")]
-    run_workflow(evaluate, "evaluate", overrides)
+    run_workflow(
+        evaluate, "evaluate", {**overrides, "postprocess": False}
+    )  # what networks know; benchmarks.largest_component
     cases = mean_dice_per_case(folder / "metrics.csv")
     result = {
         **made_of, "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,

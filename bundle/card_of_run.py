@@ -14,6 +14,7 @@ from bundle.metadata import outputs
 from bundle.terms import DataTerms
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.labels import Values, as_tuple
+from mcsc_bundle.postprocessing import Postprocessing, decision
 from mcsc_bundle.score_table import summary_rows
 
 METHODS = {
@@ -66,6 +67,7 @@ def plan_section(facts: RunFacts) -> str:
         ("network", f"{_networks(facts)}, channels {', '.join(map(str, plan.cnn.features))}"),
         ("input sizes", "multiples of " + " x ".join(map(str, plan.cnn.divisor)) + ", at least twice that"),
         ("output", f"{outputs(facts)}; masks come back on the grid of the scan's file"),
+        ("components", _components(facts)),
     ]
     reasons = [
         (name, plan.why[name]) for name in ("spacing_mm", "patch_size", "normalization", "cnn") if name in plan.why
@@ -153,6 +155,16 @@ def _ignored(facts: RunFacts) -> str:
 
 def _networks(facts: RunFacts) -> str:
     return "U-Net" if len(facts.runs) == 1 else f"{len(facts.runs)} U-Nets whose probabilities are averaged"
+
+
+def _components(facts: RunFacts) -> str:
+    """What inference keeps, as ``TrainedRun.postprocessing`` has it."""
+    path = decision(facts.folder)
+    groups = Postprocessing.load(path).adopted if path is not None else facts.plan.largest_component
+    if not groups:
+        return "all are kept"
+    decided = "cross-validated masks" if path is not None else "the labels, in which each is one piece"
+    return f"the largest is kept of {', then of '.join(map(' + '.join, groups))}, decided on {decided}"
 
 
 def _scans(facts: RunFacts) -> str:

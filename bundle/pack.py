@@ -24,6 +24,7 @@ from bundle.torchscript import export_torchscript
 from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.ensemble import joined_weights
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
+from mcsc_bundle.postprocessing import decision
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
 from mcsc_bundle.trained import save_trained
 
@@ -167,8 +168,8 @@ def _copy(facts: RunFacts, building: Path) -> None:
     facts.plan.save(building / "plan.json")
     _write_weights(facts, building / "models" / "model.pt")
     save_trained(building / "models", facts.plan)
-    if (facts.folder / POSTPROCESSING).exists():  # inference applies it where it lies beside the plan
-        shutil.copyfile(facts.folder / POSTPROCESSING, building / POSTPROCESSING)
+    if (decided := decision(facts.folder)) is not None:  # inference applies it where it lies beside the plan
+        shutil.copyfile(decided, building / POSTPROCESSING)
 
 
 def _write_weights(facts: RunFacts, path: Path) -> None:

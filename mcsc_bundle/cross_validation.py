@@ -202,7 +202,8 @@ def run_fold(fold: int, runs: Path, files: Sequence[str], options: Mapping[str, 
         return True
     try:
         scoring = [*files, str(ROOT / "configs" / "evaluate.yaml")]
-        run_workflow(scoring, "evaluate", {**overrides, "held_out": "$@prepared.val"})
+        # whether largest components help is decided on masks as the networks make them
+        run_workflow(scoring, "evaluate", {**overrides, "held_out": "$@prepared.val", "postprocess": False})
     except SystemExit as end:
         if end.code != 1:
             raise

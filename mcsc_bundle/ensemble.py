@@ -25,8 +25,18 @@ from mcsc_bundle.trained import TOLD, account
 MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
 
 FOLD = re.compile(r"fold_(\d+)")
-# Of a plan: what two runs may differ in, since networks see the same input all the same. Windows are those of the first run.
-ONLY_TRAINING = ("why", "memory_gb", "estimated_memory_gb", "measured_memory_gb", "device", *TOLD, "inference_overlap")
+# Of a plan: what two runs may differ in, since networks see the same input all the same. Windows and kept components are those
+# of the first run.
+ONLY_TRAINING = (
+    "why",
+    "memory_gb",
+    "estimated_memory_gb",
+    "measured_memory_gb",
+    "device",
+    *TOLD,
+    "inference_overlap",
+    "largest_component",
+)
 
 
 class EnsembleError(ValueError):

@@ -37,6 +37,9 @@ class CaseFingerprint:
         class_voxels: voxels per class name (labelled cases).
         ignored_voxels: voxels that nobody annotated (labelled cases of a data set with an ignore label).
         class_components: connected components per class name (labelled cases).
+        class_largest: share of each class's voxels that its largest component holds (labelled cases; 0 of an absent class).
+        foreground_largest: the same of all classes together.
+        patient: whose scan it is; several cases may be of one. Empty in a fingerprint of an older version.
         content_hash: hash of the image's voxels, to find duplicates.
     """
 
@@ -52,6 +55,9 @@ class CaseFingerprint:
     nonzero: tuple[IntensityStats, ...] = ()
     class_voxels: dict[str, int] = field(default_factory=dict)
     class_components: dict[str, int] = field(default_factory=dict)
+    class_largest: dict[str, float] = field(default_factory=dict)
+    foreground_largest: float = 0.0
+    patient: str = ""
     content_hash: str = ""
     ignored_voxels: int = 0
 

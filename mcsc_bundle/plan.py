@@ -173,6 +173,8 @@ class Plan:
         projection_dim: channels the projectors give to the contrastive loss.
         mirror_axes: network axes that augmentation and test-time augmentation may flip.
         inference_overlap: overlap of neighbouring windows, as a fraction of the patch.
+        largest_component: classes whose largest component masks keep, taken together, step by step
+            (``preprocessing.largest_component``); what a cross-validation decided goes before it.
         memory_gb: memory budget the plan was made for; ``estimated_memory_gb`` what it is expected to take.
         measured_memory_gb: what a step took when it was tried on the device, ``None`` if it was not.
         device: ``cpu`` or ``cuda``: what the plan was made for.
@@ -204,6 +206,7 @@ class Plan:
     projection_dim: int = 128
     mirror_axes: tuple[int, ...] = ()
     inference_overlap: float = 0.5
+    largest_component: tuple[tuple[str, ...], ...] = ()
     separate_z_ratio: float = 3.0
     memory_gb: float = 8.0
     estimated_memory_gb: float = 0.0

@@ -69,6 +69,14 @@ def _check_labels(plan: Plan) -> None:
             f"null or an integer above the highest label, {max(plan.label_values)}",
             plan.ignore_value,
         )
+    names = list(plan.labels)[1:]
+    _expect(
+        all(group and set(group) <= set(names) for group in plan.largest_component),
+        "largest_component",
+        f"lists of classes out of {', '.join(names)}",
+        plan.largest_component,
+        "An empty list keeps all components.",
+    )
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
     _expect(
         len(plan.normalization) == len(plan.channel_names),

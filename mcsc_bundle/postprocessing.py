@@ -3,7 +3,8 @@
 The rule is nnU-Net's (Isensee et al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z): first the whole
 foreground taken together, then one class after the other. A step is adopted if the mean Dice over the classes rises and
 the Dice of no class falls. ``postprocessing.json`` holds every step that was tried, with Dice before and after; a person
-may turn one on or off there (``adopted``).
+may turn one on or off there (``adopted``). Without a cross-validation the plan decides, by what the labels show
+(``Plan.largest_component``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from monai.transforms import KeepLargestConnectedComponent, MapTransform
 from torch import Tensor
 
 from mcsc_bundle.case_metrics import without_ignored
+from mcsc_bundle.ensemble import FOLD
 from mcsc_bundle.io import load_label
 from mcsc_bundle.labels import Values, as_tuple, inside
 from mcsc_bundle.plan_files import PlanError, load_json, save_json
@@ -165,21 +167,32 @@ def decide(
     return Postprocessing(len(masks), tuple(steps))
 
 
+def decision(folder: str | os.PathLike) -> Path | None:
+    """The ``postprocessing.json`` of a run, or of the cross-validation that it is a fold of; ``None`` where there is none."""
+    folder = Path(folder).resolve()
+    folders = [folder, *([folder.parent] if FOLD.fullmatch(folder.name) else [])]
+    return next((each / FILE for each in folders if (each / FILE).exists()), None)
+
+
 def groups_or_exit(
-    folder: str | os.PathLike | None, choice: bool | str, labels: Mapping[str, Values]
+    folder: str | os.PathLike | None,
+    choice: bool | str,
+    labels: Mapping[str, Values],
+    planned: Sequence[tuple[str, ...]] = (),
 ) -> list[tuple[str, ...]]:
     """Classes of each step to apply, for configs; a user's mistake ends the program with its message.
 
     Args:
         folder: of the run; ``None`` if several unrelated ones are averaged.
-        choice: ``True`` applies the folder's ``postprocessing.json`` if it has one, ``False`` nothing; or a path to such a
-            file, or to a folder that has one.
+        choice: ``True`` applies the folder's ``decision`` if it has one, else the plan's groups; ``False`` nothing; or
+            a path to such a file, or to a folder that has one.
         labels: class name to label value, or region to its values.
+        planned: ``Plan.largest_component``.
     """
     if isinstance(choice, bool):
-        path = Path(folder) / FILE if choice and folder is not None else None
-        if path is None or not path.exists():
-            return []
+        path = decision(folder) if choice and folder is not None else None
+        if path is None:
+            return _told(planned if choice else (), "plan.json")
     else:
         path = Path(choice) / FILE if Path(choice).is_dir() else Path(choice)
         if not path.exists():
@@ -191,9 +204,14 @@ def groups_or_exit(
         _values(groups, labels)
     except (PlanError, ValueError) as error:
         raise SystemExit(f"error: {path}: {error}") from None
+    return _told(groups, path)
+
+
+def _told(groups: Sequence[tuple[str, ...]], decided_in: str | os.PathLike) -> list[tuple[str, ...]]:
     for classes in groups:
-        log.info("Keeping the largest component of %s (%s; --postprocess False keeps all).", " + ".join(classes), path)
-    return groups
+        what = " + ".join(classes)
+        log.info("Keeping the largest component of %s (%s; --postprocess False keeps all).", what, decided_in)
+    return list(groups)
 
 
 def dice_of(

@@ -145,11 +145,11 @@ class TrainedRun:
         """Classes whose largest component is kept, together, step by step.
 
         Args:
-            choice: ``True``: what ``postprocessing.json`` in ``run_dir`` says, if it is there; ``False``: none; or the path
-                of such a file (a list of runs has no folder of its own).
+            choice: ``True``: what ``postprocessing.json`` in ``run_dir`` says, or in the folder of the cross-validation that it
+                is a fold of; where neither has one, and of a list of runs, the plan. ``False``: none. Or the path of such a file.
         """
         folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
-        return groups_or_exit(folder, choice, self.plan.scored_values)
+        return groups_or_exit(folder, choice, self.plan.scored_values, self.plan.largest_component)
 
     @cached_property
     def weights(self) -> Path:

@@ -8,7 +8,7 @@ from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from preprocessing.mirroring import keep_sides
 from preprocessing.planner import split_batch
 
-OWN = ("dataset_name", "labels", "ignore_value", "regions", "why")
+OWN = ("dataset_name", "labels", "ignore_value", "regions", "largest_component", "why")
 """What stays this data set's; everything else decides what the weights have learnt to see."""
 
 

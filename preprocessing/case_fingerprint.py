@@ -24,6 +24,19 @@ CHUNK = 2**20  # voxels turned into float64 at a time
 
 
 @dataclass(frozen=True)
+class Components:
+    """Connected components of a class; voxels that share a corner are connected.
+
+    Args:
+        count: how many there are.
+        largest: share of the voxels that the largest holds; 0 without any voxel.
+    """
+
+    count: int
+    largest: float
+
+
+@dataclass(frozen=True)
 class CaseMeasurement:
     """A case's fingerprint and a sample of its foreground.
 
@@ -74,6 +87,7 @@ def measure_case(
     order, orientation = _axes(image)
     spacing = spacing_mm(image)
     digest, foreground = content_hash(voxels), _foreground(voxels, classes, max_foreground)
+    pieces, together = ({}, Components(0, 0.0)) if classes is None else _components(classes, members)
     whole, nonzero = zip(*(_channel_stats(channel) for channel in voxels), strict=True)  # reorders the voxels
     _check_not_constant(whole, case, channel_names)
     fingerprint = CaseFingerprint(
@@ -88,7 +102,10 @@ def measure_case(
         whole=whole,
         nonzero=nonzero,
         class_voxels={} if classes is None else _class_voxels(classes, members),
-        class_components={} if classes is None else _class_components(classes, members),
+        class_components={name: own.count for name, own in pieces.items()},
+        class_largest={name: own.largest for name, own in pieces.items()},
+        foreground_largest=together.largest,
+        patient=case.group,
         content_hash=digest,
         ignored_voxels=ignored,
     )
@@ -267,16 +284,22 @@ def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
     return ignored
 
 
-def _class_components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Connected components of each foreground class or region; voxels that share a corner are connected."""
-    touching = np.ones((3,) * classes.ndim, dtype=bool)
+def _components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> tuple[dict[str, Components], Components]:
+    """Of each foreground class or region, and of all together."""
     boxes = ndimage.find_objects(classes, max_label=STORED_IGNORED - 1)
-    counts = {}
-    for name, indices in list(members.items())[1:]:
-        found = [boxes[index - 1] for index in indices if index <= len(boxes) and boxes[index - 1] is not None]
-        part = classes[_around(found)] if found else None
-        counts[name] = 0 if part is None else int(ndimage.label(inside(part, _one_or_all(indices)), touching)[1])
-    return counts
+    own = {name: _components_of(classes, boxes, indices) for name, indices in list(members.items())[1:]}
+    if len(own) == 1:
+        return own, next(iter(own.values()))
+    return own, _components_of(classes, boxes, sorted(set().union(*list(members.values())[1:])))
+
+
+def _components_of(classes: np.ndarray, boxes: Sequence[tuple | None], indices: Sequence[int]) -> Components:
+    found = [box for box in (boxes[index - 1] for index in indices if index <= len(boxes)) if box is not None]
+    if not found:
+        return Components(0, 0.0)
+    part = inside(classes[_around(found)], _one_or_all(indices))
+    numbered, count = ndimage.label(part, np.ones((3,) * classes.ndim, dtype=bool))
+    return Components(int(count), float(np.bincount(numbered.ravel())[1:].max() / part.sum()))
 
 
 def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:

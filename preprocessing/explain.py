@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.trained import described, plan_record
+from preprocessing.largest_component import group_name
 from preprocessing.reasons import per_axis
 
 WIDTH = 110
@@ -98,6 +99,11 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
         ),
         (("mirror_axes",), "Mirrored axes", ", ".join(map(str, plan.mirror_axes)) or "none"),
         (("inference_overlap",), "Window overlap", f"{plan.inference_overlap:g}"),
+        (
+            ("largest_component",),
+            "Largest component kept of",
+            ", then ".join(map(group_name, plan.largest_component)) or "nothing",
+        ),
         (
             ("memory_gb", "estimated_memory_gb", "measured_memory_gb"),
             "Memory",

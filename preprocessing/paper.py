@@ -36,6 +36,7 @@ def paper_plan(plan: Plan) -> Plan:
         raise DatasetError(
             f"preset paper: expected a 2-D plan, received {plan.spatial_dims}-D; add --configuration 2d."
         )
+    every = "The paper keeps every component; --postprocess RUNS applies what a cross-validation in RUNS decided."
     reason = "as in the paper (Liu et al., BMVC 2023) and its script for ACDC"
     changed = (
         "patch_size",
@@ -56,5 +57,6 @@ def paper_plan(plan: Plan) -> Plan:
         transformer=PAPER_TRANSFORMER,
         contrast=PAPER_CONTRAST,
         projection_dim=128,
-        why={**plan.why, **dict.fromkeys(changed, reason)},
+        largest_component=(),
+        why={**plan.why, **dict.fromkeys(changed, reason), "largest_component": every},
     )

@@ -25,6 +25,7 @@ from preprocessing.configuration import (
 from preprocessing.contrast import plan_contrast
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
+from preprocessing.largest_component import plan_largest_component
 from preprocessing.mirroring import plan_mirroring
 from preprocessing.reasons import Decisions, reasons
 from preprocessing.sizing import (
@@ -171,8 +172,9 @@ def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:
         device=task.device,
         configuration=made.configuration,
     )
-    plan = plan.replace(mirror_axes=plan_mirroring(plan))
-    return plan.replace(why=reasons(plan, fingerprint, made))
+    groups, why_groups = plan_largest_component(fingerprint)
+    plan = plan.replace(mirror_axes=plan_mirroring(plan), largest_component=groups)
+    return plan.replace(why={**reasons(plan, fingerprint, made), "largest_component": why_groups})
 
 
 def _median_shape(fingerprint: Fingerprint, geometry: Geometry, slice_axis: int | None) -> tuple[int, ...]:

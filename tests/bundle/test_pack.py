@@ -147,7 +147,22 @@ def test_post_processing_that_was_decided_on_goes_along(tmp_path):
     step = Step(("left",), True, 0.5, 0.6, *scores, "Dice rises.")
     Postprocessing(3, (step,)).save(run / "postprocessing.json")
     bundle, _ = pack(run, "tiny", TERMS, tmp_path)
-    assert TrainedRun(bundle).postprocessing() == [("left",)]
+    assert TrainedRun(bundle).postprocessing() == TrainedRun(run).postprocessing() == [("left",)]
+    assert "largest is kept of left, decided on cross-validated masks" in (bundle / "docs" / "README.md").read_text()
+
+
+def test_a_bundle_keeps_the_components_that_its_run_keeps(tmp_path):
+    """As planned; and of a fold as its cross-validation decided."""
+    runs = tmp_path / "runs"
+    run = make_run(runs / "fold_0", largest_component=(("left", "right"), ("left",)))
+    planned, _ = pack(run, "planned", TERMS, tmp_path)
+    assert TrainedRun(planned).postprocessing() == TrainedRun(run).postprocessing() == [("left", "right"), ("left",)]
+    card = (planned / "docs" / "README.md").read_text()
+    assert "largest is kept of left + right, then of left, decided on the labels" in card
+    Postprocessing(3, ()).save(runs / "postprocessing.json")
+    decided, _ = pack(run, "decided", TERMS, tmp_path)
+    assert TrainedRun(decided).postprocessing() == TrainedRun(run).postprocessing() == []
+    assert "all are kept" in (decided / "docs" / "README.md").read_text()
 
 
 def test_the_changelog_grows_newest_first(tmp_path):

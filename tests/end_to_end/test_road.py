@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label as components
 
 from mcsc_bundle.plan import Plan, PlanError
 from tests.end_to_end.road import ROOT, SHORT, command, small_dataset, train, workflow
@@ -118,6 +119,18 @@ def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
     ).run()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
+    raw = {path: np.asarray(nib.load(path).dataobj) for path in (tmp_path / "masks").glob("*.nii.gz")}
+    edited = Plan.load(tmp_path / "plan.json").replace(
+        largest_component=(("RV", "MYO", "LV"),)
+    )  # two patients decide nothing
+    edited.save(tmp_path / "plan.json")
+    workflow(
+        ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), **{**SHORT, **options}
+    ).run()
+    for path, before in raw.items():
+        cleaned = np.asarray(nib.load(path).dataobj)
+        assert components(before > 0, np.ones((3, 3, 3)))[1] > 1 == components(cleaned > 0, np.ones((3, 3, 3)))[1]
+        assert np.array_equal(cleaned[cleaned > 0], before[cleaned > 0])
 
 
 @pytest.mark.parametrize(

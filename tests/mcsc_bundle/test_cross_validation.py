@@ -53,6 +53,7 @@ def road(tmp_path, monkeypatch):
             (folder / "models").mkdir(exist_ok=True)
             (folder / "models" / "checkpoint.pt").touch()
         else:
+            assert overrides["postprocess"] is False  # it is decided on these masks
             assert overrides["held_out"] == "$@prepared.val" and files[-1].endswith("evaluate.yaml")
             save(drawn(1), folder / "masks" / f"{case}.nii.gz")
             evaluate(folder / "masks", {case: references[case]}, PLAN.labels, folder / "metrics.csv")

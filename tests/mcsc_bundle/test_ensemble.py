@@ -161,6 +161,20 @@ def test_postprocessing_beside_the_runs_is_applied_on_the_original_grid(tmp_path
     assert np.array_equal(cleaned, np.where(removed, 0, before)) and off == raw
 
 
+def test_the_plan_says_which_components_are_kept_where_no_cross_validation_decided(tmp_path):
+    plan = PLAN.replace(largest_component=(("left",),))
+    fold, alone = make_run(tmp_path / "fold_0", 0, plan), make_run(tmp_path / "alone", 0, plan)
+    for run_dir in (fold, alone, [fold, alone]):
+        assert TrainedRun(run_dir).postprocessing() == [("left",)]
+        assert TrainedRun(run_dir).postprocessing(False) == []
+    step = Step(("right",), True, 0.5, 0.6, {}, {}, "measured")
+    Postprocessing(2, (step,)).save(tmp_path / "postprocessing.json")
+    assert TrainedRun(fold).postprocessing() == [("right",)]
+    assert TrainedRun(alone).postprocessing() == [("left",)]
+    Postprocessing(2, ()).save(alone / "postprocessing.json")  # nothing was adopted
+    assert TrainedRun(alone).postprocessing() == []
+
+
 def test_a_part_of_a_cross_validation_is_averaged_only_if_its_runs_are_named(runs, tmp_path):
     runs = Path(shutil.copytree(runs, tmp_path / "runs"))
     shutil.copytree(runs / "fold_0", runs / "fold_0_old")  # a copy that somebody kept

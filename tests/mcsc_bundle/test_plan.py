@@ -55,6 +55,12 @@ def test_fingerprint_comes_back_equal(tmp_path):
         ("3d", {"batch_labeled": 0}, "'batch_labeled': expected at least 1"),
         ("3d", {"mirror_axes": (3,)}, "axes below 3"),
         ("3d", {"inference_overlap": 1.0}, r"fraction in \[0, 1\)"),
+        (
+            "3d",
+            {"largest_component": (("left", "heart"),)},
+            "'largest_component': expected lists of classes out of left, right",
+        ),
+        ("3d", {"largest_component": ((),)}, "An empty list keeps all components"),
     ],
 )
 def test_impossible_plans_are_refused(kind, change, message):

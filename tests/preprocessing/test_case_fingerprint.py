@@ -85,6 +85,10 @@ def test_class_voxels_and_components(tmp_path):
     case = measured(tmp_path, voxels(0), label, labels=labels).fingerprint
     assert case.class_voxels == {"background": 115, "a": 3, "b": 2, "absent": 0}
     assert case.class_components == {"a": 2, "b": 1, "absent": 0}
+    assert case.class_largest == {"a": pytest.approx(2 / 3), "b": 1.0, "absent": 0.0}
+    assert case.foreground_largest == pytest.approx(
+        2 / 5
+    )  # the larger of three: two voxels of a, of b, or the last one
 
 
 def test_foreground_is_all_labelled_voxels_or_a_fixed_sample(tmp_path):
