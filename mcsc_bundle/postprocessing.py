@@ -33,6 +33,8 @@ from mcsc_bundle.plan_files import PlanError, load_json, save_json
 log = logging.getLogger(__name__)
 
 FILE = "postprocessing.json"
+REMOVED = "removed_voxels"
+"""In the metadata of a mask: how many voxels of smaller components it had."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def keep_largest(mask: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 
 
 class KeepLargestd(MapTransform):
-    """The adopted steps for masks on the original grid; their metadata stay.
+    """The adopted steps for masks on the original grid; their metadata stay, with the number of voxels that went (``REMOVED``).
 
     Args:
         keys: of the masks ``(1, *spatial)``.
@@ -131,7 +133,10 @@ class KeepLargestd(MapTransform):
             mask = item[key]
             plain = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
             kept = keep_largest(plain, self.groups)
-            item[key] = MetaTensor(kept, meta=mask.meta) if isinstance(mask, MetaTensor) else kept
+            if isinstance(mask, MetaTensor):
+                removed = int(torch.count_nonzero(plain) - torch.count_nonzero(kept))
+                kept = MetaTensor(kept, meta={**mask.meta, REMOVED: removed})
+            item[key] = kept
         return item
 
 

@@ -18,11 +18,13 @@ from monai.data import MetaTensor
 from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.postprocessing import REMOVED
 from mcsc_bundle.words import aligned, counted
 from mcsc_bundle.writer import mask_file
 
 log = logging.getLogger(__name__)
 
+MUCH = 0.2  # removed voxels, as a share of those that are left: more than islands usually are
 NOT_SHOWN = ("case", "error", "settings", "inputs")  # columns of summary.csv that the table leaves out or places itself
 
 
@@ -79,9 +81,18 @@ class Predictions:
         for name, own in list(self.plan.scored_values.items())[1:]:
             voxels = int(np.count_nonzero(inside(values, own)))
             row |= {f"{name}_voxels": voxels, f"{name}_{unit[0]}": f"{voxels * unit[1]:.3f}"}
+        removed, left = int(mask.meta.get(REMOVED, 0)), int(np.count_nonzero(values))
+        if REMOVED in mask.meta:
+            row[REMOVED] = removed
         self._record(case, row)
         sizes = ", ".join(f"{name} {row[f'{name}_{unit[0]}']} {unit[0]}" for name in self.plan.class_names[1:])
         log.info("%d/%d %s: %.1f s, %s", len(self.rows), len(self.cases), case, seconds, sizes)
+        if removed > MUCH * left:
+            log.warning(
+                "%s: what was removed beside the largest components is %.0f %% of what is left. Look at the mask; "
+                "--postprocess False keeps all.",
+                case, 100 * removed / max(1, left),
+            )  # fmt: skip
 
     def fail(self, case: str, error: str) -> None:
         """Set a case aside."""

@@ -6,8 +6,18 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import label as components
 
-from mcsc_bundle.postprocessing import KeepLargestd, Postprocessing, decide, groups_or_exit, keep_largest, mean_dice
+from mcsc_bundle.postprocessing import (
+    REMOVED,
+    KeepLargestd,
+    Postprocessing,
+    decide,
+    groups_or_exit,
+    keep_largest,
+    mean_dice,
+)
+from mcsc_bundle.predictions import Predictions
 from tests.mcsc_bundle.images import save
+from tests.plans import make_plan
 
 LABELS = {"background": 0, "a": 1, "b": 2}
 
@@ -101,6 +111,29 @@ def test_a_gain_in_the_mean_is_refused_if_a_class_falls(tmp_path):
     )
     assert not whole.adopted and "lowers the Dice of b" in whole.why
     assert not of_b.adopted and not of_a.adopted  # a's largest component is the false one
+
+
+@pytest.mark.parametrize(
+    ("before", "removed", "told"),
+    [
+        ("11000 11000", 0, False),
+        ("11111 11101", 0, False),
+        ("11111 11100 00000 00001", 1, False),
+        ("11001 11000", 1, True),
+    ],
+)
+def test_what_was_removed_is_counted_and_told_where_it_was_much(tmp_path, caplog, before, removed, told):
+    mask = MetaTensor(drawn(before), affine=torch.eye(4))
+    kept = KeepLargestd("pred", [("a",)], LABELS)({"pred": mask})["pred"]
+    assert kept.meta[REMOVED] == removed and REMOVED not in mask.meta
+    predictions = Predictions(tmp_path, make_plan("3d"), [{"case": "one", "image": ["one.nii"]}], {})
+    with caplog.at_level("WARNING"):
+        predictions.add("one", kept, 1.0)
+        predictions.add("raw", mask, 1.0)
+    assert (predictions.rows["one"][REMOVED], REMOVED in predictions.rows["raw"]) == (removed, False)
+    assert (
+        ["one: what was removed beside the largest components is 25 % of" in text for text in caplog.messages] == [True]
+    ) == told
 
 
 def test_one_class_has_one_step(tmp_path):
