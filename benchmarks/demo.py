@@ -40,9 +40,9 @@ def module(name: str, *words: str, **options: object) -> None:
         raise SystemExit(code)
 
 
-def predict_test(data: Path, run: Path, masks: Path, plan: Path, scores: Path) -> None:
+def predict_test(data: Path, run: Path, masks: Path, plan: Path, scores: Path, **options: object) -> None:
     """Segment the test phantoms by what was trained in ``run``, and score the masks by the classes of ``plan``."""
-    bundle_run("run", ["inference.json"], dataset_dir=data / "imagesTs", output_dir=masks, run_dir=run)
+    bundle_run("run", ["inference.json"], dataset_dir=data / "imagesTs", output_dir=masks, run_dir=run, **options)
     module("mcsc_bundle.metrics", prediction_dir=masks, reference_dir=data / "labelsTs", plan=plan, output=scores)
 
 

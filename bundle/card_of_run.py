@@ -14,7 +14,7 @@ from bundle.metadata import outputs
 from bundle.terms import DataTerms
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.labels import Values, as_tuple
-from mcsc_bundle.postprocessing import Postprocessing, decision
+from mcsc_bundle.postprocessing import decision
 from mcsc_bundle.score_table import summary_rows
 
 METHODS = {
@@ -159,11 +159,11 @@ def _networks(facts: RunFacts) -> str:
 
 def _components(facts: RunFacts) -> str:
     """What inference keeps, as ``TrainedRun.postprocessing`` has it."""
-    path = decision(facts.folder)
-    groups = Postprocessing.load(path).adopted if path is not None else facts.plan.largest_component
+    groups = facts.plan.largest_component
     if not groups:
         return "all are kept"
-    decided = "cross-validated masks" if path is not None else "the labels, in which each is one piece"
+    measured = decision(facts.folder) is not None
+    decided = "cross-validated masks" if measured else "the labels, in which each is one piece"
     return f"the largest is kept of {', then of '.join(map(' + '.join, groups))}, decided on {decided}"
 
 

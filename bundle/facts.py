@@ -17,7 +17,10 @@ from mcsc_bundle.ensemble import EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from mcsc_bundle.postprocessing import Postprocessing, decision
 from mcsc_bundle.trained import check_trained
+
+DECIDED = "Decided on cross-validated masks: postprocessing.json has their Dice before and after."
 
 
 class PackError(ValueError):
@@ -80,7 +83,7 @@ def read_run(folder: str | Path) -> RunFacts:
     """Read a run folder, or a folder of folds, and see that the weights fit the plan.
 
     Raises:
-        PackError: no plan, no fingerprint, no weights, or weights of another network.
+        PackError: no plan, no fingerprint, no weights, or weights of another network; or a decision on other classes.
     """
     try:
         first, *others = runs = run_folders(folder, complete=True)
@@ -94,6 +97,7 @@ def read_run(folder: str | Path) -> RunFacts:
             check_trained(run / "models", plan, run / "plan.json")
     except PlanError as error:
         raise PackError(str(error)) from None
+    plan = _with_decision(plan, Path(folder))
     if plan.previous_stage:
         raise PackError(
             f"{folder}: expected networks that see an image alone, received a cascade, which needs those of "
@@ -115,6 +119,22 @@ def read_run(folder: str | Path) -> RunFacts:
     for weights in facts.weights:
         _check_weights(plan, weights)
     return facts
+
+
+def _with_decision(plan: Plan, folder: Path) -> Plan:
+    """The plan with the largest components that a cross-validation decided on: ``model.ts`` holds the plan and no other file.
+
+    Raises:
+        PackError: a decision on other classes.
+    """
+    path = decision(folder)
+    if path is None:
+        return plan
+    try:
+        kept, why = Postprocessing.load(path).adopted, {**plan.why, "largest_component": DECIDED}
+        return plan.replace(largest_component=kept, why=why)
+    except PlanError as error:
+        raise PackError(f"{path}: {error}") from None
 
 
 def load_tensors(path: Path) -> Any:

@@ -38,7 +38,8 @@ class CaseFingerprint:
         ignored_voxels: voxels that nobody annotated (labelled cases of a data set with an ignore label).
         class_components: connected components per class name (labelled cases).
         class_largest: share of each class's voxels that its largest component holds (labelled cases; 0 of an absent class).
-        foreground_largest: the same of all classes together.
+        foreground_largest: share of a class's voxels in the largest component of all classes together, the least over the classes
+            that are there.
         patient: whose scan it is; several cases may be of one. Empty in a fingerprint of an older version.
         content_hash: hash of the image's voxels, to find duplicates.
     """

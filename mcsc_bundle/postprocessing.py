@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import KeepLargestConnectedComponent, MapTransform
+from monai.transforms import MapTransform
 from torch import Tensor
 
 from mcsc_bundle.case_metrics import without_ignored
+from mcsc_bundle.components import boxes_of, joint_box, numbered
 from mcsc_bundle.ensemble import FOLD
 from mcsc_bundle.io import load_label
 from mcsc_bundle.labels import Values, as_tuple, inside
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 FILE = "postprocessing.json"
 REMOVED = "removed_voxels"
 """In the metadata of a mask: how many voxels of smaller components it had."""
+LEAST_LEFT = 0.25  # of a class's largest component, when classes are taken together
 
 
 @dataclass(frozen=True)
@@ -93,21 +95,37 @@ def keep_largest(mask: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     """Keep the largest component of each group of label values, until nothing changes any more.
 
     Voxels that touch in a corner belong together. Repeating matters where a class that is cleaned later held two parts
-    of the foreground together; so the result is the same when it is processed again.
+    of the foreground together; so the result is the same when it is processed again. Where we differ from nnU-Net: of classes
+    that are taken together, one that would keep less than ``LEAST_LEFT`` of its own largest component is left as it is, since
+    a gap of a voxel between it and the rest would cost all of it.
 
     Args:
         mask: label values ``(1, *spatial)``; it is left as it is.
         groups: label values of each step, in order.
     """
-    while groups:
-        kept = mask.clone()
-        for values in groups:
-            inside = torch.isin(kept.long(), torch.tensor(list(values)))  # a small type may not hold every value
-            kept[inside & ~_largest(inside)] = 0
-        if torch.equal(kept, mask):
-            break
-        mask = kept
-    return mask
+    values = mask[0].cpu().numpy()
+    labels = values.copy() if values.dtype.kind in "iu" else values.astype(np.int32)
+    boxes = boxes_of(labels)
+    steps = [(list(group), labels[box]) for group in groups if (box := joint_box(boxes, group)) is not None]
+    while any([_removed_beside(part, group) for group, part in steps]):  # a list: every step has its turn
+        pass
+    return torch.where(torch.from_numpy(labels != 0)[None].to(mask.device), mask, torch.zeros_like(mask))
+
+
+def _removed_beside(part: np.ndarray, group: Sequence[int]) -> bool:
+    """Set what is beside the largest component to 0, in place; whether there was any."""
+    members = inside(part, group[0] if len(group) == 1 else group)
+    components, sizes = numbered(members)
+    if len(sizes) < 2:
+        return False
+    gone = members & (components != sizes.argmax() + 1)
+    for value in group if len(group) > 1 else ():
+        own = part == value
+        left = np.count_nonzero(own & ~gone)
+        if left < LEAST_LEFT * numbered(own)[1].max(initial=0):
+            gone &= ~own
+    part[gone] = 0
+    return bool(gone.any())
 
 
 class KeepLargestd(MapTransform):
@@ -174,7 +192,7 @@ def decide(
 
 def decision(folder: str | os.PathLike) -> Path | None:
     """The ``postprocessing.json`` of a run, or of the cross-validation that it is a fold of; ``None`` where there is none."""
-    folder = Path(folder).resolve()
+    folder = Path(os.path.abspath(folder))  # a fold that is a link has the cross-validation it is linked into
     folders = [folder, *([folder.parent] if FOLD.fullmatch(folder.name) else [])]
     return next((each / FILE for each in folders if (each / FILE).exists()), None)
 
@@ -283,9 +301,3 @@ def _values(groups: Sequence[Sequence[str]], labels: Mapping[str, Values]) -> li
     if unknown:
         raise ValueError(f"expected classes out of {', '.join(list(labels)[1:])}, received {', '.join(unknown)}.")
     return [[value for name in classes for value in as_tuple(labels[name])] for classes in groups]
-
-
-def _largest(inside: Tensor) -> Tensor:
-    """The largest component of a binary mask ``(1, *spatial)``; a mask of its own, since MONAI's works in place."""
-    kept = KeepLargestConnectedComponent(applied_labels=1, is_onehot=False)(inside.to(torch.uint8))
-    return torch.as_tensor(kept).bool()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 
 from mcsc_bundle.choice import chosen_folders
 from mcsc_bundle.ensemble import (
+    FOLD,
     Ensemble,
     EnsembleError,
     PackedEnsemble,
@@ -150,6 +152,18 @@ class TrainedRun:
         """
         folder = self.run_dir if isinstance(self.run_dir, (str, Path)) else None
         return groups_or_exit(folder, choice, self.plan.scored_values, self.plan.largest_component)
+
+    def scored_postprocessing(self, choice: bool | str | None = None) -> list[tuple[str, ...]]:
+        """``postprocessing`` of masks that are scored.
+
+        Args:
+            choice: as there; ``None``: as inference has it, but in a fold of a cross-validation none, since what inference will
+                keep is decided on those masks.
+        """
+        if choice is None:
+            folder = None if not isinstance(self.run_dir, (str, Path)) else Path(os.path.abspath(self.run_dir))
+            choice = folder is None or FOLD.fullmatch(folder.name) is None
+        return self.postprocessing(choice)
 
     @cached_property
     def weights(self) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from monai.data import MetaTensor
 from nibabel.orientations import aff2axcodes, io_orientation
-from scipy import ndimage
 
+from mcsc_bundle.components import boxes_of, joint_box, numbered
 from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, inside, scored_values
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
@@ -87,7 +87,7 @@ def measure_case(
     order, orientation = _axes(image)
     spacing = spacing_mm(image)
     digest, foreground = content_hash(voxels), _foreground(voxels, classes, max_foreground)
-    pieces, together = ({}, Components(0, 0.0)) if classes is None else _components(classes, members)
+    pieces = {} if classes is None else _components(classes, members)
     whole, nonzero = zip(*(_channel_stats(channel) for channel in voxels), strict=True)  # reorders the voxels
     _check_not_constant(whole, case, channel_names)
     fingerprint = CaseFingerprint(
@@ -104,7 +104,7 @@ def measure_case(
         class_voxels={} if classes is None else _class_voxels(classes, members),
         class_components={name: own.count for name, own in pieces.items()},
         class_largest={name: own.largest for name, own in pieces.items()},
-        foreground_largest=together.largest,
+        foreground_largest=0.0 if classes is None else _least_in_largest(classes, members),
         patient=case.group,
         content_hash=digest,
         ignored_voxels=ignored,
@@ -155,9 +155,7 @@ def class_indices(
 def bounding_box(voxels: np.ndarray) -> tuple[slice, ...]:
     """Smallest box around the voxels of ``(C, *spatial)`` where any channel is not 0; the image if there are none."""
     inside = (voxels != 0).any(axis=0)
-    return next(iter(ndimage.find_objects(inside.view(np.uint8))), None) or tuple(
-        slice(0, size) for size in inside.shape
-    )
+    return next(iter(boxes_of(inside.view(np.uint8))), None) or tuple(slice(0, size) for size in inside.shape)
 
 
 def describe(values: np.ndarray) -> IntensityStats:
@@ -284,26 +282,29 @@ def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
     return ignored
 
 
-def _components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> tuple[dict[str, Components], Components]:
-    """Of each foreground class or region, and of all together."""
-    boxes = ndimage.find_objects(classes, max_label=STORED_IGNORED - 1)
-    own = {name: _components_of(classes, boxes, indices) for name, indices in list(members.items())[1:]}
-    if len(own) == 1:
-        return own, next(iter(own.values()))
-    return own, _components_of(classes, boxes, sorted(set().union(*list(members.values())[1:])))
+def _components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, Components]:
+    """Of each foreground class or region."""
+    boxes, found = boxes_of(classes, STORED_IGNORED - 1), {}
+    for name, indices in list(members.items())[1:]:
+        box = joint_box(boxes, indices)
+        sizes = np.zeros(0) if box is None else numbered(inside(classes[box], _one_or_all(indices)))[1]
+        found[name] = Components(len(sizes), float(sizes.max() / sizes.sum()) if len(sizes) else 0.0)
+    return found
 
 
-def _components_of(classes: np.ndarray, boxes: Sequence[tuple | None], indices: Sequence[int]) -> Components:
-    found = [box for box in (boxes[index - 1] for index in indices if index <= len(boxes)) if box is not None]
-    if not found:
-        return Components(0, 0.0)
-    part = inside(classes[_around(found)], _one_or_all(indices))
-    numbered, count = ndimage.label(part, np.ones((3,) * classes.ndim, dtype=bool))
-    return Components(int(count), float(np.bincount(numbered.ravel())[1:].max() / part.sum()))
+def _least_in_largest(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> float:
+    """Of each class that is there the share in the largest component of all together; the least of these, 0 without a class.
 
-
-def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
-    return tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*boxes, strict=True))
+    Not the share of all voxels, of which a small organ beside a large one would be next to nothing.
+    """
+    box = joint_box(boxes_of(classes, STORED_IGNORED - 1), range(1, STORED_IGNORED))
+    if box is None:
+        return 0.0
+    part = classes[box]
+    components, sizes = numbered((part != 0) & (part != STORED_IGNORED))
+    whole = _class_voxels(part, members)
+    kept = _class_voxels(np.where(components == sizes.argmax() + 1, part, 0), members)
+    return min(kept[name] / voxels for name, voxels in list(whole.items())[1:] if voxels)
 
 
 def _one_or_all(indices: Sequence[int]) -> int | Sequence[int]:

@@ -1,11 +1,12 @@
 """Which classes are one piece in every labelled case: masks keep the largest component of those.
 
-The rule of nnU-Net's first version (Isensee et al., 2018, https://arxiv.org/abs/1809.10486, section 2.4): a class that is one
-component in all labels is taken to be one in every scan, and whatever else a mask has of it is removed. Since 2021 nnU-Net asks
-a cross-validation instead, and so do we where there is one (``mcsc_bundle.postprocessing``); but with a handful of labels all of
-them train, and that is where networks leave most islands. Where we differ, so that few labels decide with care: a class must be
-there in every labelled case, of three patients at least, and be of similar size in all, which tumours and lesions are not;
-a few stray voxels in a label do not count.
+The rule of nnU-Net's first version (Isensee et al., 2018, https://arxiv.org/abs/1809.10486): a class that is one component in
+all labels is taken to be one in every scan, and whatever else a mask has of it is removed. Since 2021 nnU-Net asks a
+cross-validation instead, of the whole foreground first and then of each class, and so do we where there is one
+(``mcsc_bundle.postprocessing``); but with a handful of labels all of them train, and that is where networks leave most
+islands. Where we differ, so that few labels decide with care: a class must be there in every labelled case, of three patients
+at least, and be of similar size in all, which tumours and lesions are not; a few stray voxels in a label do not count; the
+whole foreground is asked, too; and of regions nothing else is, since an island of an inner one is still of the outer one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mcsc_bundle.words import counted
 LEAST_PATIENTS = 3
 LEAST_SHARE = 0.95  # of a class's voxels in its largest component
 MOST_SPREAD = 0.8  # standard deviation of the natural logarithm of the size; organs 0.2 to 0.7, tumours 1 and more
-NAMED = 3  # classes that the reason speaks of
+NAMED, SPELT = 3, 6  # classes that the reason speaks of; that are spelt out where they are taken together
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -31,14 +32,20 @@ def plan_largest_component(fingerprint: Fingerprint) -> tuple[Groups, str]:
     Args:
         fingerprint: of the data set.
     """
-    names = tuple(fingerprint.labels)[1:]
     against = _against_all(fingerprint)
     if against:
         return (), f"{against} Masks keep all components."
-    groups = ([names] if len(names) > 1 else []) + [(name,) for name in names]
+    groups = candidates(fingerprint)
     refused = {group: reason for group in groups if (reason := _against(group, fingerprint.labeled))}
     kept = tuple(group for group in groups if group not in refused)
     return kept, _why(kept, refused, fingerprint.labeled)
+
+
+def candidates(fingerprint: Fingerprint) -> list[tuple[str, ...]]:
+    """All classes together, if there are several, then each; of regions all together alone."""
+    names = tuple(fingerprint.labels)[1:]
+    together = [names] if len(names) > 1 or fingerprint.regions else []
+    return together + [(name,) for name in names if not fingerprint.regions]
 
 
 def _against_all(fingerprint: Fingerprint) -> str:
@@ -57,10 +64,11 @@ def _against_all(fingerprint: Fingerprint) -> str:
 def _against(group: Sequence[str], cases: Sequence[CaseFingerprint]) -> str:
     """Why a class, or all classes together, need not be one piece; empty if nothing does. Without names: a bundle ships it."""
     shares = [case.foreground_largest if len(group) > 1 else case.class_largest[group[0]] for case in cases]
-    if (absent := shares.count(0)) > 0:
-        return f"not in {absent} of {counted(len(cases), 'labelled case')}"
+    all_cases = counted(len(cases), "labelled case")
+    if absent := shares.count(0):
+        return f"not in {absent} of {all_cases}"
     if in_pieces := [share for share in shares if share < LEAST_SHARE]:
-        return f"in pieces in {len(in_pieces)} of {counted(len(cases), 'labelled case')}, the largest of {min(in_pieces):.0%}"
+        return f"in pieces in {len(in_pieces)} of {all_cases}, the largest of {math.floor(100 * min(in_pieces))} %"
     spread = _spread(group, cases)
     return f"of very different sizes (a factor of {math.exp(spread):.1f} is usual)" if spread > MOST_SPREAD else ""
 
@@ -77,9 +85,10 @@ def _why(kept: Groups, refused: Mapping[tuple[str, ...], str], cases: Sequence[C
     others = "; ".join(but[:NAMED]) + more
     if not kept:
         return f"Masks keep all components: {others}."
-    patients = len({case.patient or case.case for case in cases})
+    patients, names = len({case.patient or case.case for case in cases}), [group_name(group) for group in kept]
+    listed = ", ".join(names[:SPELT]) + (f" and {len(names) - SPELT} more" if len(names) > SPELT else "")
     text = (
-        f"{', '.join(map(group_name, kept))}: one piece ({LEAST_SHARE:.0%} of the voxels or more) of similar size in all "
+        f"{listed}: one piece ({LEAST_SHARE:.0%} of each class or more) of similar size in all "
         f"{counted(len(cases), 'labelled case')} ({counted(patients, 'patient')}), so that a further piece in a mask is taken "
         "for an error. What a cross-validation measures goes before this, and --postprocess False keeps all components."
     )
@@ -87,5 +96,5 @@ def _why(kept: Groups, refused: Mapping[tuple[str, ...], str], cases: Sequence[C
 
 
 def group_name(group: Sequence[str]) -> str:
-    """``left + right`` for classes taken together."""
-    return " + ".join(group)
+    """``left + right`` for classes taken together; of many the number alone."""
+    return " + ".join(group) if len(group) <= SPELT else f"all {len(group)} classes"

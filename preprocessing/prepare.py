@@ -234,8 +234,10 @@ def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], s
     measured, set_aside, parts = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     now = {
         **to_plain(fingerprint),
-        "dataset_name": measured["dataset_name"],
-    }  # without a dataset.json, that of its folder
+        "dataset_name": measured["dataset_name"],  # without a dataset.json, that of its folder
+    }
+    known = set().union(*measured["cases"])  # an older version measured less
+    now["cases"] = [{name: value for name, value in case.items() if name in known} for case in now["cases"]]
     return (now, set(rejected), to_plain(split)) == (measured, set(set_aside), parts)
 
 

@@ -162,6 +162,7 @@ def test_a_bundle_keeps_the_components_that_its_run_keeps(tmp_path):
     Postprocessing(3, ()).save(runs / "postprocessing.json")
     decided, _ = pack(run, "decided", TERMS, tmp_path)
     assert TrainedRun(decided).postprocessing() == TrainedRun(run).postprocessing() == []
+    assert Plan.load(decided / "plan.json").largest_component == ()  # model.ts has the plan and no file beside it
     assert "all are kept" in (decided / "docs" / "README.md").read_text()
 
 

@@ -171,6 +171,18 @@ def test_the_plan_says_which_components_are_kept_where_no_cross_validation_decid
     Postprocessing(2, (step,)).save(tmp_path / "postprocessing.json")
     assert TrainedRun(fold).postprocessing() == [("right",)]
     assert TrainedRun(alone).postprocessing() == [("left",)]
+    assert TrainedRun(fold).scored_postprocessing() == [] and TrainedRun(fold).scored_postprocessing(True) == [
+        ("right",)
+    ]
+    assert (
+        TrainedRun(alone).scored_postprocessing() == [("left",)]
+        and TrainedRun(alone).scored_postprocessing(False) == []
+    )
+    linked = tmp_path / "runs" / "fold_0"
+    linked.parent.mkdir()
+    linked.symlink_to(alone)
+    Postprocessing(2, (step,)).save(linked.parent / "postprocessing.json")
+    assert TrainedRun(linked).postprocessing() == [("right",)]
     Postprocessing(2, ()).save(alone / "postprocessing.json")  # nothing was adopted
     assert TrainedRun(alone).postprocessing() == []
 

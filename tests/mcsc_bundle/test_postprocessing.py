@@ -48,6 +48,9 @@ def decided(tmp_path, predicted, truth, labels=LABELS, ignore_value=None):
         ([[1, 2]], "10 01", "10 01"),  # a corner joins
         ([[1], [2]], "000 000", "000 000"),
         ([], "101", "101"),
+        ([[1, 2]], "1111100222202", "1111100222202"),  # a class that lies apart would be gone: it stays, as it is
+        ([[1, 2], [2]], "1111122002222", "1111122000000"),  # two of four touch the rest: that is where it belongs
+        ([[1, 2], [2]], "11111200222222", "11111000222222"),  # one of six may be a mistake
     ],
 )
 def test_drawn_masks(groups, before, after):
@@ -63,12 +66,12 @@ def test_a_bridge_that_goes_takes_what_it_held():
 
 def test_random_masks_keep_one_component_and_a_second_pass_changes_nothing():
     rng = np.random.default_rng(0)
-    for groups in ([[1, 2]], [[1]], [[1], [2]], [[1, 2], [1], [2]]):
+    for groups in ([[1]], [[1], [2]], [[1, 2], [1], [2]]):
         for _ in range(10):
             mask = torch.from_numpy((rng.random((1, 7, 8, 5)) > 0.8) * rng.integers(1, 3, (1, 7, 8, 5), np.uint8))
             kept = keep_largest(mask, groups)
             assert torch.equal(keep_largest(kept, groups), kept)
-            for group in groups:
+            for group in (group for group in groups if len(group) == 1):
                 inside = np.isin(kept[0].numpy(), group)
                 assert components(inside, np.ones((3, 3, 3)))[1] <= 1
             assert ((kept == mask) | (kept == 0)).all()  # voxels go, none comes
@@ -131,9 +134,9 @@ def test_what_was_removed_is_counted_and_told_where_it_was_much(tmp_path, caplog
         predictions.add("one", kept, 1.0)
         predictions.add("raw", mask, 1.0)
     assert (predictions.rows["one"][REMOVED], REMOVED in predictions.rows["raw"]) == (removed, False)
-    assert (
-        ["one: what was removed beside the largest components is 25 % of" in text for text in caplog.messages] == [True]
-    ) == told
+    assert [text.split(" of what is left")[0] for text in caplog.messages] == (
+        ["one: what was removed beside the largest components is 25 %"] if told else []
+    )
 
 
 def test_one_class_has_one_step(tmp_path):

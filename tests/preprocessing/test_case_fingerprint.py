@@ -86,9 +86,19 @@ def test_class_voxels_and_components(tmp_path):
     assert case.class_voxels == {"background": 115, "a": 3, "b": 2, "absent": 0}
     assert case.class_components == {"a": 2, "b": 1, "absent": 0}
     assert case.class_largest == {"a": pytest.approx(2 / 3), "b": 1.0, "absent": 0.0}
-    assert case.foreground_largest == pytest.approx(
-        2 / 5
-    )  # the larger of three: two voxels of a, of b, or the last one
+    assert case.foreground_largest == 0  # a and b do not touch: the largest component holds nothing of one of them
+
+
+@pytest.mark.parametrize(
+    ("row", "least"), [("1111222", 1), ("1111022", 0), ("1111220020", 2 / 3), ("1101100000", 1 / 2)]
+)
+def test_a_small_organ_counts_as_much_as_a_large_one_beside_it(tmp_path, row, least):
+    """A liver of thousands of voxels and a gallbladder of three: of one that lies apart, all together is no single piece."""
+    label = np.zeros((len(row), 30, 30), dtype=np.int16)
+    for position, value in enumerate(map(int, row)):
+        label[position, : 30 if value == 1 else 1, : 30 if value == 1 else 1] = value
+    case = measured(tmp_path, voxels(0, label.shape), label, labels={"background": 0, "liver": 1, "gallbladder": 2})
+    assert case.fingerprint.foreground_largest == pytest.approx(least)
 
 
 def test_foreground_is_all_labelled_voxels_or_a_fixed_sample(tmp_path):
