@@ -46,6 +46,10 @@ from mcsc_bundle.files import save_text
 ROOT = Path(__file__).resolve().parents[1]
 
 
+ONE_PASS = {"mirror": False, "postprocess": False}
+"""Scores are of what the networks know; what inference adds is measured by ``benchmarks.test_time``."""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Length and settings of a run.
@@ -191,9 +195,7 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     run_workflow(config_files(job.method), "training", overrides)
     trained = time.perf_counter()
     evaluate = [*config_files(job.method), str(ROOT / "configs" / "evaluate.yaml")]
-    run_workflow(
-        evaluate, "evaluate", {**overrides, "postprocess": False}
-    )  # what networks know; benchmarks.largest_component
+    run_workflow(evaluate, "evaluate", {**overrides, **ONE_PASS})
     cases = mean_dice_per_case(folder / "metrics.csv")
     result = {
         **made_of, "method": job.name, "budget": job.budget, "seed": job.seed, "settings": chosen,

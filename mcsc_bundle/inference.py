@@ -48,7 +48,7 @@ def configuration_of(
     run: TrainedRun,
     device: torch.device | str,
     overlap: float | None = None,
-    mirror: bool = False,
+    mirror: bool = True,
     amp_dtype: str | None = None,
 ) -> Configuration:
     """A trained run, ready to predict; of a cascade with the stage before. Arguments as in ``configs/inference.json``."""

@@ -102,7 +102,7 @@ def test_what_is_done_is_skipped_until_settings_or_image_change(tmp_path, images
     os.utime(images / "a.nii.gz", (0, 0))  # another image, and an older one
     second = written()
     assert second["a"] > first["a"] and second["c"] == first["c"]
-    settings = {"mirror": True}
+    settings = {"mirror": False}
     third = written()
     assert third["a"] > second["a"] and third["c"] > second["c"]
     (masks / "c.nii.gz").unlink()
