@@ -58,12 +58,16 @@ def data_section(facts: RunFacts, terms: DataTerms) -> str:
 def plan_section(facts: RunFacts) -> str:
     """What was decided, and why."""
     plan = facts.plan
+    mirrored = ", averaged over their mirror images" if plan.mirror_axes else ""
     spacing = " x ".join("as in the file" if size is None else f"{size:.4g}" for size in plan.spacing_mm)
     rows = [
         ("preprocessing", "crop to the non-zero box, turn to " + (plan.orientation or "the axes of the file")),
         ("intensities", ", ".join(f"{entry.channel}: {entry.scheme}" for entry in plan.normalization)),
         ("spacing", f"{spacing} mm"),
-        ("window", " x ".join(map(str, plan.patch_size)) + " voxels, half overlapping, blended by a Gaussian"),
+        (
+            "window",
+            " x ".join(map(str, plan.patch_size)) + " voxels, half overlapping, blended by a Gaussian" + mirrored,
+        ),
         ("network", f"{_networks(facts)}, channels {', '.join(map(str, plan.cnn.features))}"),
         ("input sizes", "multiples of " + " x ".join(map(str, plan.cnn.divisor)) + ", at least twice that"),
         ("output", f"{outputs(facts)}; masks come back on the grid of the scan's file"),
