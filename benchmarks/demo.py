@@ -8,6 +8,7 @@ Every step is the command a user would type; it is printed before it runs.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shlex
 import statistics
@@ -82,9 +83,9 @@ def main() -> None:
     else:
         predict_test(data, run, run / "masks", run / "plan.json", run / "metrics.csv")
         module("mcsc_bundle.report", run_dir=run, images=data / "imagesTs", references=data / "labelsTs")
-    print(
-        f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Report: {run}/report.html, picture: {run}/overlay.png"
-    )
+    minutes = (time.perf_counter() - began) / 60
+    print(f"\nDone in {minutes:.1f} minutes. Report: {run}/report.html, picture: {run}/overlay.png")
+    print(json.dumps({"minutes": round(minutes, 2), "mean_dice": round(dice_percent(run / "metrics.csv"), 2)}))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.demo import ROOT, bundle_run, dice_percent, predict_test
+from benchmarks.label_efficiency import ONE_PASS
 from preprocessing.phantom import make_phantom_dataset
 
 
@@ -25,7 +26,7 @@ def dice_of(run: Path, data: Path, method: str, seed: int, epochs: int) -> float
         overlay = [] if method == "mcsc" else [f"method_{method.replace('full', 'supervised')}.yaml"]
         options = {"cache_dir": run.parent / f"preprocessed_{data.name}", "seed": seed, "max_epochs": epochs}
         bundle_run("training", ["train.yaml", *overlay], dataset_dir=data, output_dir=run, **options)
-        predict_test(data, run, run / "masks", run / "plan.json", scores)
+        predict_test(data, run, run / "masks", run / "plan.json", scores, **ONE_PASS)
     return dice_percent(scores)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kept_results import kept_result
-from benchmarks.label_efficiency import ROOT, config_files, run_workflow, workflow_of
+from benchmarks.label_efficiency import ONE_PASS, ROOT, config_files, run_workflow, workflow_of
 from benchmarks.label_table import mean_dice_per_case, read_rows
 from mcsc_bundle.networks.swin_unet import PAPER_STD, SwinUNet, initialise
 from mcsc_bundle.words import aligned
@@ -61,7 +61,7 @@ def run_form(form: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]
     FORMS[form](training.parser.get_parsed_content("networks").transformer)
     training.run()
     evaluate = [*files, str(ROOT / "configs" / "evaluate.yaml")]
-    run_workflow(evaluate, "evaluate", options | {"branch": "transformer"})
+    run_workflow(evaluate, "evaluate", options | ONE_PASS | {"branch": "transformer"})
     last = read_rows(folder / "log.csv")[-1]
     result = {
         "settings": settings,
