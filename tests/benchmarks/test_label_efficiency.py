@@ -30,6 +30,7 @@ def trainings(monkeypatch):
             return
         if overrides.get("method#contrast_weight") == 0:
             raise RuntimeError("out of memory")
+        assert (overrides["mirror"], overrides["postprocess"]) == (False, False)
         method = "supervised" if any("supervised" in file for file in files) else "mcsc"
         rows = ["case,class_name,dice,hd95_mm"]
         rows += [f"case_{n},LV,{SCORES[method] + 0.01 * n + 0.001 * overrides['seed']},2.0" for n in range(3)]
