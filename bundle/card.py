@@ -121,6 +121,11 @@ def _limits(facts: RunFacts) -> str:
         "A mask carries no measure of its own uncertainty.",
         f"Trained with {len(facts.labeled)} label maps: rare appearances were probably not among them.",
     ]
+    if plan.largest_component:
+        items.append(
+            "Masks keep one piece of each class named under components: where a disease has several, the others are removed. "
+            "`summary.csv` counts the voxels that went; `--postprocess False` keeps all."
+        )
     if plan.orientation == "RAS" and 0 in [plan.network_axes[axis] for axis in plan.mirror_axes]:
         items.append("Windows were mirrored in training, left to right too: the network does not tell the sides apart.")
     return "## Limits\n\n" + "\n".join(f"- {item}" for item in items)

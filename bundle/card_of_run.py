@@ -15,6 +15,7 @@ from bundle.terms import DataTerms
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.labels import Values, as_tuple
 from mcsc_bundle.postprocessing import decision
+from mcsc_bundle.score_record import ScoreRecord, read_record
 from mcsc_bundle.score_table import summary_rows
 
 METHODS = {
@@ -129,7 +130,7 @@ def performance_section(facts: RunFacts, drawn: set[str], terms: DataTerms) -> s
         )
     parts = [
         "## Performance",
-        what + watched,
+        what + _made(facts) + watched,
         table(head, lines),
         "Mean and standard deviation over the scans. A class that is empty in mask and reference is not counted; one that "
         "is missed, or found where there is none, has Dice 0 and an infinite distance.",
@@ -161,14 +162,28 @@ def _networks(facts: RunFacts) -> str:
     return "U-Net" if len(facts.runs) == 1 else f"{len(facts.runs)} U-Nets whose probabilities are averaged"
 
 
+def _made(facts: RunFacts) -> str:
+    """How the masks were made that were scored, and where those of the bundle are made otherwise."""
+    record, own = read_record(facts.runs[0]), ScoreRecord.of_inference(facts.plan)
+    if record is None:
+        return ""
+    text = f" Their masks were made {record.words}."
+    return text if record == own else f"{text} **Masks of this bundle are made otherwise**: {own.words}."
+
+
 def _components(facts: RunFacts) -> str:
     """What inference keeps, as ``TrainedRun.postprocessing`` has it."""
     groups = facts.plan.largest_component
     if not groups:
         return "all are kept"
-    measured = decision(facts.folder) is not None
-    decided = "cross-validated masks" if measured else "the labels, in which each is one piece"
-    return f"the largest is kept of {', then of '.join(map(' + '.join, groups))}, decided on {decided}"
+    if decision(facts.folder) is not None:
+        decided = "decided on cross-validated masks"
+    elif facts.planned is not None and facts.planned.largest_component != groups:
+        decided = "edited by hand"
+    else:
+        decided = "decided on the label maps, in which each is one piece"
+    kept = ", then of ".join(map(" + ".join, groups))
+    return f"the largest is kept of {kept}, {decided}; `--postprocess False` keeps all"
 
 
 def _scans(facts: RunFacts) -> str:

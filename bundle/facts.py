@@ -18,8 +18,9 @@ from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from mcsc_bundle.postprocessing import Postprocessing, decision
-from mcsc_bundle.trained import check_trained
+from mcsc_bundle.trained import check_trained, mirrored_in_training
 
+PLANNED = "planned.json"  # preprocessing.run_plan writes it
 DECIDED = "Decided on cross-validated masks: postprocessing.json has their Dice before and after."
 
 
@@ -39,6 +40,7 @@ class RunFacts:
         scores: rows of ``metrics.csv`` of all runs; empty if none was evaluated.
         parts: names of the cases that played each part in ``splits.json``.
         method: class name of the method; empty in runs that do not name it.
+        planned: the plan before anybody edited it; ``None`` if it was not kept.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class RunFacts:
     scores: tuple[CaseMetric, ...] = ()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     method: str = ""
+    planned: Plan | None = None
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -97,7 +100,7 @@ def read_run(folder: str | Path) -> RunFacts:
             check_trained(run / "models", plan, run / "plan.json")
     except PlanError as error:
         raise PackError(str(error)) from None
-    plan = _with_decision(plan, Path(folder))
+    plan = _with_decision(mirrored_in_training(first / "models", plan), Path(folder))
     if plan.previous_stage:
         raise PackError(
             f"{folder}: expected networks that see an image alone, received a cascade, which needs those of "
@@ -115,6 +118,7 @@ def read_run(folder: str | Path) -> RunFacts:
         ),
         parts=_parts(first / "splits.json"),
         method=_method(first / "models" / "checkpoint.pt"),
+        planned=Plan.load(first / PLANNED) if (first / PLANNED).exists() else None,
     )
     for weights in facts.weights:
         _check_weights(plan, weights)

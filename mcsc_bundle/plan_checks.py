@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +71,13 @@ def _check_labels(plan: Plan) -> None:
             plan.ignore_value,
         )
     names = list(plan.labels)[1:]
+    unknown = [name for group in plan.largest_component for name in group if name not in names]
     _expect(
-        all(group and set(group) <= set(names) for group in plan.largest_component),
+        all(plan.largest_component) and not unknown,
         "largest_component",
-        f"lists of classes out of {', '.join(names)}",
-        plan.largest_component,
-        "An empty list keeps all components.",
+        f"lists of classes out of {', '.join(names)}, such as {json.dumps([names[:1]])}",
+        ", ".join(unknown) or "an empty one",
+        "[] keeps all components.",
     )
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)
     _expect(

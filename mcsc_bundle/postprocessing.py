@@ -231,8 +231,8 @@ def groups_or_exit(
 
 
 def _told(groups: Sequence[tuple[str, ...]], decided_in: str | os.PathLike) -> list[tuple[str, ...]]:
-    for classes in groups:
-        what = " + ".join(classes)
+    if groups:
+        what = ", then of ".join(" + ".join(classes) for classes in groups)
         log.info("Keeping the largest component of %s (%s; --postprocess False keeps all).", what, decided_in)
     return list(groups)
 

@@ -24,7 +24,7 @@ from mcsc_bundle.writer import mask_file
 
 log = logging.getLogger(__name__)
 
-MUCH = 0.2  # removed voxels, as a share of those that are left: more than islands usually are
+MUCH = 0.15  # removed voxels, as a share of all: more than islands usually are
 NOT_SHOWN = ("case", "error", "settings", "inputs")  # columns of summary.csv that the table leaves out or places itself
 
 
@@ -87,11 +87,10 @@ class Predictions:
         self._record(case, row)
         sizes = ", ".join(f"{name} {row[f'{name}_{unit[0]}']} {unit[0]}" for name in self.plan.class_names[1:])
         log.info("%d/%d %s: %.1f s, %s", len(self.rows), len(self.cases), case, seconds, sizes)
-        if removed > MUCH * left:
+        if removed > MUCH * (removed + left):
             log.warning(
-                "%s: what was removed beside the largest components is %.0f %% of what is left. Look at the mask; "
-                "--postprocess False keeps all.",
-                case, 100 * removed / max(1, left),
+                "%s: %.0f %% of what the networks marked was not in the largest components and is background now. Look at the "
+                "mask; --postprocess False keeps all.", case, 100 * removed / (removed + left),
             )  # fmt: skip
 
     def fail(self, case: str, error: str) -> None:

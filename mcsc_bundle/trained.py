@@ -102,6 +102,16 @@ def check_trained(models_dir: str | Path, plan: Plan, source: str | Path = "plan
     refuse_edits(read_trained(models_dir).get("plan", {}), plan, str(models_dir), source)
 
 
+def mirrored_in_training(models_dir: str | Path, plan: Plan) -> Plan:
+    """The plan without mirror axes that its training did not have: networks never saw such images. As it is without a record."""
+    known = read_trained(models_dir).get("plan", {}).get("mirror_axes")
+    axes = plan.mirror_axes if known is None else tuple(axis for axis in plan.mirror_axes if axis in known)
+    if axes == plan.mirror_axes:
+        return plan
+    log.warning("plan.json mirrors axes that the training did not (%s); inference leaves them out.", plan.mirror_axes)
+    return plan.replace(mirror_axes=axes)
+
+
 def refuse_edits(trained: Mapping[str, Any], plan: Plan, weights: str, source: str | Path = "plan.json") -> None:
     """``check_trained`` for a record that is at hand; an empty one passes.
 

@@ -31,7 +31,7 @@ from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.postprocessing import groups_or_exit
 from mcsc_bundle.shipped import BundleError, check_code, check_metadata, check_weights
 from mcsc_bundle.tensors import load_tensors_or_exit
-from mcsc_bundle.trained import check_trained
+from mcsc_bundle.trained import check_trained, mirrored_in_training
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class TrainedRun:
             (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
         )
         check_trained(self.folder / "models", plan, source)
-        return plan
+        return mirrored_in_training(self.folder / "models", plan)
 
     @property
     def all_weights(self) -> list[Path]:

@@ -63,12 +63,13 @@ def _against_all(fingerprint: Fingerprint) -> str:
 
 def _against(group: Sequence[str], cases: Sequence[CaseFingerprint]) -> str:
     """Why a class, or all classes together, need not be one piece; empty if nothing does. Without names: a bundle ships it."""
-    shares = [case.foreground_largest if len(group) > 1 else case.class_largest[group[0]] for case in cases]
     all_cases = counted(len(cases), "labelled case")
-    if absent := shares.count(0):
+    if absent := sum(not any(case.class_voxels[name] for name in group) for case in cases):
         return f"not in {absent} of {all_cases}"
+    shares = [case.foreground_largest if len(group) > 1 else case.class_largest[group[0]] for case in cases]
     if in_pieces := [share for share in shares if share < LEAST_SHARE]:
-        return f"in pieces in {len(in_pieces)} of {all_cases}, the largest of {math.floor(100 * min(in_pieces))} %"
+        least, whole = math.floor(100 * min(in_pieces)), "it" if len(group) == 1 else "a class"
+        return f"in pieces in {len(in_pieces)} of {all_cases} (the largest holds {least} % of {whole})"
     spread = _spread(group, cases)
     return f"of very different sizes (a factor of {math.exp(spread):.1f} is usual)" if spread > MOST_SPREAD else ""
 
@@ -80,11 +81,11 @@ def _spread(group: Sequence[str], cases: Sequence[CaseFingerprint]) -> float:
 
 
 def _why(kept: Groups, refused: Mapping[tuple[str, ...], str], cases: Sequence[CaseFingerprint]) -> str:
-    but = [f"{group_name(group)} is {reason}" for group, reason in refused.items()]
+    but = [f"{_as_whole(group)} is {reason}" for group, reason in refused.items()]
     more = f"; {len(but) - NAMED} more" if len(but) > NAMED else ""
     others = "; ".join(but[:NAMED]) + more
     if not kept:
-        return f"Masks keep all components: {others}."
+        return f"Masks keep all components, since nothing is one piece in every labelled case: {others}."
     patients, names = len({case.patient or case.case for case in cases}), [group_name(group) for group in kept]
     listed = ", ".join(names[:SPELT]) + (f" and {len(names) - SPELT} more" if len(names) > SPELT else "")
     text = (
@@ -92,7 +93,11 @@ def _why(kept: Groups, refused: Mapping[tuple[str, ...], str], cases: Sequence[C
         f"{counted(len(cases), 'labelled case')} ({counted(patients, 'patient')}), so that a further piece in a mask is taken "
         "for an error. What a cross-validation measures goes before this, and --postprocess False keeps all components."
     )
-    return f"{text} Not so: {others}." if but else text
+    return f"{text} All components are kept where that is not so: {others}." if but else text
+
+
+def _as_whole(group: Sequence[str]) -> str:
+    return group[0] if len(group) == 1 else f"the foreground as a whole ({group_name(group)})"
 
 
 def group_name(group: Sequence[str]) -> str:

@@ -111,8 +111,10 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
             _check_followed(plan_kind(request), Plan.load(path), run)
-            options = ", ".join(["preset", "plan_from", *request.options])
-            log.warning("Keeping %s, made with other options (%s): a training has begun on it.", path, options)
+            options = ", ".join(dict.fromkeys(["preset", "plan_from", *request.options, "step_seconds"]))
+            log.warning(
+                "Keeping %s, made with another of these options: %s. A training has begun on it.", path, options
+            )
         if edited or trained or (same and not measured_anew):
             return _read_back(run, fingerprint, request, edited, trained)
     plan = request.make(fingerprint)

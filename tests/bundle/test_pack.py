@@ -17,6 +17,7 @@ from bundle.verify import verify
 from mcsc_bundle.options import references_in
 from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
+from mcsc_bundle.score_record import save_record
 from mcsc_bundle.trained import plan_record, save_trained
 from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
@@ -158,12 +159,32 @@ def test_a_bundle_keeps_the_components_that_its_run_keeps(tmp_path):
     planned, _ = pack(run, "planned", TERMS, tmp_path)
     assert TrainedRun(planned).postprocessing() == TrainedRun(run).postprocessing() == [("left", "right"), ("left",)]
     card = (planned / "docs" / "README.md").read_text()
-    assert "largest is kept of left + right, then of left, decided on the labels" in card
+    assert "largest is kept of left + right, then of left, decided on the label maps" in card
+    Plan.load(run / "plan.json").replace(largest_component=()).save(run / "planned.json")
+    edited, _ = pack(run, "edited", TERMS, tmp_path)
+    assert "then of left, edited by hand" in (edited / "docs" / "README.md").read_text()
     Postprocessing(3, ()).save(runs / "postprocessing.json")
     decided, _ = pack(run, "decided", TERMS, tmp_path)
     assert TrainedRun(decided).postprocessing() == TrainedRun(run).postprocessing() == []
     assert Plan.load(decided / "plan.json").largest_component == ()  # model.ts has the plan and no file beside it
     assert "all are kept" in (decided / "docs" / "README.md").read_text()
+
+
+def test_the_card_says_how_the_scored_masks_were_made_and_whether_the_bundle_makes_others(tmp_path):
+    run = make_run(tmp_path / "run", largest_component=(("left",),))
+    plan = Plan.load(run / "plan.json")
+
+    def scores(name):
+        return (pack(run, name, TERMS, tmp_path)[0] / "docs" / "README.md").read_text()
+
+    assert "masks were made" not in scores("older")
+    save_record(run, plan, "cnn", True, plan.largest_component)
+    card = scores("same")
+    assert "made by the CNN, averaged over mirror images, with the largest component of left." in card
+    assert "otherwise" not in card
+    save_record(run, plan, "cnn", False, ())
+    card = scores("other")
+    assert "made by the CNN, in one pass, with all components. **Masks of this bundle are made otherwise**" in card
 
 
 def test_the_changelog_grows_newest_first(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import label as components
 
 from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.score_record import ScoreRecord, read_record
 from tests.end_to_end.road import ROOT, SHORT, command, small_dataset, train, workflow
 
 
@@ -119,6 +120,7 @@ def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
     ).run()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
+    assert read_record(tmp_path) == ScoreRecord.of_inference(Plan.load(tmp_path / "plan.json"))
     raw = {path: np.asarray(nib.load(path).dataobj) for path in (tmp_path / "masks").glob("*.nii.gz")}
     edited = Plan.load(tmp_path / "plan.json").replace(
         largest_component=(("RV", "MYO", "LV"),)

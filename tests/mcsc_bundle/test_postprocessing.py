@@ -134,9 +134,7 @@ def test_what_was_removed_is_counted_and_told_where_it_was_much(tmp_path, caplog
         predictions.add("one", kept, 1.0)
         predictions.add("raw", mask, 1.0)
     assert (predictions.rows["one"][REMOVED], REMOVED in predictions.rows["raw"]) == (removed, False)
-    assert [text.split(" of what is left")[0] for text in caplog.messages] == (
-        ["one: what was removed beside the largest components is 25 %"] if told else []
-    )
+    assert [text.split(" of what")[0] for text in caplog.messages] == (["one: 20 %"] if told else [])
 
 
 def test_one_class_has_one_step(tmp_path):

@@ -16,6 +16,7 @@ from mcsc_bundle.trained import (
     check_held_out_or_exit,
     check_start,
     check_trained,
+    mirrored_in_training,
     plan_record,
     refuse_edits,
     save_trained,
@@ -64,6 +65,17 @@ def test_every_entry_is_either_fixed_or_free(tmp_path):
     save_trained(tmp_path, PLAN)
     changed = {"inference_overlap": 0.1, "batch_labeled": 7, "memory_gb": 1.0, "device": "cuda", "mirror_axes": ()}
     check_trained(tmp_path, PLAN.replace(**changed))
+
+
+def test_no_axis_is_mirrored_that_the_training_did_not_mirror(tmp_path, caplog):
+    """The plan may be edited after the training; the networks never saw those images."""
+    plan = PLAN.replace(mirror_axes=(0, 2))
+    assert mirrored_in_training(tmp_path, plan) == plan  # a training of an older version left no record
+    save_trained(tmp_path, plan)
+    assert mirrored_in_training(tmp_path, plan.replace(mirror_axes=(2,))).mirror_axes == (2,)
+    assert not caplog.messages
+    assert mirrored_in_training(tmp_path, plan.replace(mirror_axes=(1, 2))).mirror_axes == (2,)
+    assert "mirrors axes that the training did not" in caplog.text
 
 
 def test_a_record_of_an_older_version_is_compared_as_far_as_it_goes():

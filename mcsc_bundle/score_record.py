@@ -1,0 +1,61 @@
+"""How the masks were made that ``metrics.csv`` scores: a bundle's card tells, and says where its own masks are made otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_files import load_json, save_json
+
+FILE = "scored.json"
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """What decides masks beside weights and grid.
+
+    Args:
+        branch: ``cnn``, ``transformer`` or ``both``.
+        mirror_axes: network axes of the flips that were averaged; empty for one pass.
+        largest: groups of classes whose largest component was kept.
+    """
+
+    branch: str
+    mirror_axes: tuple[int, ...]
+    largest: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of_inference(cls, plan: Plan) -> ScoreRecord:
+        """What inference does with a plan, unless it is told otherwise."""
+        return cls("cnn", plan.mirror_axes, plan.largest_component)
+
+    @property
+    def words(self) -> str:
+        """``by the CNN, averaged over mirror images, with all components``."""
+        network = {"cnn": "the CNN", "transformer": "the Transformer"}.get(self.branch, "both networks")
+        flips = "averaged over mirror images" if self.mirror_axes else "in one pass"
+        groups = ", then of ".join(" + ".join(group) for group in self.largest)
+        return f"by {network}, {flips}, with {f'the largest component of {groups}' if groups else 'all components'}"
+
+
+def save_record(
+    run_dir: str | Path, plan: Plan, branch: str, mirror: bool, largest: Sequence[Sequence[str]]
+) -> ScoreRecord:
+    """Write ``scored.json`` beside ``metrics.csv``.
+
+    Args:
+        run_dir: where the scores are.
+        plan: the plan.
+        branch, mirror, largest: as in ``configs/evaluate.yaml``.
+    """
+    record = ScoreRecord(branch, plan.mirror_axes if mirror else (), tuple(map(tuple, largest)))
+    save_json(Path(run_dir) / FILE, record)
+    return record
+
+
+def read_record(run_dir: str | Path) -> ScoreRecord | None:
+    """``scored.json`` of a folder; ``None`` where there is none, as for scores of an older version."""
+    path = Path(run_dir) / FILE
+    return load_json(path, ScoreRecord) if path.exists() else None
