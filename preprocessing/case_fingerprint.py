@@ -12,28 +12,16 @@ import numpy as np
 from monai.data import MetaTensor
 from nibabel.orientations import aff2axcodes, io_orientation
 
-from mcsc_bundle.components import boxes_of, joint_box, numbered
+from mcsc_bundle.components import boxes_of
 from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacing_mm
-from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, inside, scored_values
+from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, scored_values
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
 from mcsc_bundle.plan_transforms import UNLABELLED
+from preprocessing.class_sizes import class_components, class_voxels, least_in_largest
 from preprocessing.dataset import Case
 
 SAMPLE_SEED = 1234
 CHUNK = 2**20  # voxels turned into float64 at a time
-
-
-@dataclass(frozen=True)
-class Components:
-    """Connected components of a class; voxels that share a corner are connected.
-
-    Args:
-        count: how many there are.
-        largest: share of the voxels that the largest holds; 0 without any voxel.
-    """
-
-    count: int
-    largest: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,7 @@ def measure_case(
     order, orientation = _axes(image)
     spacing = spacing_mm(image)
     digest, foreground = content_hash(voxels), _foreground(voxels, classes, max_foreground)
-    pieces = {} if classes is None else _components(classes, members)
+    pieces = {} if classes is None else class_components(classes, members)
     whole, nonzero = zip(*(_channel_stats(channel) for channel in voxels), strict=True)  # reorders the voxels
     _check_not_constant(whole, case, channel_names)
     fingerprint = CaseFingerprint(
@@ -101,10 +89,10 @@ def measure_case(
         kept_ratio=math.prod(cropped) / math.prod(shape),
         whole=whole,
         nonzero=nonzero,
-        class_voxels={} if classes is None else _class_voxels(classes, members),
+        class_voxels={} if classes is None else class_voxels(classes, members),
         class_components={name: own.count for name, own in pieces.items()},
         class_largest={name: own.largest for name, own in pieces.items()},
-        foreground_largest=0.0 if classes is None else _least_in_largest(classes, members),
+        foreground_largest=0.0 if classes is None else least_in_largest(classes, members),
         patient=case.group,
         content_hash=digest,
         ignored_voxels=ignored,
@@ -268,48 +256,11 @@ def class_members(
     }
 
 
-def _class_voxels(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    counts = np.zeros(STORED_IGNORED + 1, dtype=np.int64)
-    for plane in classes:  # bincount makes 64-bit copies
-        counts += np.bincount(plane.ravel(), minlength=len(counts))
-    return {name: int(sum(counts[index] for index in indices)) for name, indices in members.items()}
-
-
 def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
     ignored = int(np.count_nonzero(classes == STORED_IGNORED))
     if ignored == classes.size:
         raise ImageError(f"{case.label}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
     return ignored
-
-
-def _components(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, Components]:
-    """Of each foreground class or region."""
-    boxes, found = boxes_of(classes, STORED_IGNORED - 1), {}
-    for name, indices in list(members.items())[1:]:
-        box = joint_box(boxes, indices)
-        sizes = np.zeros(0) if box is None else numbered(inside(classes[box], _one_or_all(indices)))[1]
-        found[name] = Components(len(sizes), float(sizes.max() / sizes.sum()) if len(sizes) else 0.0)
-    return found
-
-
-def _least_in_largest(classes: np.ndarray, members: Mapping[str, Sequence[int]]) -> float:
-    """Of each class that is there the share in the largest component of all together; the least of these, 0 without a class.
-
-    Not the share of all voxels, of which a small organ beside a large one would be next to nothing.
-    """
-    box = joint_box(boxes_of(classes, STORED_IGNORED - 1), range(1, STORED_IGNORED))
-    if box is None:
-        return 0.0
-    part = classes[box]
-    components, sizes = numbered((part != 0) & (part != STORED_IGNORED))
-    whole = _class_voxels(part, members)
-    kept = _class_voxels(np.where(components == sizes.argmax() + 1, part, 0), members)
-    return min(kept[name] / voxels for name, voxels in list(whole.items())[1:] if voxels)
-
-
-def _one_or_all(indices: Sequence[int]) -> int | Sequence[int]:
-    """A comparison is faster than a search."""
-    return indices[0] if len(indices) == 1 else indices
 
 
 def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:
