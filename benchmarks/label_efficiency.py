@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 ONE_PASS = {"mirror": False, "postprocess": False}
-"""Scores are of what the networks know; what inference adds is measured by ``benchmarks.test_time``."""
+"""Scores are of what the networks know; what inference adds is measured by ``benchmarks.inference_gains``."""
 
 
 @dataclass(frozen=True)

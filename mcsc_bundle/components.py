@@ -1,4 +1,7 @@
-"""Connected components of label maps, looked for in the box around a label alone; voxels that share a corner are connected."""
+"""Connected components of label maps, looked for in the box around a label alone; voxels that share a corner are connected.
+
+MONAI's ``get_largest_connected_component_mask`` searches the whole volume and gives no sizes, which the fingerprint needs.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class CaseFingerprint:
         class_components: connected components per class name (labelled cases).
         class_largest: share of each class's voxels that its largest component holds (labelled cases; 0 of an absent class).
         foreground_largest: share of a class's voxels in the largest component of all classes together, the least over the classes
-            that are there.
+            that are there; 0 in a data set of one class.
         patient: whose scan it is; several cases may be of one. Empty in a fingerprint of an older version.
         content_hash: hash of the image's voxels, to find duplicates.
     """

@@ -76,7 +76,7 @@ def _check_labels(plan: Plan) -> None:
         all(plan.largest_component) and not unknown,
         "largest_component",
         f"lists of classes out of {', '.join(names)}, such as {json.dumps([names[:1]])}",
-        ", ".join(unknown) or "an empty one",
+        unknown or plan.largest_component,
         "[] keeps all components.",
     )
     _expect(len(plan.channel_names) >= 1, "channel_names", "at least one channel", plan.channel_names)

@@ -92,7 +92,7 @@ def measure_case(
         class_voxels={} if classes is None else class_voxels(classes, members),
         class_components={name: own.count for name, own in pieces.items()},
         class_largest={name: own.largest for name, own in pieces.items()},
-        foreground_largest=0.0 if classes is None else least_in_largest(classes, members),
+        foreground_largest=_together(classes, members),
         patient=case.group,
         content_hash=digest,
         ignored_voxels=ignored,
@@ -254,6 +254,11 @@ def class_members(
     return {
         name: [values.index(v) for v in as_tuple(own)] for name, own in scored_values(labels, regions or {}).items()
     }
+
+
+def _together(classes: np.ndarray | None, members: Mapping[str, Sequence[int]]) -> float:
+    """``least_in_largest`` where there is a label of several classes; of one it would be the class's own share."""
+    return 0.0 if classes is None or len(members) <= 2 else least_in_largest(classes, members)
 
 
 def _ignored_voxels(classes: np.ndarray, case: Case) -> int:

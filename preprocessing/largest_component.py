@@ -20,7 +20,7 @@ from mcsc_bundle.words import counted
 
 LEAST_PATIENTS = 3
 LEAST_SHARE = 0.95  # of a class's voxels in its largest component
-MOST_SPREAD = 0.8  # standard deviation of the natural logarithm of the size; organs 0.2 to 0.7, tumours 1 and more
+MOST_SPREAD = 0.8  # size_spread; of organs, and what tumours have: docs/benchmarks.md
 NAMED, SPELT = 3, 6  # classes that the reason speaks of; that are spelt out where they are taken together
 
 Groups = tuple[tuple[str, ...], ...]
@@ -70,12 +70,17 @@ def _against(group: Sequence[str], cases: Sequence[CaseFingerprint]) -> str:
     if in_pieces := [share for share in shares if share < LEAST_SHARE]:
         least, whole = math.floor(100 * min(in_pieces)), "it" if len(group) == 1 else "a class"
         return f"in pieces in {len(in_pieces)} of {all_cases} (the largest holds {least} % of {whole})"
-    spread = _spread(group, cases)
+    spread = size_spread(group, cases)
     return f"of very different sizes (a factor of {math.exp(spread):.1f} is usual)" if spread > MOST_SPREAD else ""
 
 
-def _spread(group: Sequence[str], cases: Sequence[CaseFingerprint]) -> float:
-    """Standard deviation of the logarithm of the size; of regions that overlap, of the sum of theirs."""
+def size_spread(group: Sequence[str], cases: Sequence[CaseFingerprint]) -> float:
+    """Standard deviation of the logarithm of the size, in mm3 or mm2; of regions that overlap, of the sum of theirs.
+
+    Args:
+        group: classes that are there in every case.
+        cases: labelled ones, two or more.
+    """
     sizes = [sum(case.class_voxels[name] for name in group) * math.prod(case.spacing_mm) for case in cases]
     return statistics.stdev(map(math.log, sizes))
 

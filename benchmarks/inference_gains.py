@@ -1,7 +1,7 @@
 """What inference adds to one pass of the network: the mean over mirrored windows, and largest components. Dice of each.
 
-    python -m benchmarks.test_time --dataset_dir ../shared/data/acdc OUT/mcsc_3_0 OUT/supervised_3_0 ...
-    python -m benchmarks.test_time --dataset_dir ../shared/data/sts_pet      # how often the rule of largest components applies
+    python -m benchmarks.inference_gains --dataset_dir ../shared/data/acdc OUT/mcsc_3_0 OUT/supervised_3_0 ...
+    python -m benchmarks.inference_gains --dataset_dir ../shared/data/sts_pet   # how often the rule of largest components applies
 
 Runs of ``benchmarks.label_efficiency``, whose masks are of one pass. Mirrored masks are made by ``configs/inference.json`` in
 ``RUN/mirrored``. Which classes are one piece (``preprocessing.largest_component``) is measured anew on the labels that trained
@@ -33,10 +33,9 @@ from mcsc_bundle.plan_files import load_json
 from mcsc_bundle.postprocessing import dice_of, keep_largest
 from preprocessing.dataset import Dataset, read_dataset
 from preprocessing.fingerprint import measure
-from preprocessing.largest_component import Groups, group_name, plan_largest_component
+from preprocessing.largest_component import Groups, group_name, plan_largest_component, size_spread
 from preprocessing.split import Split
 
-logging.disable(logging.WARNING)
 PATIENTS, DRAWS = (3, 6, 20), 1000
 SAME = 1e-6  # of a Dice in metrics.csv and one of the mask
 
@@ -113,6 +112,8 @@ def shares_of_draws(dataset: Dataset) -> list[dict[str, Any]]:
     fingerprint = measure(dataset, Split(labeled, (), (), (), groups={}))[0]
     names = tuple(fingerprint.labels)[1:]
     groups = ([names] if len(names) > 1 else []) + [(name,) for name in names]
+    spread = {group_name(group): math.exp(size_spread(group, fingerprint.cases)) for group in groups}
+    print("sizes spread by a factor of: " + ", ".join(f"{name} {factor:.2f}" for name, factor in spread.items()))
     rows = []
     for patients in (number for number in PATIENTS if number <= len({case.patient for case in fingerprint.cases})):
         generator = random.Random(0)
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     arguments = parser.parse_args()
     arguments.amp_dtype = None if arguments.amp_dtype == "None" else arguments.amp_dtype
+    logging.disable(logging.WARNING)
     dataset, rows = read_dataset(arguments.dataset_dir), []
     if not arguments.runs:
         print(json.dumps({"draws": shares_of_draws(dataset)}))
