@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mcsc_bundle.constants import kept
+from mcsc_bundle.losses.fused import Fused, usable
 
 EPSILON = 1e-6  # of the authors' code, in |P(i)| and in D_i
 SHORTEST = 1e-6  # a feature vector shorter than this has no direction: it is taken as 0 and gets no gradient
@@ -131,8 +132,9 @@ class _BalancedContrast(torch.autograd.Function):
         chunk_size: int | None,
         with_gradient: bool,
     ) -> Tensor:
-        gradient = torch.zeros_like(features) if with_gradient else None
-        tiles = _Tiles(features, chunk_size, with_gradient)
+        gradient = torch.zeros_like(features, memory_format=torch.contiguous_format) if with_gradient else None
+        kernels = chunk_size is None and usable(features.device, features.dtype, features.shape[2], members.shape[1])
+        tiles = Fused(features) if kernels else _Tiles(features, chunk_size, with_gradient)
         values: list[Tensor] = []
         for here in _spans(len(features), tiles.at_once):
             if _on_cpu(features.device) and not torch.compiler.is_compiling() and not weights[here].any():
@@ -157,7 +159,7 @@ def _contrast(
     counts: Tensor,
     weights: Tensor,
     temperature: float,
-    tiles: _Tiles,
+    tiles: _Tiles | Fused,
     slope: Tensor | None,
 ) -> Tensor:
     """Weighted sum of ``l_i`` over groups ``(g, N, D)``; its gradient is added to ``slope``, if there is one."""
@@ -175,11 +177,11 @@ def _contrast(
     push = (share * others).mT @ members  # (g, 1, N): weight of log D_i
     denominator, sums, shared = torch.empty_like(push), torch.zeros_like(members), (members * share).mT
     for groups in _spans(len(x), tiles.batch):
-        tiles.add_class_sums(sums[groups], x[groups], members[groups])
+        tiles.add_class_sums(sums[groups], x[groups], members[groups], weights[groups])
         density = torch.sum(sums[groups].mul_(inverse[groups]), 1, keepdim=True, out=denominator[groups]).add_(EPSILON)
         if slope is not None:
             ratios = push[groups] / density * inverse[groups]
-            tiles.add_slope(slope[groups], x[groups], members[groups], ratios, shared[groups])
+            tiles.add_slope(slope[groups], x[groups], members[groups], ratios, shared[groups], weights[groups])
     if slope is not None:
         slope.addcmul_(x, (x * slope).sum(2, keepdim=True), value=-temperature)  # a longer vector changes nothing
         slope.div_(reach)
@@ -217,14 +219,16 @@ class _Tiles:
         self.buffer = features.new_empty(self.batch * (entries if self.keep else self.edge**2))
         self.weights = features.new_empty(self.batch * self.edge**2 if with_gradient else 0)
 
-    def add_class_sums(self, sums: Tensor, x: Tensor, members: Tensor) -> None:
+    def add_class_sums(self, sums: Tensor, x: Tensor, members: Tensor, _weights: Tensor) -> None:
         """Add ``sum_a E_ia [y_a = c]`` to ``(g, C, N)``; classes first, a layout that thin products run fast in."""
         for rows, columns, tile in self._made(x):
             sums[:, :, columns].baddbmm_(members[:, :, rows], tile)
             if rows != columns:
                 sums[:, :, rows].baddbmm_(members[:, :, columns], tile.mT)
 
-    def add_slope(self, total: Tensor, x: Tensor, members: Tensor, ratios: Tensor, shared: Tensor) -> None:
+    def add_slope(
+        self, total: Tensor, x: Tensor, members: Tensor, ratios: Tensor, shared: Tensor, _weights: Tensor
+    ) -> None:
         """Add ``(E * W - A) X`` to ``total``, after ``add_class_sums``.
 
         Near the optimum both parts cancel, so they meet before the product.
