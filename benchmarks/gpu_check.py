@@ -5,10 +5,10 @@
 1. laws on the device: AMP bf16 and fp16 with its scaler, resume, ``torch.compile``;
 2. seconds and peak memory of a training step by method and precision, as ratios to its floor (forward and backward of the two
    bare networks on the same batch) and to cross teaching;
-3. contrastive loss at the paper's shapes against the dense form;
+3. contrastive loss at the paper's shapes against the dense form, and by its kernels against its own tiles;
 4. windows per second in prediction.
 
-The last line is one JSON object; exits non-zero when a law fails or the contrastive loss and its dense form disagree.
+The last line is one JSON object; exits non-zero when a law fails or the forms of the contrastive loss disagree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.contrastive import compare
+from benchmarks.contrastive import CLASSES, TOLERANCE, compare, draw
+from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
+from mcsc_bundle.losses.fused import usable
 from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import (
     BCP,
@@ -245,6 +247,30 @@ def time_methods(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def time_contrast(device: torch.device, quick: bool) -> dict[str, Any]:
+    """Value, gradient and milliseconds of the loss at the paper's larger shape, by kernels where they run, and in tiles."""
+    features, labels = draw(2 if quick else 100, 2888, device.type)
+    kernels = usable(features.device, features.dtype, features.shape[2], CLASSES)
+    forms: dict[str, int | None] = {"tiles": 256 if device.type == "cpu" else 2048}
+    if kernels:
+        forms["kernels"] = None
+    milliseconds, results = {}, {}
+    for name, chunk in forms.items():
+
+        def once() -> None:
+            features.grad = None
+            value = balanced_contrastive_loss(features, labels, CLASSES, chunk_size=chunk)  # noqa: B023
+            value.backward()
+            synchronise(device)
+            results[name] = value.detach(), features.grad  # noqa: B023
+
+        milliseconds[name] = 1e3 * median_seconds(once, 2, 3 if quick else 10)
+    (value, gradient), (other, slope) = results["tiles"], results["kernels" if kernels else "tiles"]
+    error = max(float(abs(other - value) / value), float((slope - gradient).norm() / gradient.norm()) / 10)
+    print(f"contrast at {tuple(features.shape)}: {milliseconds} ms, {kernels=}, {error=:.0e}", flush=True)
+    return {"kernels": kernels, "ms": milliseconds, "agree": error <= TOLERANCE}
+
+
 def time_prediction(device: torch.device, quick: bool) -> dict[str, float]:
     """Windows of 224 x 224 per second through the plan's CNN, by precision."""
     plan = cardiac_plan(64 if quick else 224)
@@ -284,6 +310,7 @@ def main() -> int:
     for name, kept in laws.items():
         print(f"  {'kept  ' if kept else 'BROKEN'} {name}", flush=True)
     rows = time_methods(device, quick)
+    forms = time_contrast(device, quick)
     contrastive = compare(device=device.type, quick=quick)
     prediction = time_prediction(device, quick)
     print("windows per second:", prediction)
@@ -293,10 +320,11 @@ def main() -> int:
         "laws": laws,
         "steps": rows,
         "contrastive": contrastive,
+        "contrast_forms": forms,
         "windows_per_second": prediction,
     }
     print(json.dumps(result))
-    return 0 if all(laws.values()) and contrastive["agree"] else 1
+    return 0 if all(laws.values()) and contrastive["agree"] and forms["agree"] else 1
 
 
 if __name__ == "__main__":

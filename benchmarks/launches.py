@@ -1,13 +1,14 @@
 """How many operations a training step hands to a GPU, by method; counted on a CPU, so it needs no GPU.
 
-    python -m benchmarks.launches [--details mcsc_paper]
+    python -m benchmarks.launches [--tiles] [--details mcsc_paper]
 
 A step of small networks on a fast GPU lasts as long as its launches take, so the ratio of two methods' counts is about that of
 their steps. Counted are ATen operations that are no views, in the second step of the trainer (bf16 autocast, fused AdamW), with
-the contrast laid out as on a GPU. It counts too much where a few large kernels outlast their launches, as the similarities of the
-paper's preset do, and in attention, which is one operation on a GPU and about ten here, in all methods alike.
+the contrast laid out as on a GPU. It counts too much in attention, which is one operation on a GPU and about ten here, in all
+methods alike.
 
-``--details`` names the functions that a method's operations come from. The last line is one JSON object.
+``--tiles`` counts the contrast without its kernels, as it is where they do not run. ``--details`` names the functions that a
+method's operations come from. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ignite.engine import Events
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_check import cardiac_plan, make_trainer
-from mcsc_bundle.losses import contrastive
+from mcsc_bundle.losses import contrastive, fused
 from mcsc_bundle.methods import MCSC
 from mcsc_bundle.plan import Plan
 from preprocessing.paper import paper_plan
@@ -62,14 +63,17 @@ class Launches(TorchDispatchMode):
         return "backward"
 
 
-def count(plan: Plan, name: str) -> Counter[str]:
-    """Operations of the trainer's second step (the first makes what is kept)."""
+def count(plan: Plan, name: str, tiles: bool) -> Counter[str]:
+    """Operations of the trainer's second step (the first makes what is kept); the contrast in tiles or by its kernels."""
     engine, launches = make_trainer(plan, name, torch.device("cpu"), 2, amp=True, amp_dtype="bfloat16"), Launches()
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: launches.__enter__())
     engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: launches.__exit__(None, None, None))
     edge = contrastive._least_edge(on_cpu=False)
-    gpu_layout = {"_on_cpu": lambda _: False, "_least_edge": lambda _: edge}
-    with mock.patch.multiple(contrastive, **gpu_layout):
+    gpu_layout = {"_on_cpu": lambda _: False, "_least_edge": lambda _: edge, "usable": lambda *_: not tiles}
+    no_kernel = mock.patch.object(
+        fused, "_launch", lambda *_: None
+    )  # counted as it is asked for, no value is looked at
+    with no_kernel, mock.patch.multiple(contrastive, **gpu_layout):
         if isinstance(engine.method, MCSC):  # which teacher answers is drawn by chance: take the one that costs more
             with mock.patch.object(MCSC, "teacher", lambda self: self.transformer_teacher):
                 engine.run()
@@ -80,12 +84,13 @@ def count(plan: Plan, name: str) -> Counter[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiles", action="store_true", help="the contrast without its kernels")
     parser.add_argument("--details", choices=METHODS, help="print where this method's operations come from")
     arguments = parser.parse_args()
     result: dict[str, dict[str, dict[str, float]]] = {}
     plans = {"plan 2 + 2": cardiac_plan(224, 2, 2048), "paper 2 + 2": paper_plan(cardiac_plan(224, 2))}
     for plan_name, plan in plans.items():
-        counts = {name: count(plan, name) for name in METHODS}
+        counts = {name: count(plan, name, arguments.tiles) for name in METHODS}
         reference = sum(counts["cross_teaching"].values())
         rows = {name: sum(counted.values()) for name, counted in counts.items()}
         result[plan_name] = {

@@ -16,7 +16,8 @@ How it is computed:
   symmetric too, and of rank 2 C, so a thin product makes a tile of it and one product of full size remains;
 - the loss is a scalar, so the gradient is computed along with it and backward only scales it.
 
-The plain form takes three products of full size and holds every matrix until backward.
+The plain form takes three products of full size and holds every matrix until backward. On a GPU both passes are kernels that
+write no tile at all (``fused.py``), where these run.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def balanced_contrastive_loss(
         ignore_index: label of vectors that are left out, as anchor and as key.
         skip_background_groups: leave groups without a foreground label out of the mean over groups, as the authors do.
             Groups without any label are always left out.
-        chunk_size: edge of a tile of the similarity matrix; ``None`` chooses for the device. It changes no value.
+        chunk_size: edge of a tile of the similarity matrix; ``None`` chooses for the device, or its kernels. It changes no value.
 
     Returns:
         Mean over the remaining groups; 0 with zero gradient if there are none.
@@ -279,8 +280,8 @@ def _on_cpu(device: torch.device) -> bool:
 def _least_edge(on_cpu: bool) -> int:
     """Smallest edge that is worth a call.
 
-    On a CPU its tile stays in the cache of one or two cores. On a GPU (not measured) a group of the paper's, 2888 vectors, is cut
-    into three large tiles: on and above the diagonal of two by two.
+    On a CPU its tile stays in the cache of one or two cores. On a GPU without kernels (not measured) a group of the paper's, 2888
+    vectors, is cut into three large tiles: on and above the diagonal of two by two.
     """
     return 256 * min(2, torch.get_num_threads()) if on_cpu else 2048
 
