@@ -26,11 +26,12 @@ from monai.bundle import ConfigWorkflow
 from benchmarks.label_efficiency import ROOT
 from benchmarks.label_table import mean_dice_per_case
 from mcsc_bundle.io import load_label
+from mcsc_bundle.keep_largest import keep_largest
 from mcsc_bundle.labels import as_tuple
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.plan_files import load_json
-from mcsc_bundle.postprocessing import dice_of, keep_largest
+from mcsc_bundle.postprocessing import dice_of
 from preprocessing.dataset import Dataset, read_dataset
 from preprocessing.fingerprint import measure
 from preprocessing.largest_component import Groups, group_name, plan_largest_component, size_spread

@@ -24,7 +24,7 @@ import torch
 from ignite.engine import Events
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_check import cardiac_plan, make_trainer
+from benchmarks.random_training import cardiac_plan, make_trainer
 from mcsc_bundle.losses import contrastive, fused
 from mcsc_bundle.methods import MCSC
 from mcsc_bundle.plan import Plan
@@ -63,7 +63,7 @@ class Launches(TorchDispatchMode):
         return "backward"
 
 
-def count(plan: Plan, name: str, tiles: bool) -> Counter[str]:
+def count(plan: Plan, name: str, tiles: bool = False) -> Counter[str]:
     """Operations of the trainer's second step (the first makes what is kept); the contrast in tiles or by its kernels."""
     engine, launches = make_trainer(plan, name, torch.device("cpu"), 2, amp=True, amp_dtype="bfloat16"), Launches()
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: launches.__enter__())

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_check import METHODS, Batches, cardiac_plan, make_method
+from benchmarks.random_training import METHODS, Batches, cardiac_plan, make_method
 from benchmarks.step_cost import SHAPES, fingerprint
 from mcsc_bundle.methods import Method
 from mcsc_bundle.plan import Plan

@@ -21,8 +21,8 @@ from mcsc_bundle.cascade import PREVIOUS, WhenNeeded, input_transform
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd
+from mcsc_bundle.keep_largest import KeepLargestd
 from mcsc_bundle.plan import Plan
-from mcsc_bundle.postprocessing import KeepLargestd
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.transforms import RestoreMaskd, reason

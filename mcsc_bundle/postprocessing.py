@@ -12,31 +12,23 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from torch import Tensor
 
 from mcsc_bundle.case_metrics import without_ignored
-from mcsc_bundle.components import boxes_of, joint_box, numbered
 from mcsc_bundle.ensemble import FOLD
 from mcsc_bundle.io import load_label
-from mcsc_bundle.labels import Values, as_tuple, inside
+from mcsc_bundle.keep_largest import keep_largest, values_of
+from mcsc_bundle.labels import Values, inside
 from mcsc_bundle.plan_files import PlanError, load_json, save_json
 
 log = logging.getLogger(__name__)
 
 FILE = "postprocessing.json"
-REMOVED = "removed_voxels"
-"""In the metadata of a mask: how many voxels of smaller components it had."""
-LEAST_LEFT = 0.25  # of a class's largest component, when classes are taken together
 
 
 @dataclass(frozen=True)
@@ -89,73 +81,6 @@ class Postprocessing:
             PlanError: missing, or not such a file.
         """
         return load_json(path, cls)
-
-
-def keep_largest(mask: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """Keep the largest component of each group of label values, until nothing changes any more.
-
-    Voxels that touch in a corner belong together. Repeating matters where a class that is cleaned later held two parts
-    of the foreground together; so the result is the same when it is processed again. Where we differ from nnU-Net: of classes
-    that are taken together, one that would keep less than ``LEAST_LEFT`` of its own largest component is left as it is, since
-    a gap of a voxel between it and the rest would cost all of it.
-
-    Args:
-        mask: label values ``(1, *spatial)``; it is left as it is.
-        groups: label values of each step, in order.
-    """
-    values = mask[0].cpu().numpy()
-    labels = values.copy() if values.dtype.kind in "iu" else values.astype(np.int32)
-    boxes = boxes_of(labels)
-    steps = [(list(group), labels[box]) for group in groups if (box := joint_box(boxes, group)) is not None]
-    while any([_removed_beside(part, group) for group, part in steps]):  # a list: every step has its turn
-        pass
-    return torch.where(torch.from_numpy(labels != 0)[None].to(mask.device), mask, torch.zeros_like(mask))
-
-
-def _removed_beside(part: np.ndarray, group: Sequence[int]) -> bool:
-    """Set what is beside the largest component to 0, in place; whether there was any."""
-    members = inside(part, group[0] if len(group) == 1 else group)
-    components, sizes = numbered(members)
-    if len(sizes) < 2:
-        return False
-    gone = members & (components != sizes.argmax() + 1)
-    for value in group if len(group) > 1 else ():
-        own = part == value
-        left = np.count_nonzero(own & ~gone)
-        if left < LEAST_LEFT * numbered(own)[1].max(initial=0):
-            gone &= ~own
-    part[gone] = 0
-    return bool(gone.any())
-
-
-class KeepLargestd(MapTransform):
-    """The adopted steps for masks on the original grid; their metadata stay, with the number of voxels that went (``REMOVED``).
-
-    Args:
-        keys: of the masks ``(1, *spatial)``.
-        groups: classes of each step (``Postprocessing.adopted``).
-        labels: class name to label value, or region to its values.
-
-    Raises:
-        ValueError: a class that ``labels`` does not have.
-    """
-
-    def __init__(self, keys: KeysCollection, groups: Sequence[Sequence[str]], labels: Mapping[str, Values]) -> None:
-        super().__init__(keys)
-        self.groups = _values(groups, labels)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with cleaned masks."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            mask = item[key]
-            plain = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
-            kept = keep_largest(plain, self.groups)
-            if isinstance(mask, MetaTensor):
-                removed = int(torch.count_nonzero(plain) - torch.count_nonzero(kept))
-                kept = MetaTensor(kept, meta={**mask.meta, REMOVED: removed})
-            item[key] = kept
-        return item
 
 
 def decide(
@@ -224,7 +149,7 @@ def groups_or_exit(
             )
     try:
         groups = list(Postprocessing.load(path).adopted)
-        _values(groups, labels)
+        values_of(groups, labels)
     except (PlanError, ValueError) as error:
         raise SystemExit(f"error: {path}: {error}") from None
     return _told(groups, path)
@@ -264,7 +189,7 @@ def _mean_dice(
     groups: Sequence[Sequence[str]],
     ignore_value: int | None,
 ) -> dict[str, float]:
-    values = _values(groups, labels)
+    values = values_of(groups, labels)
     return mean_dice(
         [
             dice_of(keep_largest(mask, values).numpy(), reference.numpy(), labels, ignore_value)
@@ -294,10 +219,3 @@ def _judge(classes: tuple[str, ...], before: dict[str, float], after: dict[str, 
     else:
         why = f"keeping the largest component of {what} does not raise the mean Dice ({change})"
     return Step(classes, adopted, mean_before, mean_after, before, after, why)
-
-
-def _values(groups: Sequence[Sequence[str]], labels: Mapping[str, Values]) -> list[list[int]]:
-    unknown = sorted({name for classes in groups for name in classes} - set(list(labels)[1:]))
-    if unknown:
-        raise ValueError(f"expected classes out of {', '.join(list(labels)[1:])}, received {', '.join(unknown)}.")
-    return [[value for name in classes for value in as_tuple(labels[name])] for classes in groups]

@@ -16,9 +16,9 @@ import torch
 from monai.data import MetaTensor
 
 from mcsc_bundle.files import DiskError, replacing
+from mcsc_bundle.keep_largest import REMOVED
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
-from mcsc_bundle.postprocessing import REMOVED
 from mcsc_bundle.words import aligned, counted
 from mcsc_bundle.writer import mask_file
 

@@ -10,23 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import label as components
 
-from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.score_record import ScoreRecord, read_record
-from tests.end_to_end.road import ROOT, SHORT, command, small_dataset, train, workflow
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return small_dataset(tmp_path_factory.mktemp("data") / "hearts")
-
-
-@pytest.fixture(scope="module")
-def run(dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    train(dataset, folder)
-    return folder
+from mcsc_bundle.plan import Plan
+from tests.end_to_end.road import ROOT, SHORT, command, train, workflow
 
 
 def weights(path):
@@ -112,40 +98,6 @@ def test_inference_imports_neither_preprocessing_nor_methods(run, dataset, tmp_p
     assert result.stdout.splitlines()[-1:] == ["[]"], result.stdout + result.stderr
 
 
-def test_evaluate_scores_the_held_out_cases(dataset, tmp_path):
-    options = {"num_labeled": 1, "num_test": 1}
-    train(dataset, tmp_path, max_epochs=1, **options)
-    workflow(
-        ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), **{**SHORT, **options}
-    ).run()
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert {row["class_name"] for row in rows} == {"RV", "MYO", "LV"} and (tmp_path / "report.html").exists()
-    assert read_record(tmp_path) == ScoreRecord.of_inference(Plan.load(tmp_path / "plan.json"))
-    raw = {path: np.asarray(nib.load(path).dataobj) for path in (tmp_path / "masks").glob("*.nii.gz")}
-    edited = Plan.load(tmp_path / "plan.json").replace(
-        largest_component=(("RV", "MYO", "LV"),)
-    )  # two patients decide nothing
-    edited.save(tmp_path / "plan.json")
-    workflow(
-        ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), **{**SHORT, **options}
-    ).run()
-    for path, before in raw.items():
-        cleaned = np.asarray(nib.load(path).dataobj)
-        assert components(before > 0, np.ones((3, 3, 3)))[1] > 1 == components(cleaned > 0, np.ones((3, 3, 3)))[1]
-        assert np.array_equal(cleaned[cleaned > 0], before[cleaned > 0])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({}, "were kept out of the training, received none"), ({"fold": 0}, "1 of 1 that it was")]
-)
-def test_evaluate_refuses_what_is_no_test(dataset, run, options, message):
-    """The run trained on all of its three labels, as there are too few patients to validate."""
-    with pytest.raises(SystemExit, match=message):
-        workflow(
-            ["train.yaml", "evaluate.yaml"], dataset_dir=str(dataset), output_dir=str(run), **{**SHORT, **options}
-        ).run()
-
-
 def test_a_plan_edited_after_the_training_is_refused_before_anything_is_preprocessed(dataset, run, tmp_path):
     edited = tmp_path / "run"
     shutil.copytree(run, edited, ignore=shutil.ignore_patterns("preprocessed"))
@@ -198,142 +150,6 @@ def test_a_run_is_a_starting_point_for_another(dataset, run, tmp_path):
     options = {"init_from": str(run), "plan_from": str(run), "lr": 0.0, "max_epochs": 1}
     state = train(dataset, tmp_path / "fine_tuned", "method_supervised.yaml", **options)
     assert same(weights(run / "models" / "model.pt"), weights(state))
-
-
-def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_path):
-    from preprocessing.prepare import prepare
-
-    def patch(**options):
-        return prepare(str(dataset), str(tmp_path), workers=1, device="cpu", **options).plan.patch_size
-
-    assert len(patch(configuration="3d_fullres")) == 3
-    assert len(patch(configuration="2d")) == 2
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
-    assert patch(configuration="2d", memory_gb=1) == patch(configuration="2d")  # kept as it is, with a warning
-    with pytest.raises(PlanError, match="expected --configuration to be that of the plan that the training began on"):
-        patch(configuration="3d_fullres")
-
-
-def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
-    """A case whose preprocessing failed once is tried again by the next call."""
-    from mcsc_bundle.store import CaseStore
-    from preprocessing.prepare import prepare
-
-    whole, write = CaseStore.write, CaseStore.write
-
-    def little_memory(self, case, *args, **kwargs):
-        if case.endswith("1"):
-            raise MemoryError
-        return write(self, case, *args, **kwargs)
-
-    monkeypatch.setattr(CaseStore, "write", little_memory)
-    first = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
-    monkeypatch.setattr(CaseStore, "write", whole)
-    second = prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
-    assert len(first.train) < len(second.train) == 5
-    assert (tmp_path / "rejected.json").read_text().strip() == "{}"
-
-
-def test_a_copy_of_the_data_set_goes_on_with_the_training_and_other_data_do_not(dataset, tmp_path):
-    """Files that were copied, or unpacked again, have other times; so may the folder another name."""
-    from preprocessing.prepare import DatasetError, prepare
-
-    run, copy = tmp_path / "run", tmp_path / "a copy"
-    first = prepare(str(dataset), str(run), workers=1, device="cpu")
-    (run / "models").mkdir()
-    (run / "models" / "checkpoint.pt").write_bytes(b"")
-    shutil.copytree(dataset, copy, copy_function=shutil.copyfile)
-    measured = json.loads((run / "fingerprint.json").read_text())
-    for case in measured["cases"]:  # as an older version left it
-        del case["class_largest"], case["foreground_largest"], case["patient"]
-    (run / "fingerprint.json").write_text(json.dumps(measured))
-    before = (run / "plan.json").read_bytes()
-    again = prepare(str(copy), str(run), workers=1, device="cpu")
-    assert again.training_key == first.training_key and (run / "plan.json").read_bytes() == before
-    (label,) = (item["label"] for item in again.train if item["case"] == first.train[0]["case"])
-    mask = nib.load(label)
-    voxels = np.array(mask.dataobj)
-    voxels[tuple(np.argwhere(voxels > 0)[0])] = 0
-    nib.save(nib.Nifti1Image(voxels, mask.affine, mask.header), label)
-    with pytest.raises(DatasetError, match="holds a training on other data"):
-        prepare(str(copy), str(run), workers=1, device="cpu")
-
-
-def test_a_full_disk_ends_the_preparation_and_room_lets_it_go_on(dataset, tmp_path, monkeypatch):
-    """Trained on the cases that fit, the run could not go on once there is room for all: that would be another training."""
-    from mcsc_bundle.files import DiskError
-    from mcsc_bundle.store import CaseStore
-    from preprocessing.prepare import prepare, prepare_or_exit
-
-    write = CaseStore.write
-
-    def full_disk(self, case, *args, **kwargs):
-        if case.endswith("1"):
-            raise DiskError(f"{case}.image.b2nd: cannot be written")
-        return write(self, case, *args, **kwargs)
-
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(SystemExit, match=r"error: .*\.image\.b2nd: cannot be written"),
-    ):
-        patched.setattr(CaseStore, "write", full_disk)
-        prepare_or_exit(str(dataset), str(tmp_path), workers=1, device="cpu")
-    assert len(prepare(str(dataset), str(tmp_path), workers=1, device="cpu").train) == 5
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"preset": "papper"}, "preset: expected plan, resenc_m, resenc_l, resenc_xl or paper, received 'papper'"),
-        ({"memory_gb": "8GB"}, "memory_gb: expected a number"),
-        ({"split_seed": None}, "split_seed: expected a whole number, received None"),
-        ({"fold": 9}, "expected fold to be one of auto, all, 0, 1, 2,"),
-        ({"plan_from": "nowhere"}, "plan_from: expected a run folder"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_measured(dataset, tmp_path, options, message):
-    from preprocessing.prepare import USER_ERRORS, prepare
-
-    with pytest.raises(USER_ERRORS, match=message):
-        prepare(str(dataset), str(tmp_path / "run"), **options)
-    assert not (tmp_path / "run").exists()
-
-
-def test_test_cases_are_neither_stored_nor_watched(dataset, tmp_path):
-    from preprocessing.prepare import prepare
-
-    prepared = prepare(str(dataset), str(tmp_path), num_labeled=1, num_test=1, workers=1)
-    (test,) = (item["case"] for item in prepared.test)
-    assert not prepared.val and test not in prepared.store and test not in {item["case"] for item in prepared.train}
-    watched = prepare(str(dataset), str(tmp_path), num_labeled="all", num_test=1, workers=1, fold=0, configuration="2d")
-    assert {item["case"] for item in watched.val} and test not in {
-        item["case"] for item in (*watched.val, *watched.train)
-    }
-
-
-def test_who_trains_on_phantoms_is_told(dataset, tmp_path, caplog):
-    from preprocessing.prepare import prepare
-
-    prepare(str(dataset), str(tmp_path), workers=1, demo_dir=str(dataset))
-    assert any("PHANTOMS" in message and "--dataset_dir DATA" in message for message in caplog.messages)
-    caplog.clear()
-    prepare(str(dataset), str(tmp_path), workers=1, demo_dir=str(tmp_path / "demo"))
-    assert not any("PHANTOMS" in message for message in caplog.messages) and not (tmp_path / "demo").exists()
-
-
-def test_a_listed_image_that_is_not_there_is_set_aside(dataset, tmp_path):
-    from preprocessing.prepare import prepare
-
-    (tmp_path / "data").mkdir()
-    content = json.loads((dataset / "dataset.json").read_text())
-    for entry in content["training"]:
-        entry.update({key: str(dataset / path) for key, path in entry.items()})
-    content["training"].append({"image": "imagesTr/gone.nii.gz"})
-    (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
-    prepare(str(tmp_path / "data"), str(tmp_path / "run"), workers=1)
-    (rejected,) = json.loads((tmp_path / "run" / "rejected.json").read_text()).items()
-    assert rejected[0] == "gone" and "gone.nii.gz" in rejected[1]
 
 
 def test_a_plan_at_low_resolution_trains_and_its_masks_are_at_full(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
 AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
@@ -46,3 +47,8 @@ def save_pair(folder: Path, case: str, shape: tuple[int, ...] = (20, 22, 12), af
     image = (label * 10 + 1 + np.random.default_rng(0).random(shape)).astype(np.float32)
     paths = save(image, folder / f"{case}.nii.gz", affine), save(label, folder / f"{case}_label.nii.gz", affine)
     return {"case": case, "image": [str(paths[0])], "label": str(paths[1])}
+
+
+def drawn(text: str) -> torch.Tensor:
+    """A mask ``(1, rows, columns, 1)`` from rows of digits."""
+    return torch.tensor([[int(digit) for digit in row] for row in text.split()], dtype=torch.uint8)[None, :, :, None]
