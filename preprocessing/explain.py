@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.trained import described, plan_record
 from preprocessing.largest_component import group_name
+from preprocessing.mirroring import listed
 from preprocessing.reasons import per_axis
 
 WIDTH = 110
@@ -97,7 +98,7 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
             "Contrast",
             f"{_scales(plan)}; projected to {plan.projection_dim}",
         ),
-        (("mirror_axes",), "Mirrored axes", ", ".join(map(str, plan.mirror_axes)) or "none"),
+        (("mirror_axes",), "Mirrored axes", listed(plan) if plan.mirror_axes else "none"),
         (("inference_overlap",), "Window overlap", f"{plan.inference_overlap:g}"),
         (
             ("largest_component",),

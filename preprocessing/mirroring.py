@@ -16,6 +16,8 @@ SIDE_IN_WORD = re.compile(r"(left|right)", re.IGNORECASE)
 WORD_BORDER = re.compile(r"[\W_]+|(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Between words, also those of ``LKidney`` and ``KidneyL``, but not in the vertebra ``L1`` or the ventricle ``LV``."""
 
+DIRECTIONS = {"L": "left-right", "R": "left-right", "A": "front-back", "P": "front-back", "S": "head-foot", "I": "head-foot"}
+
 
 def plan_mirroring(plan: Plan) -> tuple[int, ...]:
     """Network axes that augmentation flips.
@@ -65,7 +67,7 @@ def keep_sides(plan: Plan, labels: Iterable[str]) -> Plan:
     if kept == plan.mirror_axes:
         return plan
     changed = plan.replace(mirror_axes=kept)
-    why = f"{why_mirrored(changed, labels)} The plan that was taken over mirrors {_listed(plan.mirror_axes)}."
+    why = f"{why_mirrored(changed, labels)} The plan that was taken over mirrors {listed(plan)}."
     return changed.replace(why={**plan.why, "mirror_axes": why})
 
 
@@ -112,7 +114,7 @@ def _sided_outcome(plan: Plan) -> str:
         return f"{cause}Nothing is mirrored.{short}"
     if sorted(plan.mirror_axes) == others:
         return f"{cause}The other axes are mirrored, as in nnU-Net."
-    return f"{cause}Mirrored: {_listed(plan.mirror_axes)}."
+    return f"{cause}Mirrored: {listed(plan)}."
 
 
 def _left_right(plan: Plan) -> int | None:
@@ -132,5 +134,8 @@ def _turned(plan: Plan) -> tuple[int, ...]:
     return tuple(axis for axis in range(plan.spatial_dims) if axis != flat)
 
 
-def _listed(axes: tuple[int, ...]) -> str:
-    return f"network {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
+def listed(plan: Plan) -> str:
+    """The mirror axes for a reader, with their directions where the plan knows them: ``network axis 0 (left-right)``."""
+    codes = [plan.orientation[axis] for axis in plan.network_axes] if plan.orientation else []
+    names = [f"{axis} ({DIRECTIONS[codes[axis]]})" if codes else str(axis) for axis in sorted(plan.mirror_axes)]
+    return f"network {'axis' if len(names) == 1 else 'axes'} {', '.join(names)}"

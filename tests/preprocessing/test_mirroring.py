@@ -91,7 +91,7 @@ THICK, CUBE = ((5.0, 0.7, 0.7), (20, 256, 256)), ((1, 1, 1), (40, 48, 40))
     [
         (CUBE, "3d_fullres", "cuda", (0, 1), "as the other. The other axes are mirrored, as in nnU-Net."),
         (CUBE, "3d_fullres", "cpu", (), "takes more steps than a CPU run has."),
-        (THICK, "3d_fullres", "cuda", (0,), "can amount to it. Mirrored: network axis 0."),
+        (THICK, "3d_fullres", "cuda", (0,), "can amount to it. Mirrored: network axis 0 (head-foot)."),
         (THICK, "2d", "cuda", (), "can amount to it. Nothing is mirrored."),
         (((1, 1), (64, 64)), "2d", "cuda", (), "Which axis that is, is unknown. Nothing is mirrored."),
     ],
