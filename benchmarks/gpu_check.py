@@ -1,14 +1,18 @@
 """Everything worth knowing on a GPU, in one call; tiny shapes without one, so that it always runs.
 
-    python -m benchmarks.gpu_check [--device cuda|cpu] [--quick]
+    python -m benchmarks.gpu_check [--device cuda|cpu] [--quick] [--limit_s 540]
 
-1. laws on the device: AMP bf16 and fp16 with its scaler, resume, ``torch.compile``;
-2. seconds and peak memory of a training step by method and precision, as ratios to its floor (forward and backward of the two
-   bare networks on the same batch) and to cross teaching;
-3. contrastive loss at the paper's shapes against the dense form, and by its kernels against its own tiles;
-4. windows per second in prediction.
+In order of worth, so that a call that is cut short has measured what matters:
 
-The last line is one JSON object; exits non-zero when a law fails or the forms of the contrastive loss disagree.
+1. laws on the device: AMP bf16 and fp16 with its scaler, resume;
+2. the contrastive loss by its kernels against its own tiles;
+3. seconds and peak memory of a training step by method, as ratios to its floor (forward and backward of the two bare networks on
+   the same batch) and to cross teaching, in bf16, then in fp32;
+4. the contrastive loss at the paper's shapes against the dense form, and windows per second in prediction;
+5. ``torch.compile``: its law, and the steps once more.
+
+After ``limit_s`` seconds nothing new is begun, and what was left out is named. The last line is one JSON object; exits non-zero
+when a law fails or the forms of the contrastive loss disagree.
 """
 
 from __future__ import annotations
@@ -22,137 +26,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.contrastive import CLASSES, TOLERANCE, compare, draw
-from benchmarks.random_training import METHODS, Batches, cardiac_plan, make_trainer
+from benchmarks.gpu_laws import check_laws, compiles
+from benchmarks.gpu_steps import synchronise, time_methods
+from benchmarks.random_training import METHODS, cardiac_plan
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
 from mcsc_bundle.losses.fused import usable
 from mcsc_bundle.networks import NetworkPair
-from mcsc_bundle.plan import Plan
-from mcsc_bundle.trainer import MCSCTrainer
 from preprocessing.paper import paper_plan
 
-ROW = (
-    "  {plan:18s} {precision:14s} {method:15s} {ms:8.1f} ms (iqr {iqr_ms:.1f})  "
-    "x{over_floor:.2f} floor  {peak_gib:.2f} GiB"
-)
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def step_seconds(engine: MCSCTrainer, device: torch.device, warmup: int, steps: int) -> tuple[list[float], float]:
-    """Seconds of each step after the warm-up, and the peak memory in GiB (0 on a CPU)."""
-    from ignite.engine import Events
-
-    stamps: list[float] = []
-
-    def stamp(_: Any) -> None:
-        synchronise(device)
-        stamps.append(time.perf_counter())
-        if device.type == "cuda" and len(stamps) == warmup:
-            torch.cuda.reset_peak_memory_stats()
-
-    engine.add_event_handler(Events.ITERATION_COMPLETED, stamp)
-    engine.run()
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
-    return [b - a for a, b in zip(stamps[warmup - 1 :], stamps[warmup:], strict=False)], peak
-
-
-def floor_seconds(plan: Plan, device: torch.device, dtype: torch.dtype | None, warmup: int, steps: int) -> list[float]:
-    """Forward and backward of the two bare networks on the batch: what no method with both can go below."""
-    torch.manual_seed(0)
-    networks = NetworkPair.from_plan(plan).to(device).train()
-    image = Batches(plan, device).batch["image"]
-    seconds = []
-    for _ in range(warmup + steps):
-        synchronise(device)
-        began = time.perf_counter()
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = sum(logits.float().mean() for logits in networks(image))
-        loss.backward()
-        networks.zero_grad(set_to_none=True)
-        synchronise(device)
-        seconds.append(time.perf_counter() - began)
-    return seconds[warmup:]
-
-
-def check_laws(device: torch.device) -> dict[str, bool]:
-    """AMP, scaler state, resume and compile on this device."""
-    plan = cardiac_plan(size=64, pixels=256)
-    laws: dict[str, bool] = {}
-
-    def losses_of(**kwargs: Any) -> tuple[MCSCTrainer, float]:
-        engine = make_trainer(plan, "mcsc", device, 6, **kwargs)
-        engine.run()
-        return engine, float(engine.state.output["loss"])
-
-    _, exact = losses_of()
-    laws["finite fp32"] = exact == exact
-    if device.type == "cuda":
-        for dtype in (torch.bfloat16, torch.float16):
-            engine, loss = losses_of(amp=True, amp_dtype=dtype)
-            name = str(dtype).removeprefix("torch.")
-            laws[f"{name} near fp32"] = abs(loss - exact) < 0.05 * abs(exact)
-            laws[f"{name} scaler on only for fp16"] = engine.grad_scaler.is_enabled() == (dtype == torch.float16)
-        laws["fp16 scaler state in checkpoint"] = bool(engine.training_state()["scaler"])
-        laws["resume repeats the run"] = resumes(plan, device)
-        _, compiled = losses_of(compile=True)
-        laws["compile near eager"] = abs(compiled - exact) < 0.02 * abs(exact)
-    return laws
-
-
-def resumes(plan: Plan, device: torch.device) -> bool:
-    """Six fp16 steps in one go against three, a saved state, and three more: equal to float tolerance of CUDA atomics."""
-    whole = make_trainer(plan, "mcsc", device, 3, amp=True, amp_dtype=torch.float16)
-    whole.state.max_epochs = 2
-    whole.run()
-    first = make_trainer(plan, "mcsc", device, 3, amp=True, amp_dtype=torch.float16)
-    first.state.max_epochs = 2  # the schedule hangs on the planned length
-    from ignite.engine import Events
-
-    first.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda engine: engine.terminate())
-    first.run()
-    second = make_trainer(plan, "mcsc", device, 3, amp=True, amp_dtype=torch.float16)
-    second.state.max_epochs = 2
-    state = first.training_state()
-    second.add_event_handler(Events.STARTED, lambda engine: engine.load_training_state(state))
-    second.run()
-    one, two = (nn.utils.parameters_to_vector(engine.method.parameters()) for engine in (whole, second))
-    return (
-        bool((one - two).norm() / one.norm() < 1e-3) and whole.grad_scaler.get_scale() == second.grad_scaler.get_scale()
-    )
-
-
-def time_methods(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """One row per plan, precision and method."""
-    warmup, steps = (2, 3) if quick else (8, 25)
-    plans = (
-        {"plan": cardiac_plan(64, 1, 256)}
-        if quick
-        else {"plan 224 b12+12": cardiac_plan(224, 12), "paper 224 b2+2": paper_plan(cardiac_plan())}
-    )
-    precisions: list[tuple[str, dict[str, Any], torch.dtype | None]] = [("fp32", {}, None)]
-    if device.type == "cuda":
-        precisions += [("bf16", {"amp": True, "amp_dtype": torch.bfloat16}, torch.bfloat16)]
-        precisions += [("bf16 compiled", {"amp": True, "amp_dtype": torch.bfloat16, "compile": True}, torch.bfloat16)]
-    rows = []
-    for plan_name, plan in plans.items():
-        for precision, options, dtype in precisions:
-            floor = statistics.median(floor_seconds(plan, device, dtype, warmup, steps))
-            for name in METHODS:
-                engine = make_trainer(plan, name, device, warmup + steps, **options)
-                seconds, peak = step_seconds(engine, device, warmup, steps)
-                median = statistics.median(seconds)
-                spread = statistics.quantiles(seconds, n=4)
-                row = {"plan": plan_name, "precision": precision, "method": name, "ms": 1e3 * median}
-                row |= {"iqr_ms": 1e3 * (spread[2] - spread[0]), "over_floor": median / floor, "peak_gib": peak}
-                rows.append(row)
-                print(ROW.format(**row), flush=True)
-    return rows
+FEW = ("cross_teaching", "mcsc_paper", "mcsc", "supervised")  # each takes a minute to compile
 
 
 def time_contrast(device: torch.device, quick: bool) -> dict[str, Any]:
@@ -193,6 +77,7 @@ def time_prediction(device: torch.device, quick: bool) -> dict[str, float]:
             synchronise(device)
 
         rates[name] = len(image) / median_seconds(once, 3, 10)
+        print(f"  {name} {rates[name]:.1f}")
     return rates
 
 
@@ -205,34 +90,71 @@ def median_seconds(work: Callable[[], None], warmup: int, repeats: int) -> float
     return statistics.median(seconds[warmup:])
 
 
+class Agenda:
+    """Does one thing after the other while there is time, and keeps what each gave and what was left out."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.end = time.monotonic() + limit_s
+        self.results: dict[str, Any] = {}
+        self.left_out: list[str] = []
+
+    def in_time(self) -> bool:
+        return time.monotonic() < self.end
+
+    def do(self, name: str, work: Callable[[], Any]) -> None:
+        """``work``, whose result is kept under the name."""
+        if not self.in_time():
+            self.left_out.append(name)
+            return
+        print(f"{name}:", flush=True)
+        self.results[name] = work()
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="tiny shapes (the default on a CPU)")
+    parser.add_argument("--limit_s", type=float, default=540, help="begin nothing new after so many seconds")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    quick = arguments.quick or device.type == "cpu"
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"torch {torch.__version__}, {hardware}")
-    laws = check_laws(device)
+    cuda, quick = device.type == "cuda", arguments.quick or device.type == "cpu"
+    plans = (
+        {"small": cardiac_plan(64, 1, 256)}
+        if quick
+        else {"paper 2+2": paper_plan(cardiac_plan()), "plan 12+12": cardiac_plan(224, 12)}
+    )
+    agenda = Agenda(arguments.limit_s)
+
+    def steps(precision: str, methods: tuple[str, ...], counts: tuple[int, int, int]) -> None:
+        for name, plan in plans.items():
+            agenda.do(
+                f"steps, {name}, {precision}",
+                lambda: time_methods(name, plan, precision, methods, device, counts, agenda.in_time),  # noqa: B023
+            )
+
+    counts = (1, 2, 3) if quick else (3, 5, 15)
+    agenda.do("laws", lambda: check_laws(device))
+    agenda.do("contrast forms", lambda: time_contrast(device, quick))
+    if cuda:
+        steps("bf16", tuple(METHODS), counts)
+    steps("fp32", tuple(METHODS), counts)
+    agenda.do("contrastive", lambda: compare(device=device.type, quick=quick))
+    agenda.do("windows per second", lambda: time_prediction(device, quick))
+    if cuda:
+        agenda.do("compile near eager", lambda: compiles(device))
+        steps("bf16 compiled", FEW, (1, *counts[1:]))
+    hardware = torch.cuda.get_device_name() if cuda else "CPU"
+    result = {"hardware": hardware, "torch": torch.__version__, "left_out": agenda.left_out, **agenda.results}
+    laws = dict(agenda.results.get("laws", {}))
+    if "compile near eager" in agenda.results:
+        laws["compile near eager"] = agenda.results["compile near eager"]
     for name, kept in laws.items():
-        print(f"  {'kept  ' if kept else 'BROKEN'} {name}", flush=True)
-    rows = time_methods(device, quick)
-    forms = time_contrast(device, quick)
-    contrastive = compare(device=device.type, quick=quick)
-    prediction = time_prediction(device, quick)
-    print("windows per second:", prediction)
-    result = {
-        "hardware": hardware,
-        "torch": torch.__version__,
-        "laws": laws,
-        "steps": rows,
-        "contrastive": contrastive,
-        "contrast_forms": forms,
-        "windows_per_second": prediction,
-    }
+        print(f"  {'kept  ' if kept else 'BROKEN'} {name}")
+    if agenda.left_out:
+        print(f"Left out for want of time: {'; '.join(agenda.left_out)}.")
     print(json.dumps(result))
-    return 0 if all(laws.values()) and contrastive["agree"] and forms["agree"] else 1
+    agree = all(agenda.results.get(name, {"agree": True})["agree"] for name in ("contrastive", "contrast forms"))
+    return 0 if all(laws.values()) and agree else 1
 
 
 if __name__ == "__main__":

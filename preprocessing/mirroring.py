@@ -16,7 +16,14 @@ SIDE_IN_WORD = re.compile(r"(left|right)", re.IGNORECASE)
 WORD_BORDER = re.compile(r"[\W_]+|(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Between words, also those of ``LKidney`` and ``KidneyL``, but not in the vertebra ``L1`` or the ventricle ``LV``."""
 
-DIRECTIONS = {"L": "left-right", "R": "left-right", "A": "front-back", "P": "front-back", "S": "head-foot", "I": "head-foot"}
+DIRECTIONS = {
+    "L": "left-right",
+    "R": "left-right",
+    "A": "front-back",
+    "P": "front-back",
+    "S": "head-foot",
+    "I": "head-foot",
+}
 
 
 def plan_mirroring(plan: Plan) -> tuple[int, ...]:

@@ -7,7 +7,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 def test_laws_on_the_device():
-    from benchmarks.gpu_check import check_laws
+    from benchmarks.gpu_laws import check_laws, compiles
 
-    broken = [name for name, kept in check_laws(torch.device("cuda")).items() if not kept]
+    device = torch.device("cuda")
+    laws = {**check_laws(device), "compile near eager": compiles(device)}
+    broken = [name for name, kept in laws.items() if not kept]
     assert not broken
