@@ -92,7 +92,8 @@ def balanced_contrastive_loss(
     with torch.autocast(features.device.type, enabled=False):
         if 0 <= ignore_index < num_classes:
             labels = labels.masked_fill(labels == ignore_index, -1)
-        members = (labels[:, None] == kept(_classes, labels.device, [num_classes])).to(features.dtype)  # (G, C, N)
+        members = labels[:, None] == kept(_classes, labels.device, [num_classes])  # (G, C, N)
+        members = members.to(features.dtype, memory_format=torch.contiguous_format)
         counts = members.sum(2, keepdim=True)  # (G, C, 1)
         weights = anchor_weights(counts, balance_anchors, skip_background_groups)
         with_gradient = torch.is_grad_enabled() and features.requires_grad
