@@ -30,3 +30,8 @@ def aligned(lines: Sequence[Sequence[str]], right: bool = False) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     pad = str.rjust if right else str.ljust
     return ["  ".join(map(pad, line, widths)).rstrip() for line in lines]
+
+
+def per_axis(values: Sequence[float | None]) -> str:
+    """``(1.5, 1.5, None)`` as ``1.5 x 1.5 x own``."""
+    return " x ".join("own" if value is None else f"{value:.4g}" for value in values)

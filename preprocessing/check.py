@@ -13,10 +13,9 @@ import numpy as np
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import CaseFingerprint, Plan, PlanError
 from mcsc_bundle.store import CaseStore
-from mcsc_bundle.words import counted
+from mcsc_bundle.words import counted, per_axis
 from preprocessing.dataset import read_dataset
 from preprocessing.fingerprint import examine
-from preprocessing.reasons import per_axis
 from preprocessing.split import make_split
 
 OBLIQUE_DEGREES = 20.0

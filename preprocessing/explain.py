@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.trained import described, plan_record
+from mcsc_bundle.words import per_axis
 from preprocessing.largest_component import group_name
 from preprocessing.mirroring import listed
-from preprocessing.reasons import per_axis
 
 WIDTH = 110
 MISSING_REASON = "Set by hand."

@@ -23,11 +23,12 @@ from preprocessing.configuration import (
     slices_only,
 )
 from preprocessing.contrast import plan_contrast
+from preprocessing.decisions import Decisions
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
 from preprocessing.largest_component import plan_largest_component
 from preprocessing.mirroring import plan_mirroring
-from preprocessing.reasons import Decisions, reasons
+from preprocessing.reasons import reasons
 from preprocessing.sizing import (
     CPU_MEMORY_CAP_GB,
     CPU_STEP_SECONDS,

@@ -76,4 +76,6 @@ def test_mirror_axes_that_confuse_the_sides_of_own_labels_are_left_out(tmp_path,
     adopted = adopt_plan(source, make_plan(sided, 4, "cpu"), sided)
     assert adopted.mirror_axes == (1, 2)
     assert "left kidney and right kidney differ in their side" in adopted.why["mirror_axes"]
-    assert adopted.why["mirror_axes"].endswith("The plan that was taken over mirrors network axes 0, 1, 2.")
+    assert adopted.why["mirror_axes"].endswith(
+        "The plan that was taken over mirrors network axes 0 (left-right), 1 (front-back), 2 (head-foot)."
+    )
