@@ -9,7 +9,7 @@ draws its parameters before the patch is read, so that an enlarged region is rea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -246,15 +246,28 @@ class PatchAugmentation(Randomizable, Transform):
         """
         data = dict(data)
         if self.matrix is not None:
-            grid = _sampling_grid(self.matrix, self.patch_size, data["image"].shape[1:])
-            data["image"] = _sampled(data["image"], grid, "bilinear")
-            for key in ("label", PREVIOUS):
-                if key in data:
-                    data[key] = _sampled(data[key], grid, "nearest")
+            grid = self._grid(data["image"].shape[1:])
+            modes = {"image": "bilinear", "label": "nearest", PREVIOUS: "nearest"}
+            data |= {key: self._resampled(data[key], grid, mode) for key, mode in modes.items() if key in data}
         data = {key: convert_to_tensor(value, track_meta=False) for key, value in self.after(data).items()}
         if PREVIOUS in data:
             data[PREVIOUS] = self.spoil(data[PREVIOUS])
         return joined(data, self.plan)
+
+    def _grid(self, region: Sequence[int]) -> Tensor:
+        """Where in the region the voxels of a patch are taken from; of flat patches, those of one slice."""
+        assert self.matrix is not None
+        axes = [axis for axis in range(len(region)) if axis != self.flat]
+        patch, region = ([size[axis] for axis in axes] for size in (self.patch_size, region))
+        return _sampling_grid(self.matrix[np.ix_(axes, axes)], patch, region)
+
+    def _resampled(self, region: Tensor, grid: Tensor, mode: str) -> Tensor:
+        """``(C, *region)`` as a patch. Slices of a flat patch stay slices: they are sampled as channels of one image."""
+        if self.flat is None:
+            return _sampled(region, grid, mode)
+        slices = region.movedim(1 + self.flat, 1)
+        moved = _sampled(slices.flatten(0, 1), grid, mode)
+        return moved.unflatten(0, slices.shape[:2]).movedim(1, 1 + self.flat)
 
 
 def rotation_matrix(angles: list[float]) -> np.ndarray:
@@ -272,15 +285,19 @@ def rotation_matrix(angles: list[float]) -> np.ndarray:
     return matrix
 
 
-def _sampling_grid(matrix: np.ndarray, patch: tuple[int, ...], region: torch.Size) -> Tensor:
+def _sampling_grid(matrix: np.ndarray, patch: Sequence[int], region: Sequence[int]) -> Tensor:
     """``grid_sample`` positions ``(1, *patch, dims)``: patch voxel (from the centre) times matrix is region voxel.
 
-    ``affine_grid`` counts in half-extents with the last axis first, hence the scaling and the flips.
+    They count in half-extents of the region with the last axis first, hence the scaling and the order. Sums of what depends on
+    one axis alone, so that only the last addition is of full size; ``affine_grid`` multiplies matrices instead.
     """
-    half_patch, half_region = np.asarray(patch) / 2, np.asarray(region) / 2
-    scaled = matrix * half_patch[None, :] / half_region[:, None]
-    theta = np.concatenate([scaled[::-1, ::-1], np.zeros((len(patch), 1))], axis=1)
-    return F.affine_grid(torch.as_tensor(theta[None].copy(), dtype=torch.float32), [1, 1, *patch], align_corners=False)
+    from_centre = [
+        (torch.arange(size) - (size - 1) / 2).view([-1 if i == axis else 1 for i in range(len(patch))])
+        for axis, size in enumerate(patch)
+    ]
+    rows = matrix / (np.asarray(region) / 2)[:, None]
+    positions = [sum(float(factor) * x for factor, x in zip(row, from_centre, strict=True)) for row in rows]
+    return torch.stack(torch.broadcast_tensors(*positions[::-1]), -1)[None]
 
 
 def _sampled(x: Tensor, grid: Tensor, mode: str) -> Tensor:

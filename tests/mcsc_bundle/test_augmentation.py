@@ -223,3 +223,15 @@ def test_one_seed_decides_with_a_mask_too():
         return [augment({"image": torch.ones(1, *size)})["image"] for _ in range(10)]
 
     assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_slices_that_stay_slices_are_resampled_as_the_volume_would_be(mode):
+    plan = make_plan("3d", **THICK)
+    augment = PatchAugmentation(plan, spatial_probability=1.0)
+    assert augment.flat is not None
+    augment.set_random_state(1)
+    region = torch.rand(2, *augment.draw())
+    ours = augment._resampled(region, augment._grid(region.shape[1:]), mode)
+    whole = _sampling_grid(augment.matrix, plan.patch_size, region.shape[1:])
+    assert torch.allclose(ours, _sampled(region, whole, mode), atol=1e-5)
