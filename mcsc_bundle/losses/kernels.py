@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LARGEST = tl.constexpr(8192.0)  # what fp16 holds up to, with room
+LARGEST = tl.constexpr(8192.0)  # fp16 holds up to 65504
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def slope(
     heaviest = _heaviest(weights, group, classes, C)
     if heaviest == 0:
         return
-    scale = LARGEST / heaviest  # no entry of E * W - A exceeds four times the heaviest anchor
+    scale = LARGEST / heaviest  # no entry of E * W - A exceeds twice the heaviest anchor
     high, low, total = high + group * size * width, low + group * size * width, total + group * size * width
     factors, shared = factors + group * 3 * classes * size, shared + group * classes * size
     c, d = tl.arange(0, C), tl.arange(0, D)
