@@ -1,6 +1,5 @@
 """One thread for each process: the networks are tiny, and threads that wait for one another on shared cores cost minutes."""
 
-import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; the processes that tests start inherit it
@@ -11,8 +10,3 @@ if not torch.cuda.is_available():
     os.environ.setdefault(
         "TRITON_INTERPRET", "1"
     )  # before Triton is imported: without a GPU its kernels are interpreted
-
-
-def pytest_unconfigure() -> None:
-    """Triton complains of whatever of it is alive at the end, cycles included."""
-    gc.collect()
