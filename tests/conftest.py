@@ -6,7 +6,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; the p
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "TRITON_INTERPRET", "1"
-    )  # before Triton is imported: without a GPU its kernels are interpreted
+if not torch.cuda.is_available():  # before Triton is imported: without a GPU its kernels are interpreted
+    os.environ.setdefault("TRITON_INTERPRET", "1")
