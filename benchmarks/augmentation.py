@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.preprocessing import environment
 from benchmarks.random_training import cardiac_plan
 from mcsc_bundle.augmentation import PatchAugmentation
 from mcsc_bundle.plan import Plan
@@ -50,7 +52,6 @@ PEER = (
     + """
 import json, sys, time
 import numpy as np
-from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 class Asked:  # what the method below asks of a trainer
@@ -98,12 +99,14 @@ def own(patch: tuple[int, ...], spacing: tuple[float, ...], patches: int, seed: 
     augment.set_random_state(seed=seed)
     names: dict[str, Any] = {}
     exec(SCENE, names)
-    whole = [2 * n for n in patch]  # no region that is asked for is larger
+    reach = math.ceil(1.4 * math.hypot(*patch)) + 2  # whatever the rotation and the scale; slices are not left
+    whole = [n if axis == augment.flat else reach for axis, n in enumerate(patch)]
     image, inside = names["scene"](whole, patch)
     seconds, spread, share = [], [], []
     for _ in range(patches + 5):
         began = time.process_time()
         region = augment.draw()
+        assert all(m <= n for m, n in zip(region, whole, strict=True))
         box = (slice(None), *(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(whole, region, strict=True)))
         seconds.append(time.process_time() - began)
         given = {"image": image[box].float().clone(), "label": inside[box].to(torch.uint8).clone()}
@@ -117,9 +120,9 @@ def own(patch: tuple[int, ...], spacing: tuple[float, ...], patches: int, seed: 
 
 
 def in_a_process(command: list[str]) -> list[float]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    """The JSON list that it prints last, on one thread."""
     folder = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=environment({}), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -134,7 +134,7 @@ class TestValues:
 
 class TestCompiled:
     @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=INDUCTOR)])
-    def test_as_one_graph_in_which_both_halves_remain(self, device, launched, backend, monkeypatch):
+    def test_as_one_graph_in_which_both_halves_remain(self, device, launched, backend):
         features, labels = draw(ignored=0.2)
         judge = value_and_gradient(balanced_contrastive_loss, features.double(), labels, 3)
         compiled = torch.compile(balanced_contrastive_loss, backend=backend, fullgraph=True)
