@@ -95,9 +95,8 @@ def weights_for_nnunet(state: dict[str, Tensor], dims: int) -> dict[str, Tensor]
     return renamed
 
 
-def write_model(run_dir: Path, folder: Path, plans: dict[str, Any], dataset_json: dict[str, Any], python: str) -> None:
-    """nnU-Net's model folder with the plan and the CNN of a run."""
-    plan = Plan.load(run_dir / "plan.json")
+def with_plan(plans: dict[str, Any], plan: Plan) -> str:
+    """Write spacing, patch, batch, normalisation and CNN of our plan into nnU-Net's; returns the name of the configuration."""
     name = configuration_of(plan)
     entry = plans["configurations"][name]
     network = entry["architecture"]["arch_kwargs"]
@@ -106,6 +105,7 @@ def write_model(run_dir: Path, folder: Path, plans: dict[str, Any], dataset_json
     scheme_names = {ours: theirs for theirs, ours in SCHEMES.items()}
     entry["spacing"] = [plan.spacing_mm[axis] for axis in axes]
     entry["patch_size"] = list(reversed(plan.patch_size))
+    entry["batch_size"], entry["batch_dice"] = plan.batch_labeled, plan.batch_dice
     entry["normalization_schemes"] = [scheme_names[each.scheme] for each in plan.normalization]
     entry["use_mask_for_norm"] = [each.inside_mask for each in plan.normalization]
     network |= {
@@ -117,6 +117,13 @@ def write_model(run_dir: Path, folder: Path, plans: dict[str, Any], dataset_json
         "n_conv_per_stage_decoder": [plan.cnn.convs_per_stage] * (stages - 1),
     }
     plans["transpose_forward"] = plans["transpose_backward"] = [0, 1, 2]
+    return name
+
+
+def write_model(run_dir: Path, folder: Path, plans: dict[str, Any], dataset_json: dict[str, Any], python: str) -> None:
+    """nnU-Net's model folder with the plan and the CNN of a run."""
+    plan = Plan.load(run_dir / "plan.json")
+    name = with_plan(plans, plan)
     (folder / "fold_0").mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
@@ -150,13 +157,15 @@ def nnunet_plans(python: str, work: Path) -> tuple[dict[str, Any], dict[str, Any
     return json.loads((folder / "nnUNetPlans.json").read_text()), json.loads((folder / "dataset.json").read_text())
 
 
-def predict_nnunet(python: str, images: Path, model: Path, output: Path, mirror: bool, device: str) -> Cost:
+def predict_nnunet(
+    python: str, images: Path, model: Path, output: Path, mirror: bool, device: str, fold: str = "0"
+) -> Cost:
     """``nnUNetv2_predict_from_modelfolder``."""
     command = [str(Path(python).parent / "nnUNetv2_predict_from_modelfolder"), "-i", str(images), "-o", str(output)]
-    command += ["-m", str(model), "-f", "0", "-npp", "1", "-nps", "1", "-device", device]
+    command += ["-m", str(model), "-f", fold, "-npp", "1", "-nps", "1", "-device", device]
     command += [] if mirror else ["--disable_tta"]
     unused = {f"nnUNet_{kind}": str(model) for kind in ("raw", "preprocessed", "results")}
-    return run(command, {**os.environ, **PASSIVE, **unused}, output.with_suffix(".log"))
+    return run(command, {**unused, **os.environ, **PASSIVE}, output.with_suffix(".log"))
 
 
 def predict_ours(run_dir: Path, images: Path, output: Path, mirror: bool, device: str, amp_dtype: str | None) -> Cost:
