@@ -152,6 +152,14 @@ def test_a_run_is_a_starting_point_for_another(dataset, run, tmp_path):
     assert same(weights(run / "models" / "model.pt"), weights(state))
 
 
+def test_the_baseline_reads_no_patch_that_it_would_not_learn_from(dataset, tmp_path):
+    made = workflow(
+        ["train.yaml", "method_supervised.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), fold="all", **SHORT
+    )
+    labelled, unlabelled = made.parser.get_parsed_content("train#dataset").streams
+    assert (len(labelled), len(unlabelled)) == (3, 0)
+
+
 def test_a_plan_at_low_resolution_trains_and_its_masks_are_at_full(tmp_path):
     """Boxes of 80 x 80 x 80 voxels and little memory: the plan sees them whole on a coarser grid."""
     data = tmp_path / "data"
