@@ -98,7 +98,7 @@ Scores on labelled scans:
 
     python -m monai.bundle run --config_file "['{train}','configs/evaluate.json']" {common} --output_dir SCORES
 
-Train the same plan on other scans, of which some are labelled (`--plan_from None` plans anew):
+Train the same plan on other scans, of which some are labelled (`--plan_from '$None'` plans anew):
 
     python -m monai.bundle run --config_file {train} {common} --output_dir RUN
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcsc_bundle.plan_files import load_json
+from mcsc_bundle.plan_files import PlanError, load_json
 
 FILE = "best.json"
 AND = " + "  # between the names of a pair
@@ -44,7 +44,7 @@ class Choice:
     """What was compared, and what won.
 
     Args:
-        configurations: folders beside ``best.json`` whose probabilities are averaged.
+        configurations: folders beside ``best.json`` whose probabilities are averaged; a person may name others.
         cases: number of cases that every candidate was scored on.
         candidates: all that were compared, best first.
         why: the reason, in words.
@@ -54,6 +54,11 @@ class Choice:
     cases: int
     candidates: tuple[Candidate, ...]
     why: str
+
+    @property
+    def edited(self) -> bool:
+        """Whether a person chose other configurations than the best: what was decided on its masks is not for them."""
+        return bool(self.candidates) and sorted(self.configurations) != sorted(self.candidates[0].configurations)
 
 
 def best_of(candidates: Mapping[str, Candidate], cases: int) -> Choice:
@@ -66,12 +71,27 @@ def best_of(candidates: Mapping[str, Candidate], cases: int) -> Choice:
     return Choice(first.configurations, cases, tuple(ranked), why + ".")
 
 
+def read_choice(run_dir: Path) -> Choice | None:
+    """``best.json`` in ``run_dir``; ``None`` without that file.
+
+    Raises:
+        PlanError: the file is damaged, or names no configuration, or one twice.
+    """
+    path = run_dir / FILE
+    if not path.exists():
+        return None
+    choice = load_json(path, Choice)
+    names = choice.configurations
+    if not names or len(set(names)) < len(names):
+        raise PlanError(f"{path}: expected configurations to name one folder or more, each once, received {list(names)}.")
+    return choice
+
+
 def chosen_folders(run_dir: Path) -> list[Path]:
     """The folders that ``best.json`` in ``run_dir`` names; ``run_dir`` itself without that file.
 
     Raises:
-        PlanError: the file is damaged.
+        PlanError: see ``read_choice``.
     """
-    if not (run_dir / FILE).exists():
-        return [run_dir]
-    return [run_dir / name for name in load_json(run_dir / FILE, Choice).configurations]
+    choice = read_choice(run_dir)
+    return [run_dir] if choice is None else [run_dir / name for name in choice.configurations]

@@ -103,7 +103,8 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
         also: options of the program itself, which may have been meant.
 
     Raises:
-        OptionError: names every unknown one and what was likely meant, or the first value that cannot be.
+        OptionError: names every unknown one and what was likely meant, or the first value that cannot be, or that MONAI
+            would leave out.
     """
     missing = [file for file in config_files if not Path(file).is_file()]
     if missing:
@@ -121,6 +122,7 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
     given = [name for name in options if len(_parts(name)) == 1 or _parts(name)[0] not in options]
     _refuse("expected options that exist", given, config, used, "--")
     check_values({**config, **{"#".join(_parts(name)): value for name, value in options.items()}})
+    _refuse_left_out(options, config)
 
 
 def check_names(names: Iterable[str], accepted: Iterable[str]) -> None:
@@ -134,6 +136,16 @@ def check_names(names: Iterable[str], accepted: Iterable[str]) -> None:
         OptionError: names all that are unknown, and what was likely meant.
     """
     _refuse("expected options that exist", names, dict.fromkeys(accepted), set(), "--")
+
+
+def _refuse_left_out(options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """MONAI takes an option with the value None for one that was not given."""
+    for name, value in options.items():
+        default = _place(_parts(name), config)
+        if value is None and default is not None:
+            raise OptionError(
+                f"--{name} None: MONAI leaves out options that are None, so it would stay {default!r}. Write --{name} '$None'."
+            )
 
 
 def _refuse(expected: str, names: Iterable[str], config: Mapping[str, Any], used: set[str], dashes: str = "") -> None:

@@ -78,15 +78,14 @@ class Regions(Classes):
         members: which regions each class index of the label files is in, ``[index][region]``.
     """
 
-    members: Tensor
-
     def __init__(self, members: Sequence[Sequence[bool]]) -> None:
         super().__init__()
         self.register_buffer("members", torch.tensor(members, dtype=torch.long), persistent=False)
 
     def target(self, label: Tensor) -> Tensor:
         """The target ``(B, regions, *spatial)`` of class indices ``(B, 1, *spatial)``."""
-        inside = self.members[label[:, 0].long().clamp(min=0)].movedim(-1, 1)
+        members = self.get_buffer("members")  # an annotation of the attribute would keep TorchScript from the class
+        inside = members[label[:, 0].long().clamp(min=0)].movedim(-1, 1)
         return inside.masked_fill(label == IGNORED, IGNORED)
 
     def hard(self, logits: Tensor) -> Tensor:

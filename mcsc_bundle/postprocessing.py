@@ -20,6 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from mcsc_bundle.case_metrics import without_ignored
+from mcsc_bundle.choice import AND, read_choice
+from mcsc_bundle.choice import FILE as CHOICE
 from mcsc_bundle.ensemble import FOLD
 from mcsc_bundle.io import load_label
 from mcsc_bundle.keep_largest import keep_largest, values_of
@@ -116,8 +118,24 @@ def decide(
 
 
 def decision(folder: str | os.PathLike) -> Path | None:
-    """The ``postprocessing.json`` of a run, or of the cross-validation that it is a fold of; ``None`` where there is none."""
+    """The ``postprocessing.json`` of a run, or of the cross-validation that it is a fold of; ``None`` where there is none.
+
+    Beside a ``best.json`` that was edited to name another configuration it is that one's own; for two that were not the best pair
+    nothing was decided.
+
+    Raises:
+        PlanError: ``best.json`` is damaged.
+    """
     folder = Path(os.path.abspath(folder))  # a fold that is a link has the cross-validation it is linked into
+    choice = read_choice(folder)
+    if choice is not None and choice.edited:
+        if len(choice.configurations) > 1:
+            log.warning(
+                "%s was edited: no largest component was decided on the masks of %s. That of the best is --postprocess %s.",
+                folder / CHOICE, AND.join(choice.configurations), folder / FILE,
+            )  # fmt: skip
+            return None
+        folder = folder / choice.configurations[0]
     folders = [folder, *([folder.parent] if FOLD.fullmatch(folder.name) else [])]
     return next((each / FILE for each in folders if (each / FILE).exists()), None)
 
@@ -138,7 +156,10 @@ def groups_or_exit(
         planned: ``Plan.largest_component``.
     """
     if isinstance(choice, bool):
-        path = decision(folder) if choice and folder is not None else None
+        try:
+            path = decision(folder) if choice and folder is not None else None
+        except PlanError as error:
+            raise SystemExit(f"error: {error}") from None
         if path is None:
             return _told(planned if choice else (), "plan.json")
     else:

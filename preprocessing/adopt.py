@@ -81,5 +81,5 @@ def _check_fit(path: Path, name: str, fits: bool, planned: object, found: object
     if not fits:
         raise PlanError(
             f"{path}: expected a plan for {name} {found}, as the data set has, received {planned}. "
-            f"Plan anew with --plan_from None.{remedy}"
+            f"Plan anew: leave --plan_from out, or with a packed bundle give --plan_from '$None'.{remedy}"
         )

@@ -133,6 +133,7 @@ def prepare(
             **{"configuration": configuration, "memory_gb": memory_gb, "step_seconds": step_seconds},
             **{"num_labeled": num_labeled, "num_test": num_test, "split_seed": split_seed, "fold": fold},
             **{"preset": preset, "workers": workers, "output_dir": output_dir, "cache_dir": cache_dir},
+            "check_memory": check_memory,
         }
     )
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -149,7 +150,7 @@ def prepare(
     dataset = read_dataset(dataset_dir)
     kept = num_labeled if isinstance(num_labeled, int) else None
     split = make_split(dataset, kept, num_test, split_seed, split_file)
-    parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()))
+    parts = training_cases(split, fold, read_trained(run / "models").get("labeled", ()), _set_aside(run))
     if init_from is not None:
         check_start(init_from, dataset.name, (*parts[2], *split.test))
     fingerprint, rejected, measured = _fingerprint(run, dataset, split, workers)
@@ -224,6 +225,12 @@ def _fingerprint(
     save_json(run / "rejected.json", rejected)
     save_text(key_file, key)
     return fingerprint, rejected, True
+
+
+def _set_aside(run: Path) -> dict[str, str]:
+    """Cases that the last call could not use, and why; none before the first."""
+    file = run / "rejected.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], split: Split) -> bool:

@@ -112,7 +112,7 @@ def make_split(
 
 
 def training_cases(
-    split: Split, fold: int | str = "auto", trained: Collection[str] = ()
+    split: Split, fold: int | str = "auto", trained: Collection[str] = (), set_aside: Collection[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Cases that train with labels, that train without, and that validation watches.
 
@@ -122,12 +122,13 @@ def training_cases(
             ``auto``: the fold that ``trained`` are of; else ``all`` if there is a test part or fewer than five labelled
             patients, else 0; the log says why.
         trained: labelled cases that have trained in this run folder, if any.
+        set_aside: cases that could not be used there.
 
     Raises:
         DatasetError: no such fold.
     """
     if fold == "auto":
-        fold, reason = _auto_fold(split, set(trained))
+        fold, reason = _auto_fold(split, set(trained), set(set_aside))
         log.info("Fold %s: %s.", fold, reason)
     if fold == "all":
         return split.labeled, split.unlabeled, ()
@@ -143,10 +144,16 @@ def training_cases(
     return chosen.train, unlabeled, chosen.val
 
 
-def _auto_fold(split: Split, trained: set[str]) -> tuple[int | str, str]:
-    if trained:  # fewer than the fold has, if one was set aside
-        of_run = [index for index, fold in enumerate(split.folds) if trained <= set(fold.train)]
-        return of_run[0] if len(of_run) == 1 else "all", "as this run was trained"
+def _auto_fold(split: Split, trained: set[str], set_aside: set[str]) -> tuple[int | str, str]:
+    usual, reason = _usual_fold(split)
+    trains = {"all": split.labeled, **{index: fold.train for index, fold in enumerate(split.folds)}}
+    of_run = [fold for fold, names in trains.items() if trained and set(names) - set_aside == trained]
+    if of_run:  # several where all that a fold watches was set aside
+        return usual if usual in of_run else of_run[0], "as this run was trained"
+    return usual, reason
+
+
+def _usual_fold(split: Split) -> tuple[int | str, str]:
     patients = len({split.groups.get(name, name) for name in split.labeled})
     if split.test:
         return "all", f"every label trains; {counted(len(split.test), 'test case')} left for the end"

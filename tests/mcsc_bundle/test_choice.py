@@ -1,6 +1,7 @@
 """Which candidate wins, and what averaging two grids means."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, r
 from mcsc_bundle.inferers import window_inferer
 from mcsc_bundle.joined import Configuration, check_joinable, mask_of, mean_of
 from mcsc_bundle.plan import PlanError, save_json
+from mcsc_bundle.postprocessing import decision
 from tests.plans import make_plan
 from tests.preprocessing import scans
 
@@ -47,6 +49,26 @@ def test_inference_finds_what_was_chosen(tmp_path):
     (tmp_path / "best.json").write_text('{"configurations": 3}')
     with pytest.raises(PlanError, match=r"best\.json"):
         chosen_folders(tmp_path)
+    for names in ((), ("2d", "2d")):
+        save_json(tmp_path / "best.json", replace(choose_from(candidate("2d", 0.8)), configurations=names))
+        with pytest.raises(PlanError, match=r"best\.json: expected configurations to name one folder or more, each once"):
+            chosen_folders(tmp_path)
+
+
+def test_what_was_decided_for_the_best_is_not_for_another_that_a_person_names(tmp_path, caplog):
+    choice = choose_from(candidate("2d + 3d", 0.8), candidate("2d", 0.7), candidate("3d", 0.6))
+    for folder in ("", "2d", "3d"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "postprocessing.json").write_text("{}")
+    for names, found in {
+        ("2d", "3d"): tmp_path / "postprocessing.json",
+        ("3d", "2d"): tmp_path / "postprocessing.json",
+        ("3d",): tmp_path / "3d" / "postprocessing.json",
+        ("2d", "lowres"): None,
+    }.items():
+        save_json(tmp_path / "best.json", replace(choice, configurations=names))
+        assert decision(tmp_path) == found
+    assert "no largest component was decided on the masks of 2d + lowres" in caplog.text
 
 
 def test_a_fold_that_is_left_is_named(tmp_path):

@@ -98,6 +98,7 @@ def test_a_misspelt_key_of_an_overlay_is_refused_with_its_file(tmp_path):
         ("split_seed", None, "whole number, received None"),
         ("overlap", 1, "from 0 to below 1"),
         ("mirror", "false", "True or False, received 'false'"),
+        ("check_memory", "false", "True or False, received 'false'"),
         ("train#trainer#amp", "false", "True or False"),
         ("configuration", "2", "2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or auto"),
         ("configuration", "3d_fulres", "Did you mean 3d_fullres?"),
@@ -113,6 +114,16 @@ def test_a_value_that_cannot_be_is_refused_in_words(name, value, expected):
     with pytest.raises(OptionError) as refused:
         check_values({name: value})
     assert expected in str(refused.value) and str(refused.value).startswith(f"{name}: ")
+
+
+def test_none_that_monai_would_leave_out_is_refused_and_told_how_to_give():
+    with pytest.raises(OptionError, match="val_interval: expected"):
+        check_options([TRAIN], {"val_interval": None})
+    with pytest.raises(OptionError, match=r"--bundle_root None: MONAI leaves out .* stay '\.'\. .*'\$None'"):
+        check_options([TRAIN], {"bundle_root": None})
+    with pytest.raises(OptionError, match=r"--train#trainer#seed None: .* stay '@seed'"):
+        check_options([TRAIN], {"train#trainer#seed": None, "check_memory": True})
+    check_options([TRAIN], {"plan_from": None, "bundle_root": "$None", "amp_dtype": None})
 
 
 def test_a_file_is_no_output_folder(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mcsc_bundle.ensemble import Ensemble
+from mcsc_bundle.ensemble import Ensemble, network_from_plan
 from mcsc_bundle.labels import IGNORED
 from mcsc_bundle.losses.consistency import hard_ce, hard_dice, probability_mse, pyramid_consistency
 from mcsc_bundle.losses.segmentation import nnunet_loss, paper_loss
@@ -68,6 +68,14 @@ class TestOneRegionIsTwoClasses:
         mine = Ensemble([lambda_of(region), lambda_of(other)], ONE)(image)
         theirs = Ensemble([lambda_of(classes), lambda_of(others)])(image)
         assert torch.allclose(mine.sigmoid(), theirs.softmax(1)[:, 1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_several_networks_can_be_scripted(regions) -> None:
+    plan = make_plan("3d", **(REGIONS if regions else {}))
+    network = network_from_plan(plan, members=2).eval()
+    image = torch.rand(1, plan.network_channels, *plan.patch_size)
+    assert torch.allclose(torch.jit.script(network)(image), network(image), atol=1e-5)
 
 
 def lambda_of(logits: torch.Tensor) -> torch.nn.Module:

@@ -41,7 +41,7 @@ def test_training_takes_over_a_plan_that_fits_and_refuses_one_that_does_not(data
     again = prepare(str(dataset), str(run), plan_from=str(tmp_path / "plan.json"), workers=1)
     assert again.plan == prepared.plan
     make_plan("3d", labels={"background": 0, "left": 1}).save(tmp_path / "other.json")
-    with pytest.raises(PlanError, match=r"a plan for labels .*--plan_from None"):
+    with pytest.raises(PlanError, match=r"a plan for labels .*Plan anew: leave --plan_from out"):
         prepare(str(dataset), str(tmp_path / "run2"), plan_from=str(tmp_path / "other.json"), workers=1)
     make_plan("3d", channel_names=("T1", "T2")).save(tmp_path / "other.json")
     with pytest.raises(PlanError, match="a plan for channels"):

@@ -129,8 +129,11 @@ def test_auto_fold_is_the_one_that_the_run_was_trained_with():
     for number in (0, 3):
         trained = split.folds[number].train
         assert training_cases(split, "auto", trained) == training_cases(split, number)
-        assert training_cases(split, "auto", trained[:-1]) == training_cases(split, number)  # one was set aside
+        assert training_cases(split, "auto", trained[:-1], trained[-1:]) == training_cases(split, number)
+        watched = next(fold.val[0] for index, fold in enumerate(split.folds) if index != number)
+        assert training_cases(split, "auto", set(trained) - {watched}, {watched}) == training_cases(split, number)
     assert training_cases(split, "auto", split.labeled) == training_cases(split, "all")
+    assert training_cases(split, "auto", ("other",)) == training_cases(split, "auto")  # of another split: it is refused later
     assert training_cases(split, 1, split.folds[0].train) == training_cases(
         split, 1
     )  # as asked for; a checkpoint refuses
