@@ -5,9 +5,10 @@
 The labelled and test cases of the split are exported once. Both get the network, spacing, patch and batch of the plan and as many
 steps, and each trains in its own way: nnU-Net with its trainer as it is (SGD, deep supervision, its augmentation, all axes
 mirrored), ours with ``method_supervised.yaml``; both in float32, one thread, patches read in the training process. Then each
-predicts the test cases with its own command, without mirrored windows and without postprocessing. nnU-Net draws its
-random numbers anew each time, so ``--seed`` is ours alone. A part that is done is kept in ``--work`` and skipped. The interpreter may
-also be given as NNUNET_PYTHON. The last line is JSON; ratios are nnU-Net's over ours.
+predicts the test cases with its own command, without mirrored windows and without postprocessing. nnU-Net draws its random
+numbers anew each time, so ``--seed`` is ours alone. A part that is done is kept in ``--work`` and skipped. The interpreter
+may also be given as NNUNET_PYTHON. The last line is JSON; ratios are nnU-Net's over ours. It exits with 1 if the two are
+further apart in Dice than a failed training would put them.
 
 Only for data whose files have the orientation of the plan (hippocampus, ACDC): nnU-Net never turns an image.
 """

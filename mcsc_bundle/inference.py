@@ -161,14 +161,15 @@ class CaseEvaluator(SupervisedEvaluator):
                 torch.cuda.empty_cache()
         return engine.state.output
 
-    def finish(self, table: bool = True) -> None:
+    def finish(self, table: bool = True, unscored: int = 0) -> None:
         """Join the accounts of all processes and show them.
 
         Args:
             table: voxels and millilitres per class; without, only what was set aside.
+            unscored: number of cases that could not be scored, which the log has named.
 
         Raises:
-            SystemExit: code 1 if a case was set aside.
+            SystemExit: code 1 if a case was set aside, or not scored.
         """
         self.predictions.gather()
         if self.predictions.rank == 0 and table:
@@ -176,4 +177,5 @@ class CaseEvaluator(SupervisedEvaluator):
         if self.predictions.failed:
             for case, error in sorted(self.predictions.failed.items()) if not table else ():
                 log.error("set aside: %s: %s", case, error)
+        if self.predictions.failed or unscored:
             raise SystemExit(1)

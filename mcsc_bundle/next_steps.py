@@ -25,10 +25,13 @@ class NextSteps:
         held_out: number of labelled cases that ``evaluate`` would score.
         validated: number of labelled cases that validation watches.
         val_interval: epochs from one validation to the next.
+        unusable: number of labelled cases that would have validated or tested, and were set aside.
     """
 
-    def __init__(self, output_dir: str, held_out: int = 0, validated: int = 0, val_interval: int = 1) -> None:
-        self.folder, self.held_out = Path(output_dir), held_out
+    def __init__(
+        self, output_dir: str, held_out: int = 0, validated: int = 0, val_interval: int = 1, unusable: int = 0
+    ) -> None:
+        self.folder, self.held_out, self.unusable = Path(output_dir), held_out, unusable
         self.validated, self.val_interval = validated, val_interval
 
     def attach(self, engine: Engine) -> None:
@@ -60,6 +63,11 @@ class NextSteps:
         if self.held_out:
             return (
                 "It was not validated while training: no label was spared for it, and the test cases are for the end."
+            )
+        if self.unusable:
+            return (
+                f"It was not validated: {counted(self.unusable, 'labelled case')} kept out of the training to score it could "
+                f"not be used; {self.folder / 'rejected.json'} says why."
             )
         alone = "Every labelled case trained, so none is left to score it."
         splits = self.folder / "splits.json"

@@ -37,6 +37,10 @@ OTHER_NAMES = {
 }  # of one workflow, or of an earlier version
 
 
+PATHS = ("dataset_dir", "output_dir", "cache_dir", "plan_from", "init_from", "split_file", "run_dir")
+LISTED = ("run_dir", "previous")  # several runs may be given
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """What was typed behind ``python -m monai.bundle``.
@@ -113,6 +117,7 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
     config = _read(list(config_files))
     used = references_in([config, dict(options)]) | _monai_names(options) | set(also)
     known = _read_one(main)
+    _check_overlays(overlays)
     for file in overlays:
         content = {name.lstrip("+"): value for name, value in _read_one(file).items() if not name.startswith("_")}
         workflows = {name for name, value in content.items() if isinstance(value, list)}  # evaluate, run, ...
@@ -121,6 +126,7 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
     # What lies inside of a part that is given whole has no place to look for.
     given = [name for name in options if len(_parts(name)) == 1 or _parts(name)[0] not in options]
     _refuse("expected options that exist", given, config, used, "--")
+    _refuse_no_paths(options)
     check_values({**config, **{"#".join(_parts(name)): value for name, value in options.items()}})
     _refuse_left_out(options, config)
 
@@ -136,6 +142,26 @@ def check_names(names: Iterable[str], accepted: Iterable[str]) -> None:
         OptionError: names all that are unknown, and what was likely meant.
     """
     _refuse("expected options that exist", names, dict.fromkeys(accepted), set(), "--")
+
+
+def _check_overlays(files: Sequence[str]) -> None:
+    """A training's main config among them would replace the others, and of two methods parts of both would stay."""
+    for file in files:
+        if {"training", "optimizer"} <= set(_read_one(file)):
+            raise OptionError(f"config_file: expected {file} first, since the other files are laid over it.")
+    methods = [file for file in files if Path(file).name.startswith("method_")]
+    if len(methods) > 1:
+        raise OptionError(f"config_file: expected one method at most, received {', '.join(methods)}.")
+
+
+def _refuse_no_paths(options: Mapping[str, Any]) -> None:
+    """Fire reads ``2024`` as a number and ``['A','B']`` as a list, which no config could use as a path."""
+    for name in (*PATHS, *LISTED):
+        value = options.get(name)
+        if isinstance(value, (int, float)):
+            raise OptionError(f"{name}: expected a path, received the number {value}. Write ./{value}.")
+        if isinstance(value, (list, tuple)) and name not in LISTED:
+            raise OptionError(f"{name}: expected one path, received {len(value)}: {', '.join(map(str, value))}.")
 
 
 def _refuse_left_out(options: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -182,8 +182,9 @@ def check_held_out(models_dir: str | Path, cases: Sequence[Mapping[str, Any]], t
     if not cases:
         raise HeldOutError(
             "expected labelled cases that were kept out of the training, received none. If it trained with "
-            "--fold K, --num_labeled or --num_test, give them here too. If it trained on every label (--fold all, or fewer than "
-            "five labelled patients), train with --num_test N or --fold 0 in another output_dir, cross-validate (python -m "
+            "--fold K, --num_labeled or --num_test, give them here too. If they could not be used, rejected.json in the run "
+            "folder says why. If it trained on every label (--fold all, or fewer than five labelled "
+            "patients), train with --num_test N or --fold 0 in another output_dir, cross-validate (python -m "
             "mcsc_bundle cross_validate DATA RUNS), or score a folder of masks: python -m mcsc_bundle.metrics."
         )
     labeled = read_trained(models_dir).get("labeled")
@@ -221,16 +222,25 @@ def check_start(run_dir: str | Path, dataset_name: str, kept_out: Iterable[str])
     """Refuse to start from weights that know the labels of cases which this training is to be scored on.
 
     Args:
-        run_dir: run folder whose weights are taken over; a packed bundle names no cases and passes.
+        run_dir: run folder whose weights are taken over; a packed bundle names no cases and passes, with a warning where it
+            is of this data set.
         dataset_name: of this training. Cases of another data set may bear the same names.
         kept_out: cases that validate or test.
 
     Raises:
         PlanError: it was trained on some of them.
     """
-    source = read_trained(Path(run_dir) / "models")
-    seen = sorted({*source.get("labeled", ())} & {*kept_out})
-    if seen and source["plan"]["dataset_name"] == dataset_name:
+    source, scored = read_trained(Path(run_dir) / "models"), set(kept_out)
+    if not source or not scored or source["plan"]["dataset_name"] != dataset_name:
+        return
+    if "labeled" not in source:
+        log.warning(
+            "init_from: %s was trained on %s, too, and does not say which cases it learnt. If some of those that this training "
+            "is scored on were among them, its scores flatter it.",
+            run_dir, dataset_name,
+        )  # fmt: skip
+    seen = sorted({*source.get("labeled", ())} & scored)
+    if seen:
         raise PlanError(
             f"init_from: expected weights that were trained without the cases this training is scored on, received those of "
             f"{run_dir}, which learnt {', '.join(seen[:5])}. Keep the same cases out of both (--fold, --num_labeled, --num_test, "

@@ -185,7 +185,7 @@ class TrainedRun:
         if "transformer" not in load_tensors_or_exit(path) and self.branch != "cnn":
             raise SystemExit(
                 f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
-                "Use --branch cnn, or train with MCSC or cross teaching."
+                "For two networks train with MCSC or cross teaching; masks of the CNN are those of --branch cnn."
             )
         return path
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
 MAX_ID = 999
+TERMS = ("description", "reference", "licence", "license")
 PARTS = {"labeled": "Tr", "unlabeled": "Un", "test": "Ts"}
 
 
@@ -177,14 +178,22 @@ def _write_declarations(
         "numTraining": len(labeled),
         "file_ending": ENDING,
         "groups": groups,
+        **_terms(dataset),
     }
     if dataset.regions:
         declared["regions_class_order"] = [values.index(labels[name]) for name in dataset.regions]
     _write(folder / "dataset.json", declared)
-    if len(split.folds) > 1:
+    if len(split.folds) > 1:  # one whose validating cases were all left out is none
         folds = [{part: [name for name in getattr(fold, part) if name not in rejected] for part in ("train", "val")}
                  for fold in split.folds]  # fmt: skip
-        _write(folder / "splits_final.json", folds)
+        _write(folder / "splits_final.json", [fold for fold in folds if fold["train"] and fold["val"]])
+
+
+def _terms(dataset: Dataset) -> dict[str, Any]:
+    """Source and licence, as ``dataset.json`` declares them: they hold for the copy, too."""
+    file = dataset.root / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8-sig")) if file.exists() else {}
+    return {name: value for name, value in content.items() if name.lower() in TERMS}
 
 
 def _write(path: Path, content: Any) -> None:

@@ -50,6 +50,7 @@ class Prepared:
         train: items ``{"case", "labeled", "image", "label"}`` of the training part; unlabelled items carry no label path.
         val: items of the fold that validation watches; nothing is selected on them but ``model_best.pt``.
         test: items of the labelled cases for the end, if the split has any: not stored here, as no training sees them.
+        unusable: how many cases of ``val`` and ``test`` were set aside.
     """
 
     plan: Plan
@@ -57,6 +58,7 @@ class Prepared:
     train: list[dict[str, Any]]
     val: list[dict[str, Any]]
     test: list[dict[str, Any]]
+    unusable: int = 0
 
     @property
     def training_key(self) -> str:
@@ -215,6 +217,7 @@ def _fingerprint(
                 "--num_labeled, --num_test, --split_seed or --split_file, give them again; else choose another --output_dir, or "
                 "delete that folder to train again."
             )
+        save_json(run / "fingerprint.rejected.json", rejected)
         save_text(key_file, key)
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
     save_json(run / "splits.json", split)
@@ -234,7 +237,10 @@ def _set_aside(run: Path) -> dict[str, str]:
 
 
 def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], split: Split) -> bool:
-    """Whether files of other times or in another folder hold what the run was trained on: copied, or unpacked again."""
+    """Whether files of other times or in another folder hold what the run was trained on: copied, or unpacked again.
+
+    What cannot be used of the test part may have been mended, or have gone, since: no training saw it.
+    """
     files = [run / name for name in ("fingerprint.json", "fingerprint.rejected.json", "splits.json")]
     if not all(file.exists() for file in files):
         return False
@@ -245,7 +251,8 @@ def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], s
     }
     known = set().union(*measured["cases"])  # an older version measured less
     now["cases"] = [{name: value for name, value in case.items() if name in known} for case in now["cases"]]
-    return (now, set(rejected), to_plain(split)) == (measured, set(set_aside), parts)
+    unusable, unusable_then = (set(cases) - set(split.test) for cases in (rejected, set_aside))
+    return (now, unusable, to_plain(split)) == (measured, unusable_then, parts)
 
 
 def _preprocess(
@@ -290,7 +297,7 @@ def _preprocess(
         with_label, counted(len(train) - with_label, "unlabelled case"), len(watched), len(test),
         len(rejected) + len(failed),
     )  # fmt: skip
-    return Prepared(plan, store, train, watched, test)
+    return Prepared(plan, store, train, watched, test, len(val) + len(split.test) - len(watched) - len(test))
 
 
 def _inputs_key(dataset: Dataset, split: Split) -> str:

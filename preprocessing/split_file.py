@@ -27,7 +27,11 @@ def read_split_file(path: Path, has_label: Mapping[str, bool]) -> dict[str, tupl
         raise DatasetError(
             f"expected split_file to be a readable text or JSON file, received {path}: {error}."
         ) from None
-    parts = _json_parts(path, text) if text.lstrip().startswith(("{", "[")) else {"labeled": _lines(text)}
+    listed = _json_parts(path, text) if text.lstrip().startswith(("{", "[")) else {"labeled": _lines(text)}
+    parts = {  # a file's name stands for its case
+        part: tuple(entry if entry in has_label else case_name(Path(entry)) for entry in entries)
+        for part, entries in listed.items()
+    }
     seen: set[str] = set()
     for part, entries in parts.items():
         for name in entries:
@@ -45,7 +49,7 @@ def read_split_file(path: Path, has_label: Mapping[str, bool]) -> dict[str, tupl
 
 def _lines(text: str) -> tuple[str, ...]:
     entries = (line.split("#")[0].strip() for line in text.splitlines())
-    return tuple(case_name(Path(entry)) for entry in entries if entry)
+    return tuple(entry for entry in entries if entry)
 
 
 def _json_parts(path: Path, text: str) -> dict[str, tuple[str, ...]]:
@@ -63,4 +67,4 @@ def _json_parts(path: Path, text: str) -> dict[str, tuple[str, ...]]:
             f'{path}: expected lists of case names under "labeled", "unlabeled", "test", received '
             f"{text[:80].strip()}..."
         )
-    return {key: tuple(case_name(Path(name)) for name in value) for key, value in parts.items()}
+    return {key: tuple(value) for key, value in parts.items()}

@@ -71,6 +71,17 @@ def test_our_overlays_pass(overlay):
         check_options([INFERENCE, str(ROOT / "configs" / overlay)], {})
 
 
+def test_the_main_config_comes_first():
+    with pytest.raises(OptionError, match=r"config_file: expected .*train\.yaml first"):
+        check_options([EVALUATE, TRAIN], {})
+
+
+def test_two_methods_are_refused():
+    both = [str(ROOT / "configs" / f"method_{name}.yaml") for name in ("bcp", "cps")]
+    with pytest.raises(OptionError, match=r"one method at most, received .*method_bcp.yaml, .*method_cps.yaml"):
+        check_options([TRAIN, *both], {})
+
+
 def test_a_misspelt_key_of_an_overlay_is_refused_with_its_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("max_epoch: 3\n")
@@ -124,6 +135,15 @@ def test_none_that_monai_would_leave_out_is_refused_and_told_how_to_give():
     with pytest.raises(OptionError, match=r"--train#trainer#seed None: .* stay '@seed'"):
         check_options([TRAIN], {"train#trainer#seed": None, "check_memory": True})
     check_options([TRAIN], {"plan_from": None, "bundle_root": "$None", "amp_dtype": None})
+
+
+def test_what_fire_does_not_read_as_a_path_is_told_how_to_write():
+    for file, name in ((TRAIN, "dataset_dir"), (TRAIN, "output_dir"), (INFERENCE, "run_dir")):
+        with pytest.raises(OptionError, match=rf"{name}: expected a path, received the number 2024\. Write \./2024"):
+            check_options([file], {name: 2024})
+    with pytest.raises(OptionError, match="dataset_dir: expected one path, received 2: A, B"):
+        check_options([INFERENCE], {"dataset_dir": ["A", "B"]})
+    check_options([INFERENCE], {"run_dir": ["A", "B"], "dataset_dir": "./2024"})
 
 
 def test_a_file_is_no_output_folder(tmp_path):

@@ -148,10 +148,14 @@ def test_a_record_from_before_an_entry_existed_has_its_default(tmp_path):
         check_trained(tmp_path, PLAN.replace(cnn=blocks))
 
 
-def test_weights_that_know_a_case_to_be_scored_are_no_start(tmp_path):
+def test_weights_that_know_a_case_to_be_scored_are_no_start(tmp_path, caplog):
     save_trained(tmp_path / "models", PLAN, ["case_1", "case_2"])
     check_start(tmp_path, PLAN.dataset_name, ["case_3"])
     check_start(tmp_path, "Another", ["case_2"])  # of another data set, by the same name
     check_start(tmp_path / "packed", PLAN.dataset_name, ["case_2"])  # no record
+    assert not caplog.records
+    save_trained(tmp_path / "packed" / "models", PLAN)
+    check_start(tmp_path / "packed", PLAN.dataset_name, ["case_2"])
+    assert "does not say which cases it learnt" in caplog.text
     with pytest.raises(PlanError, match=r"init_from: .* learnt case_2\. .*--fold"):
         check_start(tmp_path, PLAN.dataset_name, ["case_2", "case_3"])

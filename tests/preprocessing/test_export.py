@@ -109,7 +109,17 @@ def test_a_bad_case_is_left_out_by_name(tmp_path) -> None:
     folder, rejected = export(data, tmp_path / "raw", 1)
     assert list(rejected) == ["b"] and "b.nii.gz" in rejected["b"]
     assert declared(folder)["numTraining"] == 2
-    assert "b" not in (folder / "splits_final.json").read_text()
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert len(folds) == 2  # none of which validates on nothing
+    assert all(sorted((fold["train"], fold["val"])) == [["a"], ["c"]] for fold in folds)
+
+
+def test_source_and_licence_go_along(tmp_path) -> None:
+    data = decathlon(tmp_path / "data", ["a"])
+    before = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**before, "reference": "a clinic", "Licence": "CC-BY 4.0"}))
+    folder, _ = export(data, tmp_path / "raw", 1)
+    assert {"reference": "a clinic", "Licence": "CC-BY 4.0"}.items() <= declared(folder).items()
 
 
 def test_a_taken_number_is_refused_and_nothing_half_written_stays(tmp_path) -> None:

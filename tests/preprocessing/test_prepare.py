@@ -72,6 +72,27 @@ def test_a_copy_of_the_data_set_goes_on_with_the_training_and_other_data_do_not(
         prepare(str(copy), str(run), workers=1, device="cpu")
 
 
+def test_a_test_label_may_be_mended_after_the_training(dataset, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(dataset, data)
+    labeled = sorted(path.name.removesuffix(".nii.gz") for path in (data / "labelsTr").iterdir())
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"labeled": labeled[:1], "test": labeled[1:]}))
+    file = data / "labelsTr" / f"{labeled[1]}.nii.gz"
+    good = file.read_bytes()
+    mask = nib.load(file)
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj)[:-1], mask.affine), file)
+    options = {"split_file": str(split), "workers": 1, "device": "cpu"}
+    first = prepare(str(data), str(run), **options)
+    assert (len(first.test), first.unusable) == (len(labeled) - 2, 1)
+    (run / "models").mkdir()
+    (run / "models" / "checkpoint.pt").write_bytes(b"")
+    file.write_bytes(good)
+    mended = prepare(str(data), str(run), **options)
+    assert (len(mended.test), mended.unusable) == (len(labeled) - 1, 0)
+    assert mended.training_key == first.training_key and not json.loads((run / "rejected.json").read_text())
+
+
 def test_a_full_disk_ends_the_preparation_and_room_lets_it_go_on(dataset, tmp_path, monkeypatch):
     """Trained on the cases that fit, the run could not go on once there is room for all: that would be another training."""
     write = CaseStore.write
