@@ -129,7 +129,10 @@ def main() -> None:
     ours = kept(work / "cost_ours.json", lambda: train_ours(data, work, options.plan, steps, {"seed": options.seed}))
     (model,) = (work / "results" / data.name).glob("ShortTrainer__*")
     os.environ |= variables(work)
-    kept(work / "predict_nnunet.json", lambda: predict_nnunet(python, images, model, work / "theirs", False, "cpu", "all"))
+    kept(
+        work / "predict_nnunet.json",
+        lambda: predict_nnunet(python, images, model, work / "theirs", False, "cpu", "all"),
+    )
     kept(work / "predict_ours.json", lambda: predict_ours(work / "ours", images, work / "masks", False, "cpu", None))
     result = {
         "dataset": data.name,

@@ -83,7 +83,9 @@ def read_choice(run_dir: Path) -> Choice | None:
     choice = load_json(path, Choice)
     names = choice.configurations
     if not names or len(set(names)) < len(names):
-        raise PlanError(f"{path}: expected configurations to name one folder or more, each once, received {list(names)}.")
+        raise PlanError(
+            f"{path}: expected configurations to name one folder or more, each once, received {list(names)}."
+        )
     return choice
 
 

@@ -154,7 +154,11 @@ def test_a_run_is_a_starting_point_for_another(dataset, run, tmp_path):
 
 def test_the_baseline_reads_no_patch_that_it_would_not_learn_from(dataset, tmp_path):
     made = workflow(
-        ["train.yaml", "method_supervised.yaml"], dataset_dir=str(dataset), output_dir=str(tmp_path), fold="all", **SHORT
+        ["train.yaml", "method_supervised.yaml"],
+        dataset_dir=str(dataset),
+        output_dir=str(tmp_path),
+        fold="all",
+        **SHORT,
     )
     labelled, unlabelled = made.parser.get_parsed_content("train#dataset").streams
     assert (len(labelled), len(unlabelled)) == (3, 0)

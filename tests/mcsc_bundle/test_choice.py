@@ -51,7 +51,9 @@ def test_inference_finds_what_was_chosen(tmp_path):
         chosen_folders(tmp_path)
     for names in ((), ("2d", "2d")):
         save_json(tmp_path / "best.json", replace(choose_from(candidate("2d", 0.8)), configurations=names))
-        with pytest.raises(PlanError, match=r"best\.json: expected configurations to name one folder or more, each once"):
+        with pytest.raises(
+            PlanError, match=r"best\.json: expected configurations to name one folder or more, each once"
+        ):
             chosen_folders(tmp_path)
 
 

@@ -31,7 +31,9 @@ def test_the_network_and_its_scores_are_named(tmp_path, told):
         "Every labelled case trained, so none is left to score it. How good such a training is: python -m mcsc_bundle "
         "cross_validate DATA RUNS",
     ]
-    assert told(unusable=2)[1].startswith("It was not validated: 2 labelled cases kept out of the training to score it could not")
+    assert told(unusable=2)[1].startswith(
+        "It was not validated: 2 labelled cases kept out of the training to score it could not"
+    )
     (tmp_path / "splits.json").write_text('{"folds": []}')
     assert told()[1].endswith("With one labelled patient no cross-validation can: look at its masks.")
     assert told(held_out=3)[1].endswith("no label was spared for it, and the test cases are for the end.")

@@ -83,7 +83,9 @@ def test_hidden_labels_are_not_exported_and_test_cases_apart(tmp_path) -> None:
     count = {part.name: len(list(part.iterdir())) for part in folder.iterdir() if part.is_dir()}
     assert count == {"imagesTr": 2, "labelsTr": 2, "imagesUn": 5, "imagesTs": 1, "labelsTs": 1}
     back = read_dataset(folder).cases
-    assert {case.name for case in back} == {path.name.removesuffix("_0000.nii.gz") for path in folder.glob("images[TU][rn]/*")}
+    assert {case.name for case in back} == {
+        path.name.removesuffix("_0000.nii.gz") for path in folder.glob("images[TU][rn]/*")
+    }
 
 
 def test_a_part_of_a_data_set_reads_back(tmp_path) -> None:

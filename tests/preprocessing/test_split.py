@@ -133,7 +133,9 @@ def test_auto_fold_is_the_one_that_the_run_was_trained_with():
         watched = next(fold.val[0] for index, fold in enumerate(split.folds) if index != number)
         assert training_cases(split, "auto", set(trained) - {watched}, {watched}) == training_cases(split, number)
     assert training_cases(split, "auto", split.labeled) == training_cases(split, "all")
-    assert training_cases(split, "auto", ("other",)) == training_cases(split, "auto")  # of another split: it is refused later
+    assert training_cases(split, "auto", ("other",)) == training_cases(
+        split, "auto"
+    )  # of another split: it is refused later
     assert training_cases(split, 1, split.folds[0].train) == training_cases(
         split, 1
     )  # as asked for; a checkpoint refuses
