@@ -146,7 +146,8 @@ def training_cases(
 
 def _auto_fold(split: Split, trained: set[str], set_aside: set[str]) -> tuple[int | str, str]:
     usual, reason = _usual_fold(split)
-    trains = {"all": split.labeled, **{index: fold.train for index, fold in enumerate(split.folds)}}
+    trains: dict[int | str, tuple[str, ...]] = {"all": split.labeled}
+    trains |= {index: fold.train for index, fold in enumerate(split.folds)}
     of_run = [fold for fold, names in trains.items() if trained and set(names) - set_aside == trained]
     if of_run:  # several where all that a fold watches was set aside
         return usual if usual in of_run else of_run[0], "as this run was trained"
