@@ -1,6 +1,7 @@
 """A plan at half the in-plane resolution, for label-efficiency runs that labels limit and not the steps of two CPU cores.
 
     python -m benchmarks.coarse_plan RUN/plan.json benchmarks/protocols/acdc_cpu_plan.json
+    python -m benchmarks.coarse_plan benchmarks/protocols/acdc_cpu_plan.json benchmarks/protocols/acdc_quarter_plan.json --widen 2
 
 At full resolution a CPU step of MCSC on ACDC takes a second, and after the 600 of a run the supervised baseline still gains
 more from further steps than any method could bring. With twice the spacing, half the patch, one halving less and a Transformer
@@ -21,8 +22,13 @@ FACTOR = 2
 EDITED = "Edited by benchmarks.coarse_plan: {}."
 
 
-def coarse(plan: dict[str, Any]) -> dict[str, Any]:
-    """The 2-D plan with doubled spacing in the plane and networks to suit; reasons of what changed say so."""
+def coarse(plan: dict[str, Any], widen: int = 1) -> dict[str, Any]:
+    """The 2-D plan with doubled spacing in the plane and networks to suit; reasons of what changed say so.
+
+    Args:
+        plan: content of a ``plan.json``.
+        widen: factor of the CNN's features, which cost little at a coarse resolution.
+    """
     cnn, transformer, fine = plan["cnn"], plan["transformer"], plan["contrast"]
     patch = [size // FACTOR for size in plan["patch_size"]]
     changed = {
@@ -31,7 +37,9 @@ def coarse(plan: dict[str, Any]) -> dict[str, Any]:
         "median_shape": [
             size if axis == plan["slice_axis"] else size // FACTOR for axis, size in enumerate(plan["median_shape"])
         ],
-        "cnn": cnn | {key: cnn[key][:-1] for key in ("features", "kernel_sizes", "strides")},
+        "cnn": cnn
+        | {key: cnn[key][:-1] for key in ("kernel_sizes", "strides")}
+        | {"features": [widen * features for features in cnn["features"][:-1]]},
         "transformer": transformer | {key: transformer[key][:-1] for key in ("merges", "depths", "heads")},
         "contrast": [
             scale | {"block": block_of(scale["stride"], patch, pieces)}
@@ -42,7 +50,7 @@ def coarse(plan: dict[str, Any]) -> dict[str, Any]:
         "spacing_mm": f"{FACTOR} times the median spacing, so that a step is cheap enough for many",
         "median_shape": f"that of the cases divided by {FACTOR} in the plane",
         "patch_size": f"the planned patch divided by {FACTOR}: the same millimetres",
-        "cnn": "the planned one without its last halving",
+        "cnn": "the planned one without its last halving" + (f", {widen} times as wide" if widen > 1 else ""),
         "transformer": "the planned one without its last stage",
         "contrast": "planned strides and pixels, blocks as the planner cuts maps of this size",
     }
@@ -59,8 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path, help="plan.json of a 2-D run")
     parser.add_argument("output", type=Path)
+    parser.add_argument("--widen", type=int, default=1, help="factor of the CNN's features")
     arguments = parser.parse_args()
-    arguments.output.write_text(json.dumps(coarse(json.loads(arguments.plan.read_text())), indent=1) + "\n")
+    made = coarse(json.loads(arguments.plan.read_text()), arguments.widen)
+    arguments.output.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":
