@@ -122,6 +122,7 @@ RULES = {
     "cache_dir": Rule("a folder, or None", _or_none(_folder(writable=False)), "Choose another one."),
     "branch": _choice("cnn", "transformer", "both"),
     "check_memory": TRUE_OR_FALSE,
+    "deep_supervision": TRUE_OR_FALSE,
     "mirror": TRUE_OR_FALSE,
     "save_probabilities": TRUE_OR_FALSE,
     "overlap": Rule("a number from 0 to below 1, or None", _or_none(_number(lambda value: 0 <= value < 1))),

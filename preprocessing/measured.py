@@ -126,9 +126,11 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
     device = torch.device(plan.device)
     pair = NetworkPair.from_plan(plan)
     loss = nnunet_loss(plan.batch_dice, pair.outputs)
-    method: Method = Supervised(pair, loss)
+    method: Method = Supervised(pair, loss, deep_supervision=True)
     if networks == "pair":
-        method = MCSC(pair, loss, MultiScaleContrast(plan, pair, balance_anchors=True), confidence=0.0)
+        method = MCSC(
+            pair, loss, MultiScaleContrast(plan, pair, balance_anchors=True), confidence=0.0, deep_supervision=True
+        )
     method = method.to(device).train()
     optimizer = torch.optim.AdamW(method.parameter_groups(1e-3), fused=True)
     before = _status_gb("VmRSS")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mcsc_bundle.losses.consistency import hard_ce, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
+from mcsc_bundle.methods.supervision import Supervision
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.networks.unet import UNet
 
@@ -26,13 +27,20 @@ class CPS(Method):
         loss: supervised loss of logits and label.
         weight: final weight of the cross pseudo supervision.
         rampup: progress at which ``w(t) = weight exp(-5 (1 - t)^2)`` is full.
+        deep_supervision: of both networks on labelled patches, see ``Supervision``.
 
     Raises:
         ValueError: both networks have the same weights.
     """
 
     def __init__(
-        self, networks: NetworkPair, second: UNet, loss: nn.Module, weight: float = 0.1, rampup: float = 1.0
+        self,
+        networks: NetworkPair,
+        second: UNet,
+        loss: nn.Module,
+        weight: float = 0.1,
+        rampup: float = 1.0,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__(networks)
         if all(torch.equal(*pair) for pair in zip(self.cnn.parameters(), second.parameters(), strict=True)):
@@ -41,15 +49,20 @@ class CPS(Method):
                 "other nothing. Make the second one from another seed."
             )
         self.second = second
-        self.loss = loss
+        self.supervision = Supervision(self.cnn, loss, deep_supervision)
+        self.second_supervision = Supervision(second, loss, deep_supervision)
         self.weight, self.rampup = weight, rampup
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Terms ``supervised_cnn``, ``supervised_second``, ``cross_cnn``, ``cross_second``."""
         image, label = batch[IMAGE], batch[LABEL]
-        cnn, cnn_unlabeled = split_streams(self.cnn(image), len(label))
-        second, second_unlabeled = split_streams(self.second(image), len(label))
-        terms = {"supervised_cnn": self.loss(cnn, label), "supervised_second": self.loss(second, label)}
+        maps = self.cnn.features(image), self.second.features(image)
+        cnn, second = self.cnn.head(maps[0][-1]), self.second.head(maps[1][-1])
+        terms = {
+            "supervised_cnn": self.supervision(cnn, maps[0], label),
+            "supervised_second": self.second_supervision(second, maps[1], label),
+        }
+        (_, cnn_unlabeled), (_, second_unlabeled) = (split_streams(both, len(label)) for both in (cnn, second))
         if len(cnn_unlabeled):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
             terms["cross_cnn"] = weight * hard_ce(cnn_unlabeled, self.outputs.hard(second_unlabeled), self.outputs)

@@ -49,6 +49,7 @@ class MCSC(PaperMCSC):
         copy_paste: probability that the box comes from a labelled patch instead of another unlabelled one; 1 in a batch that
             has a single unlabelled patch.
         decay: of the EMA teachers.
+        deep_supervision: of the CNN on labelled patches, as nnU-Net has it, see ``Supervision``.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class MCSC(PaperMCSC):
         box_share: tuple[float, float] = (0.1, 0.5),
         copy_paste: float = 0.5,
         decay: float = 0.99,
+        deep_supervision: bool = False,
     ) -> None:
-        super().__init__(networks, loss, contrast, weight, rampup, contrast_weight)
+        super().__init__(networks, loss, contrast, weight, rampup, contrast_weight, deep_supervision=deep_supervision)
         self.confidence, self.box_share, self.copy_paste = confidence, box_share, copy_paste
         self.cnn_teacher = EMATeacher(self.cnn, decay)
         self.transformer_teacher = EMATeacher(self.transformer, decay)
@@ -81,7 +83,7 @@ class MCSC(PaperMCSC):
             target = torch.cat((target, strong_target))
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
-        terms = self.supervised_terms(logits, label)
+        terms = self.supervised_terms(logits, features[0], label)
         latest = torch.stack([terms["supervised_cnn"], terms["supervised_transformer"]]).detach()
         self._latest = ReadBack(mean_over_ranks(latest))
         if len(weak):

@@ -34,6 +34,7 @@ class PaperMCSC(CrossTeaching):
         contrast_weight: weight of each scale's loss. The released code adds 0.001 for each of the two networks: 0.002.
         contrast_unlabeled_from: progress from which unlabelled features join the contrast (released code: iteration
             3000 of 40 000 = 0.075). Before it pseudo-labels are too poor to serve as positives.
+        deep_supervision: as in ``CrossTeaching``; the paper has none.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class PaperMCSC(CrossTeaching):
         rampup: float = 0.75,
         contrast_weight: float = 0.002,
         contrast_unlabeled_from: float = 0.075,
+        deep_supervision: bool = False,
     ) -> None:
-        super().__init__(networks, loss, weight, rampup)
+        super().__init__(networks, loss, weight, rampup, deep_supervision)
         self.contrast = contrast
         self.contrast_weight = contrast_weight
         self.contrast_unlabeled_from = contrast_unlabeled_from
@@ -56,7 +58,7 @@ class PaperMCSC(CrossTeaching):
         image, label = batch[IMAGE], batch[LABEL]
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
-        terms = {**self.supervised_terms(logits, label), **self.cross_terms(logits, len(label), progress)}
+        terms = {**self.supervised_terms(logits, features[0], label), **self.cross_terms(logits, len(label), progress)}
         labels = crossed_labels(logits, label, self.outputs)
         if progress < self.contrast_unlabeled_from:
             cnn, transformer = ([level[: len(label)] for level in maps] for maps in features)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mcsc_bundle.losses.consistency import probability_mse, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.methods.supervision import Supervision
 from mcsc_bundle.networks.pair import NetworkPair
 
 
@@ -27,6 +28,7 @@ class MeanTeacher(Method):
         rampup: progress at which the weight is full.
         consistency_from: progress below which the consistency weight is 0.
         decay: the teacher's moving average.
+        deep_supervision: of the student on labelled patches, see ``Supervision``.
     """
 
     def __init__(
@@ -37,17 +39,20 @@ class MeanTeacher(Method):
         rampup: float = 1.0,
         consistency_from: float = 1 / 30,
         decay: float = 0.99,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__(networks)
-        self.loss = loss
+        self.supervision = Supervision(self.cnn, loss, deep_supervision)
         self.weight, self.rampup, self.consistency_from = weight, rampup, consistency_from
         self.teacher = EMATeacher(self.cnn, decay)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Terms ``supervised`` and ``consistency``."""
         label = batch[LABEL]
-        logits, unlabeled_logits = split_streams(self.cnn(batch[IMAGE]), len(label))
-        terms = {"supervised": self.loss(logits, label)}
+        maps = self.cnn.features(batch[IMAGE])
+        logits = self.cnn.head(maps[-1])
+        _, unlabeled_logits = split_streams(logits, len(label))
+        terms = {"supervised": self.supervision(logits, maps, label)}
         if len(unlabeled_logits):
             _, image = split_streams(batch[IMAGE], len(label))
             weight = self.weight * sigmoid_rampup(progress / self.rampup) if progress >= self.consistency_from else 0.0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method
 from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.methods.supervision import Supervision
 from mcsc_bundle.networks.pair import NetworkPair
 
 
@@ -17,18 +18,22 @@ class Supervised(Method):
     Args:
         networks: the plan's pair; the Transformer is not used.
         loss: ``loss(logits (B, C, *spatial), label (B, 1, *spatial)) -> scalar``.
+        deep_supervision: as nnU-Net, see ``Supervision``.
         decay: of the moving average that is shipped in place of the CNN, as MCSC ships one; ``None`` ships the CNN itself.
     """
 
-    def __init__(self, networks: NetworkPair, loss: nn.Module, decay: float | None = None) -> None:
+    def __init__(
+        self, networks: NetworkPair, loss: nn.Module, deep_supervision: bool = False, decay: float | None = None
+    ) -> None:
         super().__init__(networks)
-        self.loss = loss
+        self.supervision = Supervision(self.cnn, loss, deep_supervision)
         self.average = None if decay is None else EMATeacher(self.cnn, decay)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """One term, ``supervised``."""
         label = batch[LABEL]
-        return {"supervised": self.loss(self.cnn(batch[IMAGE][: len(label)]), label)}
+        maps = self.cnn.features(batch[IMAGE][: len(label)])
+        return {"supervised": self.supervision(self.cnn.head(maps[-1]), maps, label)}
 
     def after_step(self, progress: float) -> None:
         """The moving average follows."""

@@ -24,7 +24,7 @@ class UAMT(MeanTeacher):
     Where we differ from SSL4MIS: the teacher's normalisation stays in eval mode, see ``EMATeacher``.
 
     Args:
-        networks, loss, weight, rampup, decay: as in ``MeanTeacher``.
+        networks, loss, weight, rampup, decay, deep_supervision: as in ``MeanTeacher``.
         consistency_from: as in ``MeanTeacher``; SSL4MIS lets UA-MT begin at once.
         passes: looks that the uncertainty is taken from.
         max_entropy: the bound the threshold rises to. ln 2, that of two classes, is kept for any number of classes, as
@@ -41,8 +41,9 @@ class UAMT(MeanTeacher):
         decay: float = 0.99,
         passes: int = 8,
         max_entropy: float = math.log(2),
+        deep_supervision: bool = False,
     ) -> None:
-        super().__init__(networks, loss, weight, rampup, consistency_from, decay)
+        super().__init__(networks, loss, weight, rampup, consistency_from, decay, deep_supervision)
         self.passes, self.max_entropy = passes, max_entropy
 
     def consistency(self, logits: Tensor, image: Tensor, progress: float) -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 
 from mcsc_bundle.losses.consistency import pyramid_consistency, sigmoid_rampup
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
+from mcsc_bundle.methods.supervision import head_like
 from mcsc_bundle.networks.pair import NetworkPair
 
 
@@ -42,7 +42,7 @@ class URPC(Method):
             )
         self.loss = loss
         self.weight, self.rampup = weight, rampup
-        self.heads = nn.ModuleList(_head_like(self.cnn.head, width) for width in widths)
+        self.heads = nn.ModuleList(head_like(self.cnn.head, width) for width in widths)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Terms ``supervised`` and ``consistency``."""
@@ -84,10 +84,3 @@ def feature_noise(x: Tensor) -> Tensor:
 
 
 DISTURBANCES = (channel_dropout, feature_dropout, feature_noise)  # of the lower scales, coarse to fine
-
-
-def _head_like(head: nn.Module, width: int) -> _ConvNd:
-    """A convolution to the same classes with the same kernel, from ``width`` channels."""
-    if not isinstance(head, _ConvNd):
-        raise TypeError(f"URPC: expected the CNN's head to be a convolution, received {type(head).__name__}.")
-    return type(head)(width, head.out_channels, head.kernel_size, padding=head.padding)  # type: ignore[call-arg, arg-type]

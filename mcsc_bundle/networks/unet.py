@@ -163,7 +163,7 @@ class _PlanParts:
             width = in_channels if index == 0 else channels
             padding = tuple(size // 2 for size in kernel)
             conv = Conv[Conv.CONV, self.dims](width, channels, tuple(kernel), step, padding)
-            layers += [_he(conv), Norm[Norm.INSTANCE, self.dims](channels, affine=True), _activation()]
+            layers += [he(conv), Norm[Norm.INSTANCE, self.dims](channels, affine=True), _activation()]
         return nn.Sequential(*layers)
 
     def down(
@@ -172,10 +172,10 @@ class _PlanParts:
         return self.block(in_channels, channels, kernel, stride)
 
     def up(self, in_channels: int, channels: int, stride: Sequence[int]) -> nn.Module:
-        return _he(Conv[Conv.CONVTRANS, self.dims](in_channels, channels, tuple(stride), tuple(stride)))
+        return he(Conv[Conv.CONVTRANS, self.dims](in_channels, channels, tuple(stride), tuple(stride)))
 
     def head(self, channels: int, out_channels: int) -> nn.Module:
-        return _he(Conv[Conv.CONV, self.dims](channels, out_channels, 1))
+        return he(Conv[Conv.CONV, self.dims](channels, out_channels, 1))
 
 
 class _ResidualParts(_PlanParts):
@@ -195,7 +195,7 @@ class _ResidualParts(_PlanParts):
         for index in range(self.blocks[stage]):
             step = tuple(stride) if index == 0 else (1,) * self.dims
             width = in_channels if index == 0 else channels
-            layers.append(ResidualBlock(self.dims, width, channels, kernel, step, _he, _activation))
+            layers.append(ResidualBlock(self.dims, width, channels, kernel, step, he, _activation))
         return nn.Sequential(*layers)
 
 
@@ -237,7 +237,8 @@ def _activation() -> nn.Module:
     return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
 
-def _he(conv: _ConvNd) -> _ConvNd:
+def he(conv: _ConvNd) -> _ConvNd:
+    """The convolution with nnU-Net's first weights (He et al., 2015)."""
     nn.init.kaiming_normal_(conv.weight, a=NEGATIVE_SLOPE)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

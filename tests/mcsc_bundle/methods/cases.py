@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import (
@@ -35,18 +35,25 @@ REGIONS = {"labels": {"background": 0, "whole": 2, "core": 1}, "regions": {"whol
 
 
 def build(
-    kind: str, method: type[Method], seed: int = 0, batch_dice: bool = True, regions: bool = False, **changes: Any
+    kind: str,
+    method: type[Method],
+    seed: int = 0,
+    batch_dice: bool = True,
+    regions: bool = False,
+    deep: bool = False,
+    **changes: Any,
 ) -> tuple[Plan, Method]:
-    """The method with its class's default options and nnU-Net's loss; ``changes`` are of the plan."""
+    """The method with nnU-Net's loss and, but for ``deep`` supervision, its class's defaults; ``changes`` are of the plan."""
     plan = make_plan(kind, batch_labeled=2, batch_unlabeled=2, **(REGIONS if regions else {}), **changes)
     torch.manual_seed(seed)
     networks = NetworkPair.from_plan(plan)
-    options: dict[str, nn.Module] = {} if method is BCP else {"loss": nnunet_loss(batch_dice, networks.outputs)}
+    options: dict[str, Any] = {} if method is BCP else {"loss": nnunet_loss(batch_dice, networks.outputs)}
+    options |= {"deep_supervision": True} if deep else {}
     if issubclass(method, PaperMCSC):
         options["contrast"] = MultiScaleContrast(plan, networks)
     if method is CPS:
         options["second"] = unet_from_plan(plan)
-    return plan, method(networks, **options)  # type: ignore[arg-type]
+    return plan, method(networks, **options)
 
 
 def batch_of(plan: Plan, seed: int = 0, labeled: int = 2, unlabeled: int = 2) -> dict[str, Tensor]:

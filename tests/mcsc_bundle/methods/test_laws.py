@@ -228,7 +228,7 @@ def test_the_running_losses_are_those_of_the_step():
 def test_the_baseline_can_ship_its_moving_average():
     """By hand after two updates with decay 0.99: the first copies, the second keeps a half (1 - 1 / 2)."""
     plan, plain = build("2d", Supervised)
-    method = Supervised(NetworkPair.from_plan(plan), plain.loss, decay=0.99)
+    method = Supervised(NetworkPair.from_plan(plan), plain.supervision.loss, decay=0.99)
     assert plain.shipped is plain.cnn and method.shipped is not method.cnn
     first = next(method.cnn.parameters())
     seen = []

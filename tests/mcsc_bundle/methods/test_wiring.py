@@ -211,8 +211,19 @@ def test_defaults_are_those_of_the_documents():
     overlay.read_config(str(CONFIGS / "method_mcsc_paper.yaml"))
     assert train["method"]["contrast"]["balance_anchors"] is True
     assert "balance_anchors" not in overlay["method"]["contrast"] and not paper.contrast.balance_anchors
-    assert set(train["method"]) == {"_target_", "_requires_", "networks", "loss", "contrast"}  # no default overruled
-    assert set(overlay["method"]) == {"_target_", "_requires_", "networks", "loss", "contrast"}
+    given = {"_target_", "_requires_", "networks", "loss", "contrast"}  # and no default overruled but one
+    assert (
+        set(train["method"]) == {*given, "deep_supervision"}
+        and train["method"]["deep_supervision"] == "@deep_supervision"
+    )
+    assert set(overlay["method"]) == given  # the paper has no deep supervision
+
+
+@pytest.mark.parametrize("overlay", ("supervised", "cross_teaching", "cps", "mean_teacher", "uamt"))
+def test_rivals_are_supervised_as_deeply_as_the_default(overlay):
+    merged = ConfigParser()
+    merged.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / f"method_{overlay}.yaml")])
+    assert merged["method"]["deep_supervision"] == "@deep_supervision" and merged["deep_supervision"] is True
 
 
 @pytest.mark.parametrize("rival", ("cross_teaching", "cps", "mean_teacher", "uamt", "urpc"))
