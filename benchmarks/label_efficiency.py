@@ -79,6 +79,15 @@ PROTOCOLS = {
             **SHALLOW,
         },
     ),  # half the resolution (benchmarks/coarse_plan.py), so that labels and not steps limit the baseline
+    "acdc_quarter": Protocol(  # a quarter of it, where 6000 steps are a few minutes: for choices on the tuning splits
+        6000,
+        250,
+        {
+            "plan_from": "benchmarks/protocols/acdc_quarter_plan.json",
+            "amp_dtype": "bfloat16",
+            "transformer_lr": 1e-3,
+        },
+    ),
     "paper": Protocol(  # the authors' script: 40 000 steps, 5e-4 for the CNN and the projectors, a fifth for Swin
         40000, 250, {"preset": "paper", "configuration": "2d", "lr": 5e-4, "transformer_lr": 1e-4, **SHALLOW}
     ),
