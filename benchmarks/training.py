@@ -117,6 +117,9 @@ def main() -> None:
     parser.add_argument("--nnunet-python", default=os.environ.get("NNUNET_PYTHON"))
     parser.add_argument("--iterations", type=int, default=6000, help=f"a multiple of {EPOCH}")
     parser.add_argument("--seed", type=int, default=0, help="of ours")
+    parser.add_argument(
+        "--overrides", default="{}", help='JSON of config overrides of ours, as {"deep_supervision":false}'
+    )
     parser.add_argument("--work", type=Path, required=True, help="a folder to keep everything in; one per seed")
     options = parser.parse_args()
     if not options.nnunet_python:
@@ -126,7 +129,10 @@ def main() -> None:
     data = exported(options.dataset, options.split, work)
     images, labels, steps = data / "imagesTs", data / "labelsTs", options.iterations
     theirs = kept(work / "cost_nnunet.json", lambda: train_nnunet(python, data, work, plan, steps))
-    ours = kept(work / "cost_ours.json", lambda: train_ours(data, work, options.plan, steps, {"seed": options.seed}))
+    ours = kept(
+        work / "cost_ours.json",
+        lambda: train_ours(data, work, options.plan, steps, {"seed": options.seed, **json.loads(options.overrides)}),
+    )
     (model,) = (work / "results" / data.name).glob("ShortTrainer__*")
     os.environ |= variables(work)
     kept(
@@ -139,6 +145,7 @@ def main() -> None:
         "split": options.split.name,
         "iterations": steps,
         "seed": options.seed,
+        "overrides": json.loads(options.overrides),
         "nnunet": {**theirs, **scores(work / "theirs", labels, plan)},
         "ours": {**ours, **scores(work / "masks", labels, plan)},
         "times_faster": round(theirs["seconds"] / ours["seconds"], 2),
