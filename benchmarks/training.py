@@ -3,12 +3,12 @@
     python -m benchmarks.training DATASET SPLIT.json PLAN.json --nnunet-python PYTHON_WITH_NNUNETV2 [--iterations 6000] [--seed 0]
 
 The labelled and test cases of the split are exported once. Both get the network, spacing, patch and batch of the plan and as many
-steps, and each trains in its own way: nnU-Net with its trainer as it is (SGD, deep supervision, its augmentation, all axes
-mirrored), ours with ``method_supervised.yaml``; both in float32, one thread, patches read in the training process. Then each
-predicts the test cases with its own command, without mirrored windows and without postprocessing. nnU-Net draws its random
-numbers anew each time, so ``--seed`` is ours alone. A part that is done is kept in ``--work`` and skipped. The interpreter
-may also be given as NNUNET_PYTHON. The last line is JSON; ratios are nnU-Net's over ours. It exits with 1 if the two are
-further apart in Dice than a failed training would put them.
+steps, and each trains in its own way: nnU-Net with its trainer as it is (SGD, its augmentation, all axes mirrored), ours with
+``method_supervised.yaml``; both in float32, one thread, patches read in the training process. Then each predicts the test
+cases with its own command, without mirrored windows and without postprocessing. nnU-Net draws its random numbers anew each
+time, so ``--seed`` is ours alone. Our time includes planning and preprocessing, nnU-Net's does not. A part that is done is kept
+in ``--work`` and skipped. The interpreter may also be given as NNUNET_PYTHON. The last line is JSON; ratios are nnU-Net's over
+ours. It exits with 1 if the two are further apart in Dice than a failed training would put them.
 
 Only for data whose files have the orientation of the plan (hippocampus, ACDC): nnU-Net never turns an image.
 """
@@ -19,6 +19,8 @@ import argparse
 import dataclasses
 import json
 import os
+import re
+import shutil
 import statistics
 import sys
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from benchmarks.preprocessing import DATASET_ID, environment
 from benchmarks.process_tree import Cost, run
 from mcsc_bundle.metrics import masks_in, score_cases
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.shipped import file_digest
 from preprocessing.export import export
 
 EPOCH = 250  # nnU-Net's; its rate changes once an epoch
@@ -71,14 +74,15 @@ def train_nnunet(python: str, data: Path, work: Path, plan: Plan, iterations: in
     return run([*train, "-device", "cpu"], variables(work), work / "train_nnunet.log")
 
 
-def train_ours(data: Path, work: Path, plan: Path, iterations: int, options: dict[str, Any]) -> Cost:
+def train_ours(data: Path, run_dir: Path, plan: Path, iterations: int, options: dict[str, Any]) -> Cost:
     """``run training`` with the supervised overlay on the same cases."""
+    shutil.rmtree(run_dir, ignore_errors=True)  # a training that goes on would cost less than one
     files = str([file for file in config_files("supervised")])
-    settings = {"dataset_dir": data, "output_dir": work / "ours", "plan_from": plan, "fold": "all", "bundle_root": ROOT}
+    settings = {"dataset_dir": data, "output_dir": run_dir, "plan_from": plan, "fold": "all", "bundle_root": ROOT}
     settings |= {"epoch_length": EPOCH, "max_epochs": iterations // EPOCH, "device": "$torch.device('cpu')", **options}
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file", files]
     command += [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    return run(command, environment({**PASSIVE, "PYTHONPATH": str(ROOT)}), work / "train_ours.log")
+    return run(command, environment({**PASSIVE, "PYTHONPATH": str(ROOT)}), run_dir.with_suffix(".log"))
 
 
 def scores(masks: Path, labels: Path, plan: Plan) -> dict[str, Any]:
@@ -96,6 +100,13 @@ def kept(path: Path, make: Callable[[], Cost]) -> dict[str, Any]:
     if not path.exists():
         path.write_text(json.dumps(dataclasses.asdict(make())))
     return json.loads(path.read_text())
+
+
+def check_same_work(file: Path, settings: list[Any]) -> None:
+    """What is kept in a folder is of one split, plan and length."""
+    if file.exists() and json.loads(file.read_text()) != settings:
+        raise SystemExit(f"{file.parent} holds parts of another split, plan or length: give another --work.")
+    file.write_text(json.dumps(settings))
 
 
 def exported(dataset: Path, split_file: Path, work: Path) -> Path:
@@ -124,30 +135,34 @@ def main() -> None:
     options = parser.parse_args()
     if not options.nnunet_python:
         parser.error("expected --nnunet-python or NNUNET_PYTHON: an interpreter with nnunetv2 installed")
+    if options.iterations < EPOCH or options.iterations % EPOCH:
+        parser.error(f"--iterations: expected a multiple of {EPOCH}, received {options.iterations}")
     python, work, plan = options.nnunet_python, options.work, Plan.load(options.plan)
     work.mkdir(parents=True, exist_ok=True)
+    check_same_work(work / "settings.json", [file_digest(options.split), file_digest(options.plan), options.iterations])
+    overrides = json.loads(options.overrides)
+    name = "_".join(["ours", str(options.seed), *(re.sub(r"\W+", "_", str(item)) for item in overrides.items())])
     data = exported(options.dataset, options.split, work)
     images, labels, steps = data / "imagesTs", data / "labelsTs", options.iterations
     theirs = kept(work / "cost_nnunet.json", lambda: train_nnunet(python, data, work, plan, steps))
-    ours = kept(
-        work / "cost_ours.json",
-        lambda: train_ours(data, work, options.plan, steps, {"seed": options.seed, **json.loads(options.overrides)}),
-    )
+    run_dir, masks = work / name, work / f"{name}_masks"
+    options_of_ours = {"seed": options.seed, **overrides}
+    ours = kept(work / f"{name}.json", lambda: train_ours(data, run_dir, options.plan, steps, options_of_ours))
     (model,) = (work / "results" / data.name).glob("ShortTrainer__*")
     os.environ |= variables(work)
     kept(
         work / "predict_nnunet.json",
         lambda: predict_nnunet(python, images, model, work / "theirs", False, "cpu", "all"),
     )
-    kept(work / "predict_ours.json", lambda: predict_ours(work / "ours", images, work / "masks", False, "cpu", None))
+    kept(work / f"{name}_predict.json", lambda: predict_ours(run_dir, images, masks, False, "cpu", None))
     result = {
         "dataset": data.name,
         "split": options.split.name,
         "iterations": steps,
         "seed": options.seed,
-        "overrides": json.loads(options.overrides),
+        "overrides": overrides,
         "nnunet": {**theirs, **scores(work / "theirs", labels, plan)},
-        "ours": {**ours, **scores(work / "masks", labels, plan)},
+        "ours": {**ours, **scores(masks, labels, plan)},
         "times_faster": round(theirs["seconds"] / ours["seconds"], 2),
         "times_less_cpu": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2),
         "memory_ratio": round(theirs["peak_gb"] / ours["peak_gb"], 2),

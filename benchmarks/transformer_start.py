@@ -57,7 +57,7 @@ def run_form(form: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]
         return result
     options = options | {"output_dir": str(folder), "cache_dir": str(folder.parent / "preprocessed")}
     files = config_files("cross_teaching")
-    training = workflow_of(files, "training", options | {"method#weight": 0.0})
+    training = workflow_of(files, "training", options | {"method#weight": 0.0, "deep_supervision": False})
     FORMS[form](training.parser.get_parsed_content("networks").transformer)
     training.run()
     evaluate = [*files, str(ROOT / "configs" / "evaluate.yaml")]

@@ -131,10 +131,10 @@ def _with_decision(plan: Plan, folder: Path) -> Plan:
     Raises:
         PackError: a decision on other classes.
     """
-    path = decision(folder)
-    if path is None:
-        return plan
     try:
+        path = decision(folder)
+        if path is None:
+            return plan
         kept, why = Postprocessing.load(path).adopted, {**plan.why, "largest_component": DECIDED}
         return plan.replace(largest_component=kept, why=why)
     except PlanError as error:

@@ -43,6 +43,7 @@ def asked(files: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "config_files": names,
         "overlays": {key: _content_key(file) for key, file in overlays},
+        "deep_supervision": options.get("deep_supervision", True),
         "options": json.loads(json.dumps(options, default=str)),
     }
 
@@ -86,8 +87,12 @@ def check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapp
     ]
     before, now = account.get("options", {}), asked["options"]
     if account:
+        if account.get("deep_supervision", False) != asked["deep_supervision"]:  # older versions had none
+            differing.append("--deep_supervision")
         differing += [
-            f"--{name}" for name in sorted({*before, *now} - {*MAY_CHANGE}) if before.get(name) != now.get(name)
+            f"--{name}"
+            for name in sorted({*before, *now} - {*MAY_CHANGE, "deep_supervision"})
+            if before.get(name) != now.get(name)
         ]
     if now.get("previous") and not is_same_stage(folder, Path(now["previous"])):
         differing.append("--previous (or its networks were trained on since)")

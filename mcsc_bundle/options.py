@@ -75,6 +75,7 @@ def check_command_line_or_exit() -> None:
                 f"{' '.join(line.words[2:])!r}. Quote a value that holds spaces, and a list of files: \"['A','B']\"."
             )
         check_options(line.config_files, line.options)
+        refuse_left_out(line)
     except OptionError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -107,17 +108,16 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
         also: options of the program itself, which may have been meant.
 
     Raises:
-        OptionError: names every unknown one and what was likely meant, or the first value that cannot be, or that MONAI
-            would leave out.
+        OptionError: names every unknown one and what was likely meant, or the first value that cannot be.
     """
     missing = [file for file in config_files if not Path(file).is_file()]
     if missing:
         raise OptionError(f"config_file: expected files that are there, received {', '.join(missing)}.")
     main, *overlays = config_files
+    _check_overlays(overlays)
     config = _read(list(config_files))
     used = references_in([config, dict(options)]) | _monai_names(options) | set(also)
     known = _read_one(main)
-    _check_overlays(overlays)
     for file in overlays:
         content = {name.lstrip("+"): value for name, value in _read_one(file).items() if not name.startswith("_")}
         workflows = {name for name, value in content.items() if isinstance(value, list)}  # evaluate, run, ...
@@ -127,8 +127,9 @@ def check_options(config_files: Sequence[str], options: Mapping[str, Any], also:
     given = [name for name in options if len(_parts(name)) == 1 or _parts(name)[0] not in options]
     _refuse("expected options that exist", given, config, used, "--")
     _refuse_no_paths(options)
+    if "deep_supervision" in options and "deep_supervision" not in references_in(config.get("method")):
+        raise OptionError("--deep_supervision: this method has none of its own (urpc, bcp, mcsc_paper); leave it out.")
     check_values({**config, **{"#".join(_parts(name)): value for name, value in options.items()}})
-    _refuse_left_out(options, config)
 
 
 def check_names(names: Iterable[str], accepted: Iterable[str]) -> None:
@@ -149,7 +150,7 @@ def _check_overlays(files: Sequence[str]) -> None:
     for file in files:
         if {"training", "optimizer"} <= set(_read_one(file)):
             raise OptionError(f"config_file: expected {file} first, since the other files are laid over it.")
-    methods = [file for file in files if Path(file).name.startswith("method_")]
+    methods = [file for file in files if "method" in _read_one(file)]
     if len(methods) > 1:
         raise OptionError(f"config_file: expected one method at most, received {', '.join(methods)}.")
 
@@ -158,17 +159,26 @@ def _refuse_no_paths(options: Mapping[str, Any]) -> None:
     """Fire reads ``2024`` as a number and ``['A','B']`` as a list, which no config could use as a path."""
     for name in (*PATHS, *LISTED):
         value = options.get(name)
+        if isinstance(value, bool):
+            raise OptionError(f"{name}: expected a path, received {value}.")
         if isinstance(value, (int, float)):
             raise OptionError(f"{name}: expected a path, received the number {value}. Write ./{value}.")
         if isinstance(value, (list, tuple)) and name not in LISTED:
             raise OptionError(f"{name}: expected one path, received {len(value)}: {', '.join(map(str, value))}.")
 
 
-def _refuse_left_out(options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """MONAI takes an option with the value None for one that was not given."""
-    for name, value in options.items():
-        default = _place(_parts(name), config)
-        if value is None and default is not None:
+def refuse_left_out(line: CommandLine) -> None:
+    """Refuse what MONAI would leave out without a word: it takes an option typed as None for one that was not given.
+
+    Raises:
+        OptionError: says how to write it.
+    """
+    config = _read(line.config_files)
+    for name in line.typed:
+        *path, last = _parts(name)
+        place = _place(path, config) if path else config
+        default = place.get(last, "its default") if isinstance(place, Mapping) else None
+        if line.options[name] is None and default is not None:
             raise OptionError(
                 f"--{name} None: MONAI leaves out options that are None, so it would stay {default!r}. Write --{name} '$None'."
             )

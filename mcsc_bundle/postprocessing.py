@@ -131,7 +131,8 @@ def decision(folder: str | os.PathLike) -> Path | None:
     if choice is not None and choice.edited:
         if len(choice.configurations) > 1:
             log.warning(
-                "%s was edited: no largest component was decided on the masks of %s. That of the best is --postprocess %s.",
+                "%s was edited: nothing was decided on the masks of %s, so the plan says which largest components are "
+                "kept. What was decided for the best: --postprocess %s.",
                 folder / CHOICE, AND.join(choice.configurations), folder / FILE,
             )  # fmt: skip
             return None

@@ -264,6 +264,12 @@ class MCSCTrainer(SupervisedTrainer):
                 f"epoch_length: expected {state['epoch_length']} as in the checkpoint, received {self.state.epoch_length}. "
                 "Keep it, or start in another output_dir."
             )
+        deep = [_has_heads(weights) for weights in (state["method"], self.method.state_dict())]
+        if deep[0] != deep[1]:
+            raise CheckpointError(
+                f"the checkpoint is of a training {'with' if deep[0] else 'without'} deep supervision. Give --deep_supervision "
+                f"{deep[0]}, or start in another output_dir."
+            )
         asked = [_settings(group) for group in self.optimizer.param_groups]
         try:
             self.method.load_state_dict(state["method"])
@@ -285,6 +291,11 @@ class MCSCTrainer(SupervisedTrainer):
         self.state.epoch = self.state.iteration // self.state.epoch_length
         if isinstance(self.data_loader, TwoStreamLoader):
             self.data_loader.start_at(self.state.iteration)
+
+
+def _has_heads(weights: Mapping[str, Any]) -> bool:
+    """Of deep supervision."""
+    return any("supervision.heads." in name for name in weights)
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,10 +185,15 @@ def _write_declarations(
     if dataset.regions:
         declared["regions_class_order"] = [values.index(labels[name]) for name in dataset.regions]
     _write(folder / "dataset.json", declared)
-    if len(split.folds) > 1:  # one whose validating cases were all left out is none
+    if len(split.folds) > 1:
         folds = [{part: [name for name in getattr(fold, part) if name not in rejected] for part in ("train", "val")}
                  for fold in split.folds]  # fmt: skip
-        _write(folder / "splits_final.json", [fold for fold in folds if fold["train"] and fold["val"]])
+        empty = [str(number) for number, fold in enumerate(folds) if not (fold["train"] and fold["val"])]
+        if empty:  # else nnU-Net fails in them, or parts the cases anew
+            log.warning("Fold %s has no case left to validate or train; the later folds move up.", ", ".join(empty))
+        folds = [fold for fold in folds if fold["train"] and fold["val"]]
+        if folds:
+            _write(folder / "splits_final.json", folds)
 
 
 def _terms(dataset: Dataset) -> dict[str, Any]:

@@ -149,6 +149,9 @@ def _auto_fold(split: Split, trained: set[str], set_aside: set[str]) -> tuple[in
     trains: dict[int | str, tuple[str, ...]] = {"all": split.labeled}
     trains |= {index: fold.train for index, fold in enumerate(split.folds)}
     of_run = [fold for fold, names in trains.items() if trained and set(names) - set_aside == trained]
+    if not of_run:  # what was set aside then may be usable by now; far fewer cases are of another split
+        near = [index for index, fold in enumerate(split.folds) if trained < set(fold.train)]
+        of_run = [index for index in near if len(near) == 1 and 2 * len(trained) >= len(split.folds[index].train)]
     if of_run:  # several where all that a fold watches was set aside
         return usual if usual in of_run else of_run[0], "as this run was trained"
     return usual, reason

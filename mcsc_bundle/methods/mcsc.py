@@ -84,7 +84,7 @@ class MCSC(PaperMCSC):
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = self.supervised_terms(logits, features[0], label)
-        latest = torch.stack([terms["supervised_cnn"], terms["supervised_transformer"]]).detach()
+        latest = torch.stack([self.supervision.full_size, terms["supervised_transformer"].detach()])
         self._latest = ReadBack(mean_over_ranks(latest))
         if len(weak):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)

@@ -70,7 +70,7 @@ def test_what_was_decided_for_the_best_is_not_for_another_that_a_person_names(tm
     }.items():
         save_json(tmp_path / "best.json", replace(choice, configurations=names))
         assert decision(tmp_path) == found
-    assert "no largest component was decided on the masks of 2d + lowres" in caplog.text
+    assert "nothing was decided on the masks of 2d + lowres, so the plan says" in caplog.text
 
 
 def test_a_fold_that_is_left_is_named(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcsc_bundle.option_values import OptionError, check_values
-from mcsc_bundle.options import check_options, command_line
+from mcsc_bundle.options import check_options, command_line, refuse_left_out
 from tests.end_to_end.road import ROOT
 
 TRAIN = str(ROOT / "configs" / "train.yaml")
@@ -127,14 +127,33 @@ def test_a_value_that_cannot_be_is_refused_in_words(name, value, expected):
     assert expected in str(refused.value) and str(refused.value).startswith(f"{name}: ")
 
 
-def test_none_that_monai_would_leave_out_is_refused_and_told_how_to_give():
-    with pytest.raises(OptionError, match="val_interval: expected"):
-        check_options([TRAIN], {"val_interval": None})
-    with pytest.raises(OptionError, match=r"--bundle_root None: MONAI leaves out .* stay '\.'\. .*'\$None'"):
-        check_options([TRAIN], {"bundle_root": None})
-    with pytest.raises(OptionError, match=r"--train#trainer#seed None: .* stay '@seed'"):
-        check_options([TRAIN], {"train#trainer#seed": None, "check_memory": True})
-    check_options([TRAIN], {"plan_from": None, "bundle_root": "$None", "amp_dtype": None})
+@pytest.mark.parametrize("name", ["bundle_root", "train#trainer#seed", "train#trainer#grad_clip", "lr"])
+def test_none_that_monai_would_leave_out_is_refused_and_told_how_to_give(name):
+    line = command_line([MONAI, "run", "training", "--config_file", TRAIN, f"--{name}", "None"])
+    with pytest.raises(OptionError, match=rf"--{name} None: MONAI leaves out .* would stay .*--{name} '\$None'"):
+        refuse_left_out(line)
+
+
+def test_none_where_it_is_none_already_passes(tmp_path):
+    (tmp_path / "more.json").write_text('{"bundle_root": null}')  # MONAI keeps those of a file
+    typed = [
+        "--config_file",
+        TRAIN,
+        "--plan_from",
+        "None",
+        "--bundle_root",
+        "$None",
+        "--args_file",
+        str(tmp_path / "more.json"),
+    ]
+    refuse_left_out(command_line([MONAI, "run", "training", *typed]))
+
+
+def test_a_method_without_deep_supervision_refuses_the_option():
+    overlay = str(ROOT / "configs" / "method_urpc.yaml")
+    with pytest.raises(OptionError, match="this method has none"):
+        check_options([TRAIN, overlay], {"deep_supervision": False})
+    check_options([TRAIN], {"deep_supervision": False})
 
 
 def test_what_fire_does_not_read_as_a_path_is_told_how_to_write():

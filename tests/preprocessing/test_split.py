@@ -130,6 +130,9 @@ def test_auto_fold_is_the_one_that_the_run_was_trained_with():
         trained = split.folds[number].train
         assert training_cases(split, "auto", trained) == training_cases(split, number)
         assert training_cases(split, "auto", trained[:-1], trained[-1:]) == training_cases(split, number)
+        assert training_cases(split, "auto", trained[:-1]) == training_cases(split, number)  # it is usable by now
+        few = make_split(dataset(), num_labeled=4, num_test=0).labeled
+        assert training_cases(split, "auto", few) == training_cases(split, "auto")  # of another split
         watched = next(fold.val[0] for index, fold in enumerate(split.folds) if index != number)
         assert training_cases(split, "auto", set(trained) - {watched}, {watched}) == training_cases(split, number)
     assert training_cases(split, "auto", split.labeled) == training_cases(split, "all")
