@@ -19,6 +19,7 @@ from mcsc_bundle.data import TwoStreamLoader
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
+from mcsc_bundle.methods.supervision import has_heads
 from mcsc_bundle.precision import autocast_dtype
 
 log = logging.getLogger(__name__)
@@ -264,7 +265,7 @@ class MCSCTrainer(SupervisedTrainer):
                 f"epoch_length: expected {state['epoch_length']} as in the checkpoint, received {self.state.epoch_length}. "
                 "Keep it, or start in another output_dir."
             )
-        deep = [_has_heads(weights) for weights in (state["method"], self.method.state_dict())]
+        deep = [has_heads(weights) for weights in (state["method"], self.method.state_dict())]
         if deep[0] != deep[1]:
             raise CheckpointError(
                 f"the checkpoint is of a training {'with' if deep[0] else 'without'} deep supervision. Give --deep_supervision "
@@ -291,11 +292,6 @@ class MCSCTrainer(SupervisedTrainer):
         self.state.epoch = self.state.iteration // self.state.epoch_length
         if isinstance(self.data_loader, TwoStreamLoader):
             self.data_loader.start_at(self.state.iteration)
-
-
-def _has_heads(weights: Mapping[str, Any]) -> bool:
-    """Of deep supervision."""
-    return any("supervision.heads." in name for name in weights)
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,11 @@ class Supervision(nn.Module):
         for head, features in zip(self.heads, reversed(maps[:-1]), strict=False):
             terms.append(self.loss(head(features[:labeled]), nearest(label, features.shape[2:])))
         return torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
+
+
+def has_heads(weights: Iterable[str]) -> bool:
+    """Whether the names of a method's weights are those of a deeply supervised one."""
+    return any("supervision.heads." in name for name in weights)
 
 
 def nearest(label: Tensor, size: Sequence[int]) -> Tensor:

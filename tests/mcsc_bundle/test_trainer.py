@@ -13,6 +13,7 @@ from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import MCSC, MultiScaleContrast, Supervised
 from mcsc_bundle.methods.base import Method
 from mcsc_bundle.networks import NetworkPair
+from mcsc_bundle.plan import CNNPlan
 from mcsc_bundle.trainer import CheckpointError, MCSCTrainer, NonFiniteLossError, polynomial
 from tests.mcsc_bundle.memory_store import MemoryStore
 from tests.plans import make_plan
@@ -144,6 +145,17 @@ def test_other_epoch_length_is_refused_on_resume(tmp_path):
     trainer(tmp_path).run()
     with pytest.raises(CheckpointError, match="epoch_length: expected 3"):
         trainer(tmp_path, epoch_length=4).run()
+
+
+def test_deep_supervision_is_named_where_a_checkpoint_is_of_a_training_without(tmp_path):
+    def started(deep):
+        stages = CNNPlan("plan", (4, 6, 8, 8), ((3, 3),) * 4, ((1, 1), (2, 2), (2, 2), (2, 2)), convs_per_stage=1)
+        networks = NetworkPair.from_plan(make_plan("slicewise", cnn=stages))
+        return trainer(tmp_path, network=Supervised(networks, nnunet_loss(), deep_supervision=deep))
+
+    started(False).run()
+    with pytest.raises(CheckpointError, match=r"without deep supervision\. Give --deep_supervision False"):
+        started(True).run()
 
 
 def test_other_method_is_refused_on_resume_without_a_traceback(tmp_path):

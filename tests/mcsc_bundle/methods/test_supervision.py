@@ -82,3 +82,14 @@ def test_both_networks_of_cps_have_heads_of_their_own() -> None:
     method = CPS(NetworkPair.from_plan(plan), unet_from_plan(plan), nnunet_loss(), deep_supervision=True)
     terms = method(batch_of(plan), 0.5)
     assert moved_by(method, terms["supervised_second"]) == {"second", "second_supervision"}
+
+
+def test_the_teacher_is_drawn_by_losses_at_full_size() -> None:
+    """The CNN's mean over scales is another measure than the Transformer's loss at full size."""
+    plan, plain = build("slicewise", MCSC, cnn=FOUR_STAGES["slicewise"])
+    _, deep = build("slicewise", MCSC, deep=True, cnn=FOUR_STAGES["slicewise"])
+    for method in (plain, deep):
+        torch.manual_seed(0)
+        confident(method)(batch_of(plan), 0.5)
+        method.after_step(0.5)
+    assert deep.supervised_losses == pytest.approx(plain.supervised_losses)  # type: ignore[attr-defined]
