@@ -77,7 +77,7 @@ def train_nnunet(python: str, data: Path, work: Path, plan: Plan, iterations: in
 def train_ours(data: Path, run_dir: Path, plan: Path, iterations: int, options: dict[str, Any]) -> Cost:
     """``run training`` with the supervised overlay on the same cases."""
     shutil.rmtree(run_dir, ignore_errors=True)  # a training that goes on would cost less than one
-    files = str([file for file in config_files("supervised")])
+    files = str(config_files("supervised"))
     settings = {"dataset_dir": data, "output_dir": run_dir, "plan_from": plan, "fold": "all", "bundle_root": ROOT}
     settings |= {"epoch_length": EPOCH, "max_epochs": iterations // EPOCH, "device": "$torch.device('cpu')", **options}
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file", files]

@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from mcsc_bundle.first_stage import is_same_stage
+from mcsc_bundle.options import references_in
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # What a fold that was trained must have as RUNS has it, and how a message names it.
@@ -40,10 +41,12 @@ def asked(files: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     overlays = [
         (key, file) for key, file in zip(numbered, files, strict=True) if Path(file).resolve().parent != CONFIGS
     ]
+    methods = [content["method"] for file in files if "method" in (content := ConfigParser.load_config_file(file))]
+    deep = "deep_supervision" in references_in(methods[-1:]) and options.get("deep_supervision", True)
     return {
         "config_files": names,
         "overlays": {key: _content_key(file) for key, file in overlays},
-        "deep_supervision": options.get("deep_supervision", True),
+        "deep_supervision": deep,
         "options": json.loads(json.dumps(options, default=str)),
     }
 

@@ -164,9 +164,8 @@ def _write_declarations(
     if not labeled:
         name, reason = next(iter(rejected.items()))
         raise DatasetError(f"{dataset.root}: no labelled case can be exported. The first, {name}: {reason}")
-    exported = {*split.labeled, *split.unlabeled} - set(
-        rejected
-    )  # a reader takes no case of imagesTs for one of the data set
+    # a reader takes no case of imagesTs for one of the data set
+    exported = {*split.labeled, *split.unlabeled} - set(rejected)
     groups = {case.name: case.group for case in dataset.cases if case.name in exported}
     values = file_values(labels, dataset.regions)
     renumbered: dict[str, Any] = {
