@@ -66,9 +66,10 @@ class Launches(TorchDispatchMode):
         return "backward"
 
 
-def count(plan: Plan, name: str, tiles: bool = False) -> Counter[str]:
+def count(plan: Plan, name: str, tiles: bool = False, deep: bool = True) -> Counter[str]:
     """Operations of the trainer's second step (the first makes what is kept); the contrast in tiles or by its kernels."""
-    engine, launches = make_trainer(plan, name, torch.device("cpu"), 2, amp=True, amp_dtype="bfloat16"), Launches()
+    engine = make_trainer(plan, name, torch.device("cpu"), 2, deep, amp=True, amp_dtype="bfloat16")
+    launches = Launches()
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: launches.__enter__())
     engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: launches.__exit__(None, None, None))
     edge = contrastive._least_edge(on_cpu=False)

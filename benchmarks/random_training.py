@@ -35,6 +35,14 @@ METHODS = {
     "mcsc_paper": PaperMCSC,
     "mcsc": MCSC,
 }
+DEEP = (
+    "supervised",
+    "mean_teacher",
+    "uamt",
+    "cps",
+    "cross_teaching",
+    "mcsc",
+)  # ``configs/`` give these deep supervision
 
 
 def cardiac_plan(size: int = 224, batch: int = 2, pixels: int | None = 2048) -> Plan:
@@ -82,12 +90,20 @@ class Batches:
             yield self.batch
 
 
-def make_method(plan: Plan, name: str) -> Method:
-    """The named method with new networks, contrast on every part of the batch."""
+def make_method(plan: Plan, name: str, deep: bool = True) -> Method:
+    """The named method with new networks, contrast on every part of the batch.
+
+    Args:
+        plan: networks and batch.
+        name: of a method.
+        deep: whether it has the deep supervision that ``configs/`` give it, if they do; never in the paper's plan.
+    """
     torch.manual_seed(0)
     networks = NetworkPair.from_plan(plan)
     method_class = METHODS[name]
     options: dict[str, Any] = {} if method_class is BCP else {"loss": nnunet_loss(plan.batch_dice)}
+    if deep and name in DEEP and plan.cnn.preset != "paper":
+        options["deep_supervision"] = True
     if issubclass(method_class, PaperMCSC):
         options["contrast"] = MultiScaleContrast(plan, networks, balance_anchors=method_class is MCSC)
     if method_class is PaperMCSC:
@@ -97,8 +113,10 @@ def make_method(plan: Plan, name: str) -> Method:
     return method_class(networks, **options)
 
 
-def make_trainer(plan: Plan, name: str, device: torch.device, steps: int, **kwargs: Any) -> MCSCTrainer:
+def make_trainer(
+    plan: Plan, name: str, device: torch.device, steps: int, deep: bool = True, **kwargs: Any
+) -> MCSCTrainer:
     """A trainer of the named method on random data."""
-    method = make_method(plan, name).to(device)
+    method = make_method(plan, name, deep).to(device)
     optimizer = torch.optim.AdamW(method.parameter_groups(1e-3))
     return MCSCTrainer(device, 1, Batches(plan, device), method, optimizer, steps, **kwargs)
