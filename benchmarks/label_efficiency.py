@@ -64,10 +64,9 @@ class Protocol:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-SHALLOW = {"deep_supervision": False}  # the kept results are of before there was any
 PROTOCOLS = {
     "cpu": Protocol(
-        600, 25, {"step_seconds": 1.0, **SHALLOW}
+        600, 25, {"step_seconds": 1.0}
     ),  # networks half as wide as a CPU plan's and half its batch, so that there can be many runs
     "acdc_cpu": Protocol(
         1500,
@@ -76,7 +75,6 @@ PROTOCOLS = {
             "plan_from": "benchmarks/protocols/acdc_cpu_plan.json",
             "amp_dtype": "bfloat16",
             "transformer_lr": 1e-3,  # at the CNN's 3e-3 its loss on the labels of acdc_tune_0 is 0.81 after 750 steps, so 0.62
-            **SHALLOW,
         },
     ),  # half the resolution (benchmarks/coarse_plan.py), so that labels and not steps limit the baseline
     "acdc_quarter": Protocol(  # a quarter of it, where 6000 steps are a few minutes: for choices on the tuning splits
@@ -89,7 +87,15 @@ PROTOCOLS = {
         },
     ),
     "paper": Protocol(  # the authors' script: 40 000 steps, 5e-4 for the CNN and the projectors, a fifth for Swin
-        40000, 250, {"preset": "paper", "configuration": "2d", "lr": 5e-4, "transformer_lr": 1e-4, **SHALLOW}
+        40000,
+        250,
+        {
+            "preset": "paper",
+            "configuration": "2d",
+            "lr": 5e-4,
+            "transformer_lr": 1e-4,
+            "deep_supervision": False,  # nobody had it
+        },
     ),
 }
 
