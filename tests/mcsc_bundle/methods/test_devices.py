@@ -1,0 +1,59 @@
+"""A step neither waits for the device nor leaves constants on the host; the meta device, which has no values to read, tells."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from benchmarks.random_training import DEEP
+from benchmarks.random_training import METHODS as NAMED
+from mcsc_bundle.methods import BCP, Method, mcsc
+from tests.mcsc_bundle.methods.cases import METHODS, batch_of, build
+
+NAMES = {method: name for name, method in NAMED.items()}
+
+
+def to_meta(method: Method) -> Method:
+    """Weights and buffers without values, also those that a module's own ``to`` would not move."""
+    for module in method.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = Parameter(weight.detach().to("meta"), weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to("meta")
+    return method
+
+
+def step(method: Method, batch: dict) -> None:
+    losses = method(batch, 1.0)
+    torch.stack(list(losses.values())).sum().backward()
+    method.after_step(1.0)
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """Autocast does not know the meta device; what MCSC reads back on purpose, late and without waiting, is given to it."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(mcsc, "ReadBack", lambda values: SimpleNamespace(tolist=lambda: [0.5] * len(values)))
+
+
+@pytest.mark.parametrize("kind", ["slicewise", "3d"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method is not BCP])
+def test_a_step_reads_no_value_and_mixes_no_devices(kind, method, meta):
+    plan, built = build(kind, method, deep=NAMES[method] in DEEP)
+    batch = {name: tensor.to("meta") for name, tensor in batch_of(plan).items()}
+    for _ in range(2):
+        step(to_meta(built), batch)
+    assert all(weight.grad is not None for weight in built.cnn.parameters())
+
+
+def test_bcp_alone_reads_its_pseudo_labels(meta):
+    plan, built = build("slicewise", BCP)
+    batch = {name: tensor.to("meta") for name, tensor in batch_of(plan).items()}
+    with pytest.raises(NotImplementedError, match="no data"):
+        step(to_meta(built), batch)
+    built.largest_component = False
+    step(built, batch)
