@@ -18,18 +18,19 @@ from preprocessing.declared import (
     declared_ignore,
     declared_labels,
     declared_regions,
-    patient_groups,
     read_declaration,
 )
 from preprocessing.folders import DatasetError, find_child
 from preprocessing.layouts import LAYOUTS, Case, find_cases
+from preprocessing.patients import look_alike, patient_groups
 
 __all__ = ["Case", "Dataset", "DatasetError", "read_dataset"]
 
 log = logging.getLogger(__name__)
 
+CT_AIR = -900.0  # Hounsfield units; no other modality goes so far below 0
 DECLARE = (
-    "Intensities are normalised per image (z-score). For CT, or to name classes, write a dataset.json: "
+    "To say otherwise, or to name classes, write a dataset.json: "
     '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}}.'
 )
 
@@ -79,7 +80,10 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
     channels = declared_channels(content)
     cases = find_cases(root, content, len(channels) or None)
     _check(cases, root)
-    groups = patient_groups([case.name for case in cases], content, file or root)
+    names = [case.name for case in cases]
+    groups = patient_groups(names, content, file or root)
+    if hint := look_alike(names, content):
+        _warn_once(f"{root}: {hint}")
     dataset = Dataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -100,14 +104,24 @@ def _warn_once(message: str) -> None:
 
 
 def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
-    """Names for channels that nothing declares: ``image``, or ``image_0``, ``image_1``... as many as a case has."""
-    count = max(len(case.images) for case in cases)
+    """Names for channels that nothing declares: ``image``, or ``image_0``, ``image_1``... as many as a case has.
+
+    One channel whose first image holds air in Hounsfield units is named ``CT``, which decides its normalisation.
+    """
+    count, darkest = max(len(case.images) for case in cases), 0.0
     if count == 1:
         try:
-            count = int(load_image(cases[0].images).shape[0])
+            image = load_image(cases[0].images)
+            count, darkest = int(image.shape[0]), float(image.min())
         except ImageError:
-            count = 1  # the fingerprint sets this case aside with the reason
-    _warn_once(f"{root} declares no channels. {DECLARE}")
+            pass  # the fingerprint sets this case aside with the reason
+    if count == 1 and darkest <= CT_AIR:
+        _warn_once(
+            f"{root} declares no channels. {cases[0].name} holds values down to {darkest:.0f}, as CT alone does: normalised "
+            f"as CT. {DECLARE}"
+        )
+        return ("CT",)
+    _warn_once(f"{root} declares no channels. Intensities are normalised per image (z-score). {DECLARE}")
     return ("image",) if count == 1 else tuple(f"image_{index}" for index in range(count))
 
 

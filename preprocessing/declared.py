@@ -1,4 +1,4 @@
-"""What ``dataset.json`` declares, in the words of the Decathlon and of nnU-Net: labels, channels, patient groups.
+"""What ``dataset.json`` declares, in the words of the Decathlon and of nnU-Net: labels and channels (patients: ``patients.py``).
 
 Sources: medicaldecathlon.com (``labels`` value to name, ``modality``); nnU-Net v2 ``documentation/dataset_format.md``
 (``labels`` name to value, ``channel_names``).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,6 @@ from preprocessing.folders import DatasetError
 
 MAX_CLASSES = 255  # class indices are stored as uint8, and 255 is the ignored voxels' (mcsc_bundle.labels)
 IGNORE = "ignore"  # nnU-Net's name for the value of voxels that nobody annotated
-
-SAME_PATIENT = re.compile(
-    r"(?<=.)[_-](?:(?:frame|time|tp|t|phase|visit|session|ses|slice)[_-]?\d+|ed|es|left|right)$", re.IGNORECASE
-)
-"""Ending that tells scans of one patient apart: ``_frame01``, ``_ED``, ``_t2``, ``_slice_15``, ``_left``, ..."""
 
 
 def read_declaration(file: Path) -> dict[str, Any]:
@@ -149,9 +144,9 @@ def _labels(entries: Mapping[str, Any], file: Path) -> list[tuple[str, int]]:
 
 
 def _label(key: str, entry: Any, file: Path) -> tuple[str, int]:
-    if isinstance(entry, str) and _is_integer(key):
+    if isinstance(entry, str) and is_integer(key):
         name, value = entry, int(key)
-    elif isinstance(entry, (int, str)) and not isinstance(entry, bool) and _is_integer(str(entry)):
+    elif isinstance(entry, (int, str)) and not isinstance(entry, bool) and is_integer(str(entry)):
         name, value = key, int(entry)
     else:
         raise DatasetError(
@@ -174,7 +169,7 @@ def declared_channels(content: Mapping[str, Any]) -> tuple[str, ...]:
         )
     if isinstance(entries, Mapping):
         order = sorted(
-            entries, key=lambda key: (not _is_integer(str(key)), int(key) if _is_integer(str(key)) else str(key))
+            entries, key=lambda key: (not is_integer(str(key)), int(key) if is_integer(str(key)) else str(key))
         )
         return tuple(str(entries[key]) for key in order)
     if isinstance(entries, str):
@@ -182,47 +177,6 @@ def declared_channels(content: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(entry) for entry in entries or ())
 
 
-def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path) -> dict[str, str]:
-    """The patient of each case, so that no patient is on both sides of a split.
-
-    ``groups`` (case to patient) goes before ``subject_groups`` (lists of case names, or of numbers that are matched
-    with the number at the end of the case name), and both before the case name without its endings ``SAME_PATIENT``.
-
-    Raises:
-        DatasetError: not such a mapping or list, or ``groups`` names an unknown case.
-    """
-    groups = {name: _patient_in_name(name) for name in names}
-    numbered: dict[str, list[str]] = {}
-    for name in names:
-        ending = re.search(r"\d+$", name)
-        for key in {name, str(int(ending[0])) if ending else name}:
-            numbered.setdefault(key, []).append(name)
-    for members in _list(content.get("subject_groups"), file):
-        keys = (str(int(member)) if _is_integer(str(member)) else str(member) for member in _list(members, file))
-        cases = [name for key in keys for name in numbered.get(key, ())]
-        groups.update(dict.fromkeys(cases, min(cases, default="")))
-    declared = content.get("groups") or {}
-    if not isinstance(declared, Mapping):
-        raise DatasetError(f'{file}: expected "groups" as {{case: patient}}, received a {type(declared).__name__}.')
-    unknown = sorted(set(declared) - set(names))
-    if unknown:
-        raise DatasetError(
-            f'{file}: expected cases of the data set in "groups", received {", ".join(unknown[:5])}. Remove or '
-            "correct them."
-        )
-    return {**groups, **{name: str(group) for name, group in declared.items()}}
-
-
-def _patient_in_name(name: str) -> str:
-    shorter = SAME_PATIENT.sub("", name)
-    return name if shorter == name else _patient_in_name(shorter)
-
-
-def _list(value: Any, file: Path) -> Iterable[Any]:
-    if value is not None and not isinstance(value, (list, tuple)):
-        raise DatasetError(f'{file}: expected "subject_groups" as a list of lists, received {value!r}.')
-    return value or ()
-
-
-def _is_integer(text: str) -> bool:
+def is_integer(text: str) -> bool:
+    """Whether ``int`` reads it."""
     return re.fullmatch(r"[+-]?\d+", text.strip()) is not None

@@ -115,6 +115,16 @@ def test_bare_folder_is_matched_by_name_and_leaves_its_labels_to_the_fingerprint
     assert "z-score" in caplog.text and '"CT"' in caplog.text
 
 
+@pytest.mark.parametrize(("darkest", "channel"), [(-1024, "CT"), (-899, "image"), (0, "image")])
+def test_bare_folder_of_images_with_air_in_hounsfield_units_is_ct(tmp_path, darkest, channel, caplog):
+    image = voxels(0, (3, 4, 5))
+    image[0, 0, 0] = darkest
+    write(tmp_path / "images" / "a.nii", image)
+    write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
+    assert read_dataset(tmp_path).channel_names == (channel,)
+    assert ("down to -1024" in caplog.text) == (channel == "CT") and '"CT"' in caplog.text
+
+
 def test_bare_folder_names_the_channels_of_a_4d_image(tmp_path):
     write(tmp_path / "images" / "a.nii", voxels(0, (3, 4, 5, 2)))
     write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
@@ -139,12 +149,25 @@ def test_hidden_files_of_archives_are_no_images(tmp_path):
         ("heart3_ED", "heart3"),
         ("sub-04_ses-02", "sub-04"),
         ("scan_t2", "scan"),
+        ("P1_scan2", "P1"),
+        ("P1_run-2_left", "P1"),
+        ("brain_scan_2", "brain_scan_2"),
+        ("P4-1", "P4-1"),
         ("hippocampus_003", "hippocampus_003"),
         ("frame01", "frame01"),
     ],
 )
 def test_patient_from_the_name(tmp_path, name, patient):
     assert read_dataset(decathlon(tmp_path, [name])).cases[0].group == patient
+
+
+def test_names_that_may_hide_patients_are_told_unless_groups_are_declared(tmp_path, caplog):
+    read_dataset(decathlon(tmp_path / "told", ["P4-1", "P4-2", "P5-1", "h_001", "h_002"]))
+    assert "2 cases have names like P4-1 and P4-2" in caplog.text
+    caplog.clear()
+    read_dataset(decathlon(tmp_path / "declared", ["P4-1", "P4-2"], groups={"P4-1": "P4", "P4-2": "P4"}))
+    read_dataset(decathlon(tmp_path / "others", ["P4-1", "P5-1", "h_001", "h_002"]))
+    assert "have names like" not in caplog.text
 
 
 def test_declared_patients_go_before_names(tmp_path):
