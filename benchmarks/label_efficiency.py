@@ -3,6 +3,7 @@
     python -m benchmarks.label_efficiency --dataset_dir DATA --output_dir OUT --methods supervised,mcsc --budgets 4,10
     ... --splits 3=benchmarks/splits/acdc_3.json,7=benchmarks/splits/acdc_7.json   # cases named by file; seeds are weights alone
     ... --protocol acdc_cpu                                # ACDC on two cores, see benchmarks/coarse_plan.py
+    ... --protocol gpu                                     # the plan, batch and length of a training on a GPU
     ... --protocol paper                                   # the paper's networks, slices and steps: for a GPU
     ... --methods mcsc --variant 'no contrast={"method#contrast_weight": 0}' --baseline mcsc      # an ablation
 
@@ -86,6 +87,7 @@ PROTOCOLS = {
             "transformer_lr": 1e-3,
         },
     ),
+    "gpu": Protocol(40000, 250),  # as ``run training`` on a GPU: the data set's own plan and length, any dimension
     "paper": Protocol(  # the authors' script: 40 000 steps, 5e-4 for the CNN and the projectors, a fifth for Swin
         40000,
         250,

@@ -17,6 +17,7 @@ from bundle.export import export
 from bundle.facts import PackError
 from bundle.pack import LARGE_FILES_URL, data_terms, pack
 from bundle.publish import publish
+from bundle.terms import Credits
 from bundle.verify import report
 
 
@@ -31,6 +32,9 @@ def pack_run(
     data_license: str | None = None,
     pictures: bool = True,
     large_files_url: str = LARGE_FILES_URL,
+    authors: str = Credits.authors,
+    copyright: str = "",
+    description: str = "",
 ) -> None:
     """Make a bundle of a trained run.
 
@@ -44,9 +48,13 @@ def pack_run(
         data_source, data_license: the same in words; the licence may be a file.
         pictures: show a scan of the data set in the model card.
         large_files_url: where files over 25 MB will lie.
+        authors: names of people or of a group, for metadata and card.
+        copyright: the line; of the authors if left out.
+        description: one sentence; made of run and plan if left out.
     """
+    credits = Credits(str(authors), str(copyright), str(description))
     terms = data_terms(dataset_dir, data_source, data_license)
-    folder, archive = pack(run_dir, name, terms, output_dir, str(version), changes, pictures, large_files_url)
+    folder, archive = pack(run_dir, name, terms, output_dir, str(version), changes, pictures, large_files_url, credits)
     print(f"{folder}\n{archive}")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bundle.facts import RunFacts
+from bundle.terms import PROJECT, Credits
 from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.fingerprint import IntensityStats
 from mcsc_bundle.plan import ChannelNormalization, Plan
@@ -41,7 +42,13 @@ INTENDED_USE = "Research. Not a medical device; not for clinical use."
 
 
 def make_metadata(
-    facts: RunFacts, name: str, bundle_version: str, changelog: Mapping[str, str], data_source: str, packages: Path
+    facts: RunFacts,
+    name: str,
+    bundle_version: str,
+    changelog: Mapping[str, str],
+    data_source: str,
+    packages: Path,
+    credits: Credits = PROJECT,
 ) -> dict[str, Any]:
     """The metadata without checksums.
 
@@ -52,6 +59,7 @@ def make_metadata(
         changelog: version to what changed, newest first.
         data_source: where the data comes from.
         packages: folder that holds the packages which are shipped.
+        credits: who answers for it.
     """
     plan = facts.plan
     classes = ", ".join(f"{value} {label}" for label, value in plan.labels.items())
@@ -69,9 +77,9 @@ def make_metadata(
         "supported_apps": {},
         "name": display_name(name),
         "task": f"{plan.dataset_name}: segmentation of {', '.join(plan.class_names[1:])}",
-        "description": describe(facts),
-        "authors": "The MCSC bundle authors",
-        "copyright": "Copyright (c) The MCSC bundle authors",
+        "description": credits.description or describe(facts),
+        "authors": credits.authors,
+        "copyright": credits.copyright or f"Copyright (c) {credits.authors}",
         "data_source": data_source,
         "data_type": "nifti",
         "image_classes": f"{plan.in_channels} channel(s): {', '.join(plan.channel_names)}; {_schemes(plan)}",

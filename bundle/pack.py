@@ -19,7 +19,7 @@ from bundle.card import write_card
 from bundle.configs import REPOSITORY, packed_configs
 from bundle.facts import PackError, RunFacts, load_weights, read_run
 from bundle.metadata import OURS, make_metadata
-from bundle.terms import DataTerms
+from bundle.terms import PROJECT, Credits, DataTerms
 from bundle.torchscript import export_torchscript
 from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.ensemble import joined_weights
@@ -46,6 +46,7 @@ def pack(
     changes: str = "first version",
     pictures: bool = True,
     large_files_url: str = LARGE_FILES_URL,
+    credits: Credits = PROJECT,
 ) -> tuple[Path, Path]:
     """Pack a run.
 
@@ -60,6 +61,7 @@ def pack(
         changes: what this version brings, for the changelog.
         pictures: show a scan of the data set in the model card.
         large_files_url: where files over 25 MB will lie, with ``{name}``, ``{version}`` and ``{path}``.
+        credits: authors, copyright and description.
 
     Returns:
         The folder and the zip; beside them lies ``test_NAME.py``, the unit test that the model zoo wants.
@@ -82,7 +84,7 @@ def pack(
     shutil.rmtree(building.parent, ignore_errors=True)
     try:
         _copy(facts, building)
-        metadata = make_metadata(facts, name, version, changelog, terms.source, building)
+        metadata = make_metadata(facts, name, version, changelog, terms.source, building, credits)
         for file, content in {**configs, "metadata.json": metadata}.items():
             write_config(building / "configs" / file, content)
         export_torchscript(building)

@@ -1,4 +1,4 @@
-"""Whose data a network was trained on, and what its licence leaves free."""
+"""Whose data a network was trained on, what its licence leaves free, and who publishes the network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,24 @@ class DataTerms:
 
     source: str
     license_text: str
+
+
+@dataclass(frozen=True)
+class Credits:
+    """Who answers for a bundle, in metadata and card.
+
+    Args:
+        authors: names of people or of a group.
+        copyright: the line; made of the authors if empty.
+        description: one sentence; made of run and plan if empty.
+    """
+
+    authors: str = "The MCSC bundle authors"
+    copyright: str = ""
+    description: str = ""
+
+
+PROJECT = Credits()
 
 
 def noncommercial(terms: DataTerms) -> str:

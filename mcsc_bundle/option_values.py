@@ -126,6 +126,11 @@ RULES = {
     "mirror": TRUE_OR_FALSE,
     "save_probabilities": TRUE_OR_FALSE,
     "overlap": Rule("a number from 0 to below 1, or None", _or_none(_number(lambda value: 0 <= value < 1))),
+    "networks": Rule(
+        "a part of the config",
+        lambda value: isinstance(value, Mapping),
+        "To plan for the CNN alone: --prepared#networks cnn.",
+    ),
     "train#trainer#amp": TRUE_OR_FALSE,
     "train#trainer#compile": TRUE_OR_FALSE,
 }

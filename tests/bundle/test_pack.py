@@ -8,11 +8,12 @@ import pickle
 import pytest
 import torch
 
+from bundle.__main__ import pack_run
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.metadata import describe, display_name
 from bundle.pack import data_terms, pack
-from bundle.terms import DataTerms
+from bundle.terms import Credits, DataTerms
 from bundle.verify import verify
 from mcsc_bundle.options import references_in
 from mcsc_bundle.plan import ChannelNormalization, Plan
@@ -67,6 +68,17 @@ def test_metadata_come_from_plan_and_run(tmp_path):
     packages = seen["required_packages_version"]
     assert {"nibabel", "blosc2", "scipy"} <= set(packages) and not {"torch", "os", "mcsc_bundle"} & set(packages)
     assert not any("+" in version for version in (*packages.values(), seen["pytorch_version"]))
+
+
+def test_authors_copyright_and_description_are_whose_they_are(tmp_path):
+    run = make_run(tmp_path / "run")
+    pack_run(str(run), "tiny", str(tmp_path), data_source="mine", data_license="CC0", authors="A. Author")
+    seen = metadata(tmp_path / "tiny")
+    assert (seen["authors"], seen["copyright"]) == ("A. Author", "Copyright (c) A. Author")
+    assert "by A. Author." in (tmp_path / "tiny" / "docs" / "README.md").read_text()
+    pack(run, "tiny", TERMS, tmp_path, credits=Credits("B", "Copyright 2026 C", "Finds things."))
+    seen = metadata(tmp_path / "tiny")
+    assert [seen[key] for key in ("authors", "copyright", "description")] == ["B", "Copyright 2026 C", "Finds things."]
 
 
 def test_metadata_tell_regions_and_what_is_not_predicted(tmp_path):
