@@ -1,6 +1,7 @@
 """The table's bookkeeping; the trainings are replaced by a file of scores."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -237,3 +238,23 @@ def test_settings_are_chosen_on_patients_the_tables_do_not_test():
         assert (len(split["labeled"]), len(split["test"])) == (4, 6)  # whole patients
     assert splits[0]["test"] == splits[1]["test"]
     assert set(splits[0]["labeled"]).isdisjoint(splits[1]["labeled"])
+
+
+def documented_commands():
+    """Of the indented blocks in ``docs/`` those that read kept results."""
+    for document in ("benchmarks.md", "method.md"):
+        text = (label_efficiency.ROOT / "docs" / document).read_text().replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("    ") and "benchmarks.label_efficiency" in line and "--results benchmarks/" in line:
+                yield line.replace("S=benchmarks/splits;", "").replace("$S/", "benchmarks/splits/")
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_commands_of_the_documents_make_their_tables_from_the_kept_results(command, tmp_path, monkeypatch, capsys):
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "benchmarks.label_efficiency"]
+    monkeypatch.chdir(label_efficiency.ROOT)
+    monkeypatch.setattr(label_efficiency, "run_workflow", lambda *_: pytest.fail("a run is missing"))
+    monkeypatch.setattr(sys, "argv", [*words[2:], "--output_dir", str(tmp_path)])
+    assert main() == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == []
