@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -53,8 +54,10 @@ def time_methods(
     for _ in range(rounds):
         for name, taken in seconds.items():
             if in_time():
-                engine = make_trainer(plan, name, device, warmup + steps, **options)
-                more, peak = step_seconds(engine, device, warmup, steps)
+                start_afresh(device)
+                more, peak = step_seconds(
+                    make_trainer(plan, name, device, warmup + steps, **options), device, warmup, steps
+                )
                 taken += more
                 peaks[name] = max(peaks[name], peak)
     reference = statistics.median(seconds[REFERENCE] or [float("nan")])
@@ -85,6 +88,14 @@ def step_seconds(engine: MCSCTrainer, device: torch.device, warmup: int, steps: 
     engine.run()
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return [b - a for a, b in zip(stamps[warmup - 1 :], stamps[warmup:], strict=False)], peak
+
+
+def start_afresh(device: torch.device) -> None:
+    """No earlier trainer in memory (engine and handlers refer to each other), and no graph that was compiled for its shapes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    torch.compiler.reset()
 
 
 def floor_seconds(plan: Plan, device: torch.device, dtype: torch.dtype | None, warmup: int, steps: int) -> list[float]:

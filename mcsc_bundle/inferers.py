@@ -52,7 +52,8 @@ class WindowInferer(Inferer):
     Args:
         windows: makes the inferer; takes its ``device`` and ``sw_device``.
         mirror_axes: network axes to flip.
-        amp_dtype: of the network; windows are weighted and added in float32.
+        amp_dtype: of the network, as in training; ``None`` is what the device is good for. Windows are weighted and added in
+            float32.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class WindowInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits ``(B, classes, *spatial)`` of ``(B, C, *spatial)``."""
         predict = network
-        if self.amp_dtype is not None and (dtype := autocast_dtype(inputs.device, self.amp_dtype)):
+        told = inputs.is_cuda or self.amp_dtype is not None
+        if told and (dtype := autocast_dtype(inputs.device, self.amp_dtype)):
             predict = partial(in_precision, network=network, dtype=dtype)
         if self.mirror_axes:
             predict = partial(mirrored, network=predict, axes=self.mirror_axes)

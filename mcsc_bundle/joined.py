@@ -69,8 +69,7 @@ class Configuration:
         """
         item = {"image": files} if previous is None else {"image": files, PREVIOUS: previous}
         image = self.transform(item)["image"]
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits = self.inferer(image.as_tensor()[None].to(self.device), self.network)[0]
+        logits = self.inferer(image.as_tensor()[None].to(self.device), self.network)[0]
         return restore_probabilities(logits.float(), image, self.transform, self.plan)
 
     def mask(self, files: Any) -> MetaTensor:

@@ -87,7 +87,7 @@ class LossLog:
     def _add(self, engine: MCSCTrainer) -> None:
         values = {"loss": engine.state.output["loss"], **engine.state.output["terms"]}
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.float()
+            self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
         self.steps += 1
         self.pace.step(time.perf_counter())
 

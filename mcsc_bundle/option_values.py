@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.precision import AMP_DTYPES
+
 EXPRESSIONS = ("$", "@", "%")  # a text that MONAI evaluates: its value is not known yet
 YAML_FLOAT = "In YAML write 1.0e-4: 1e-4 is a text there."
 
@@ -111,7 +113,7 @@ RULES = {
     ),
     "step_seconds": Rule("a number of seconds above 0, or None", _or_none(_number(lambda value: value > 0))),
     "workers": Rule("a whole number of 1 or more, or None", _or_none(_whole(1))),
-    "amp_dtype": Rule("bfloat16, float16 or None", _or_none(_one_of("bfloat16", "float16"))),
+    "amp_dtype": Rule("bfloat16, float16, float32 or None", _or_none(_one_of(*AMP_DTYPES))),
     "max_epochs": AT_LEAST_1,
     "epoch_length": AT_LEAST_1,
     "val_interval": AT_LEAST_1,

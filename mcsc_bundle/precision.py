@@ -9,7 +9,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def autocast_dtype(device: torch.device, wanted: torch.dtype | str | None) -> torch.dtype | None:
@@ -17,20 +17,28 @@ def autocast_dtype(device: torch.device, wanted: torch.dtype | str | None) -> to
 
     Args:
         device: where.
-        wanted: bf16 or fp16, also by name; ``None`` takes bf16 where a GPU has it, else fp16. A CPU takes bf16 alone, and
-            only if told to: it gains by it where it has bf16 instructions (AVX512-BF16, AMX).
+        wanted: bf16, fp16 or, for no mixed precision, float32, also by name; ``None`` takes bf16 where a GPU has it (not where
+            it is emulated), else fp16. A CPU takes bf16 alone, and only if told to: it gains by it where it has bf16
+            instructions (AVX512-BF16, AMX).
 
     Raises:
         SystemExit: another name.
     """
     if isinstance(wanted, str):
         if wanted not in AMP_DTYPES:
-            raise SystemExit(f"error: amp_dtype: expected {' or '.join(AMP_DTYPES)}, received {wanted!r}.")
+            raise SystemExit(f"error: amp_dtype: expected {', '.join(AMP_DTYPES)}, received {wanted!r}.")
         wanted = AMP_DTYPES[wanted]
+    if wanted == torch.float32:
+        return None
     if device.type != "cuda" and wanted != torch.bfloat16:
         _tell_off(str(device))
         return None
-    return wanted or (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    return wanted or (torch.bfloat16 if _computes_bf16(device) else torch.float16)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache

@@ -237,8 +237,8 @@ def _all_taps(shape: Sequence[int], new_shape: Sequence[int], coarse: int | None
 def _interpolate(image: Tensor, taps: Sequence[Taps]) -> Tensor:
     """One axis after the other, the one that shrinks most first."""
     for axis in sorted(range(image.ndim), key=lambda axis: len(taps[axis].low) / image.shape[axis]):
-        low, high, weight = (torch.from_numpy(part).to(image.device) for part in vars(taps[axis]).values())
-        if len(low) != image.shape[axis] or bool(weight.any()):
+        if len(taps[axis].low) != image.shape[axis] or taps[axis].weight.any():
+            low, high, weight = (torch.from_numpy(part).to(image.device) for part in vars(taps[axis]).values())
             one, other = image.index_select(axis, low), image.index_select(axis, high)
             image = one.lerp_(other, weight.view(-1, *[1] * (image.ndim - axis - 1)).to(image.dtype))
     return image

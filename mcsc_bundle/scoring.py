@@ -31,14 +31,20 @@ class ScoredClassesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with ``(1 + classes, *spatial)`` of zeros and ones under both keys."""
-        item = dict(data)
         logits, label = self.keys
-        stored = torch.as_tensor(item[label])[None].long()
+        predicted, stored = (torch.as_tensor(data[key])[None] for key in self.keys)
+        try:
+            both = self._scored(predicted, stored.to(predicted.device))  # the inferer may have gone to main memory
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            both = self._scored(predicted.cpu(), stored.cpu())
+        return {**data, **dict(zip((logits, label), both, strict=True))}
+
+    def _scored(self, logits: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
         outputs, ignored = self.outputs.to(stored.device), stored == STORED_IGNORED
-        truth = outputs.target(stored.masked_fill(ignored, IGNORED))
-        predicted = outputs.hard(torch.as_tensor(item[logits])[None]).masked_fill(ignored, IGNORED)
-        item[logits], item[label] = (self._channels(target) for target in (predicted, truth))
-        return item
+        truth = outputs.target(stored.long().masked_fill(ignored, IGNORED))
+        predicted = outputs.hard(logits).masked_fill(ignored, IGNORED)
+        return self._channels(predicted), self._channels(truth)
 
     def _channels(self, target: Tensor) -> Tensor:
         classes = self.outputs.foreground(target, self.channels)[0]

@@ -219,7 +219,7 @@ class MCSCTrainer(SupervisedTrainer):
             raise NonFiniteLossError(
                 f"expected finite gradients, received {self.nonfinite_in_a_row} non-finite steps in a row up to "
                 f"iteration {self.state.iteration}; last terms {terms}. "
-                "Lower the learning rate, or train without AMP (--train#trainer#amp False)."
+                "Lower the learning rate, or train without mixed precision (--amp_dtype float32)."
             )
 
     def training_state(self) -> dict[str, Any]:
@@ -320,4 +320,6 @@ def _distributed(method: Method, device: torch.device) -> nn.Module:
     """The method, wrapped once for ``torch.distributed`` where that is running."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return method
-    return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        method, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from mcsc_bundle.devices import with_current_gpu
 from mcsc_bundle.plan import Plan, PlanError
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def step_gigabytes(plan: Plan, networks: str) -> float | None:
         path = Path(folder) / "plan.json"
         plan.save(path)
         command = [sys.executable, "-W", "ignore", "-m", "preprocessing.measured", str(path), networks]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        environment = with_current_gpu() | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # torchrun's: this process is none of its ranks
             environment.pop(name, None)
         try:
@@ -122,8 +123,10 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
     from mcsc_bundle.losses.segmentation import nnunet_loss
     from mcsc_bundle.methods import MCSC, Method, MultiScaleContrast, Supervised
     from mcsc_bundle.networks import NetworkPair
+    from mcsc_bundle.precision import autocast_dtype
 
     device = torch.device(plan.device)
+    dtype = autocast_dtype(device, None)
     pair = NetworkPair.from_plan(plan)
     loss = nnunet_loss(plan.batch_dice, pair.outputs)
     method: Method = Supervised(pair, loss, deep_supervision=True)
@@ -139,7 +142,7 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
             plan.batch_labeled + plan.batch_unlabeled, plan.network_channels, *plan.patch_size, device=device
         )
         label = torch.randint(plan.num_classes, (plan.batch_labeled, 1, *plan.patch_size), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
             terms = method({"image": image, "label": label}, progress=0.5)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([term.float() for term in terms.values()]).sum().backward()

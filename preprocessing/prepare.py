@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.devices import selected
 from mcsc_bundle.files import DiskError, save_text
 from mcsc_bundle.first_stage import stage_key
 from mcsc_bundle.interrupt import stops_with
@@ -81,7 +82,7 @@ def prepare(
     previous: str | None = None,
     memory_gb: float | None = None,
     step_seconds: float | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     networks: str = "pair",
     cache_dir: str | None = None,
     workers: int | None = None,
@@ -113,7 +114,7 @@ def prepare(
         previous: of a cascade, folder of the runs of the stage before; ``None`` takes the one that the run remembers.
         memory_gb: memory budget; ``None`` takes what the device has.
         step_seconds: on a CPU, time budget of a step; ``None`` is 2 s.
-        device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for.
+        device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for; a numbered GPU becomes the current one.
         networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
         cache_dir: folder of preprocessed cases, to share among runs; ``None`` takes ``output_dir/preprocessed``.
         workers: processes; ``None`` takes what cores and memory allow.
@@ -127,7 +128,7 @@ def prepare(
         DatasetError, ImageError, OptionError, PlanError: an option, the data or the plan cannot be used; the
             message says what to do.
     """
-    choices = {"configuration": configuration, "memory_gb": memory_gb, "device": device, "networks": networks}
+    choices = {"configuration": configuration, "memory_gb": memory_gb, "device": selected(device), "networks": networks}
     if step_seconds is not None:
         choices["step_seconds"] = step_seconds
     check_values(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.cascade import PREVIOUS
+from mcsc_bundle.devices import with_current_gpu
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.first_stage import FILE, check_stage, previous_dir, weights_key
 from mcsc_bundle.fold_scores import FoldScoresError, left_out_masks
@@ -151,7 +152,7 @@ def _predicted(items: Sequence[Mapping[str, Any]], folder: Path, runs: Sequence[
         })  # fmt: skip
         # A process of its own: where several train (torchrun), this one alone predicts, and the others wait.
         command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(arguments)]
-        alone = {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+        alone = {name: value for name, value in with_current_gpu().items() if name not in TORCHRUN}
         path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
         ended = subprocess.run(command, env={**alone, "PYTHONPATH": path.strip(os.pathsep)}, check=False)
     if ended.returncode not in (0, 1):  # 1: some could not be predicted, and are set aside

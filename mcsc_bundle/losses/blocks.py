@@ -46,7 +46,7 @@ def local_blocks(
     device = torch.get_default_device() if device is None else torch.device(device)
     shape, block = tuple(shape), tuple(block)
     corners = kept(_corners, device, shape, block)
-    order = torch.rand(len(corners), maps, device=device, generator=generator).argsort(0)  # one shuffle per map
+    order = _uniform((len(corners), maps), device, generator).argsort(0)  # one shuffle per map
     chosen = corners[order]
     for axis, (size, edge) in enumerate(zip(shape, block, strict=True)):
         if size % edge:
@@ -98,12 +98,19 @@ def sample_voxels(
     """
     if pixels >= where.shape[2]:
         return where
-    keys = torch.rand(where.shape, device=where.device, generator=generator)
+    keys = _uniform(where.shape, where.device, generator)
     if labels is not None:
         found = labels.expand(len(where), -1, -1).gather(2, where)
         # the k-th smallest of n uniform numbers is about k / n: times n, every class's k-th voxel comes at about k
         keys = (keys * _class_sizes(found, num_classes)).masked_fill_(found < 0, torch.inf)
     return where.gather(2, keys.topk(pixels, dim=2, largest=False).indices)
+
+
+def _uniform(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Numbers in [0, 1); ``torch.rand`` told of no generator takes no symbolic sizes (``torch.compile``)."""
+    if generator is None:
+        return torch.rand(shape, device=device)
+    return torch.rand(shape, device=device, generator=generator)
 
 
 def _class_sizes(labels: Tensor, num_classes: int) -> Tensor:

@@ -32,6 +32,23 @@ def test_a_metric_sees_each_region() -> None:
     assert scored["pred"].tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0]]
 
 
+def test_classes_that_do_not_fit_on_the_gpu_are_told_apart_in_main_memory(monkeypatch) -> None:
+    label, logits = torch.tensor([[0, 1, 2]]), torch.eye(3)
+    scored, told, tries = ScoredClassesd(("pred", "label"), make_plan("3d")), [], []
+    whole = scored._scored
+
+    def full_at_first(*tensors):
+        tries.append(tensors)
+        if len(tries) == 1:
+            raise torch.cuda.OutOfMemoryError
+        told.extend(tensor.device.type for tensor in tensors)
+        return whole(*tensors)
+
+    monkeypatch.setattr(scored, "_scored", full_at_first)
+    item = scored({"pred": logits, "label": label, "case": "a"})
+    assert told == ["cpu", "cpu"] and item["case"] == "a" and torch.equal(item["pred"], item["label"])
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
 def test_a_metric_sees_the_annotated_voxels_alone(dtype) -> None:
     label = torch.tensor([[1, 1, 0, 255]]).to(dtype)

@@ -274,7 +274,7 @@ def test_amp_is_off_on_a_cpu():
 
 
 def test_an_unknown_amp_dtype_is_refused_by_name():
-    with pytest.raises(SystemExit, match="amp_dtype: expected bfloat16 or float16, received 'bf61'"):
+    with pytest.raises(SystemExit, match="amp_dtype: expected bfloat16, float16, float32, received 'bf61'"):
         trainer(amp=True, amp_dtype="bf61")
 
 

@@ -88,3 +88,11 @@ class TestSampleVoxels:
         where = torch.arange(10).expand(20, 1, 10)
         labels = torch.tensor([[-1] * 6 + [0, 1, 1, 1]])
         assert (sample_voxels(where, 4, labels, 2) >= 6).all()
+
+
+def test_blocks_are_drawn_under_compile_while_the_number_of_maps_changes():
+    draw = torch.compile(
+        lambda maps: sample_voxels(local_blocks((4, 6), (2, 3), maps=len(maps)), 2), backend="eager", dynamic=True
+    )
+    for count in (2, 3, 5):
+        assert draw(torch.zeros(count)).shape == (4, count, 2)

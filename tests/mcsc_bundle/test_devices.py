@@ -1,0 +1,38 @@
+"""The current GPU, on a machine that need not have one."""
+
+import pytest
+import torch
+
+from mcsc_bundle.devices import selected, with_current_gpu
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs; gives the list of those that were made current."""
+    current = [0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(torch.device(device).index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    return current
+
+
+@pytest.mark.parametrize(("device", "kind", "index"), [("cuda:1", "cuda", 1), ("cuda", "cuda", 0), ("cpu", "cpu", 0)])
+def test_a_numbered_gpu_becomes_the_current_one(gpus, device, kind, index):
+    assert selected(device) == selected(torch.device(device)) == kind
+    assert gpus[-1] == index
+
+
+def test_without_a_gpu_one_can_be_planned_for():
+    assert (selected("cuda:1"), selected("auto")) == ("cuda", "auto") or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(("visible", "seen"), [("", "1"), ("4,7", "7")])
+def test_a_new_process_sees_the_current_gpu_alone(gpus, visible, seen):
+    selected("cuda:1")
+    environment = {"HOME": "there"} | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
+    assert with_current_gpu(environment) == {"HOME": "there", "CUDA_VISIBLE_DEVICES": seen}
+
+
+def test_without_a_gpu_the_environment_stays(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert with_current_gpu({"HOME": "there"}) == {"HOME": "there"}
