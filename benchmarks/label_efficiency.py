@@ -24,6 +24,7 @@ import re
 import statistics
 import sys
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from benchmarks.kept_results import check_source, kept_result, patients_of, source
+from benchmarks.label_protocols import PROTOCOLS
 from benchmarks.label_table import (
     BASELINE,
     DISTANCES,
@@ -43,63 +45,14 @@ from benchmarks.label_table import (
 )
 from benchmarks.voxel_distances import voxel_distances
 from mcsc_bundle.files import save_text
+from mcsc_bundle.options import OptionError, check_options
+from preprocessing.dataset import DatasetError, read_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 ONE_PASS = {"mirror": False, "postprocess": False}
 """Scores are of what the networks know; what inference adds is measured by ``benchmarks.inference_gains``."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Length and settings of a run.
-
-    Args:
-        iterations, epoch_length: optimiser steps, and those between two checkpoints.
-        overrides: of the config.
-    """
-
-    iterations: int
-    epoch_length: int
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-
-PROTOCOLS = {
-    "cpu": Protocol(
-        600, 25, {"step_seconds": 1.0}
-    ),  # networks half as wide as a CPU plan's and half its batch, so that there can be many runs
-    "acdc_cpu": Protocol(
-        1500,
-        25,
-        {
-            "plan_from": "benchmarks/protocols/acdc_cpu_plan.json",
-            "amp_dtype": "bfloat16",
-            "transformer_lr": 1e-3,  # at the CNN's 3e-3 its loss on the labels of acdc_tune_0 is 0.81 after 750 steps, so 0.62
-        },
-    ),  # half the resolution (benchmarks/coarse_plan.py), so that labels and not steps limit the baseline
-    "acdc_quarter": Protocol(  # a quarter of it, where 6000 steps are a few minutes: for choices on the tuning splits
-        6000,
-        250,
-        {
-            "plan_from": "benchmarks/protocols/acdc_quarter_plan.json",
-            "amp_dtype": "bfloat16",
-            "transformer_lr": 1e-3,
-        },
-    ),
-    "gpu": Protocol(40000, 250),  # as ``run training`` on a GPU: the data set's own plan and length, any dimension
-    "paper": Protocol(  # the authors' script: 40 000 steps, 5e-4 for the CNN and the projectors, a fifth for Swin
-        40000,
-        250,
-        {
-            "preset": "paper",
-            "configuration": "2d",
-            "lr": 5e-4,
-            "transformer_lr": 1e-4,
-            "deep_supervision": False,  # nobody had it
-        },
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -139,11 +92,27 @@ def config_files(method: str) -> list[str]:
     return files
 
 
+class RunError(Exception):
+    """A run that ended with a sentence for the user."""
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What a chain of errors began with: MONAI's own says only which expression failed."""
+    while (cause := error.__cause__) is not None:
+        error = cause
+    return error
+
+
 def run_workflow(files: list[str], run_id: str, overrides: dict[str, Any]) -> None:
     """What ``python -m monai.bundle run RUN_ID --config_file FILES ...`` does, in this process."""
-    workflow = workflow_of(files, run_id, overrides)
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow = workflow_of(files, run_id, overrides)
+        workflow.run()
+        workflow.finalize()
+    except SystemExit as error:
+        if error.code in (0, 130, None):  # 130: Ctrl-C
+            raise
+        raise RunError(error.code) from error
 
 
 def workflow_of(files: list[str], run_id: str, overrides: dict[str, Any]) -> ConfigWorkflow:
@@ -241,7 +210,9 @@ def main() -> int:
         "--methods", default="supervised,mean_teacher,cross_teaching,mcsc_paper,mcsc", help=f"of {', '.join(methods())}"
     )
     parser.add_argument("--budgets", help="numbers of labelled cases; without --splits 4,10")
-    parser.add_argument("--seeds", default="3", help="a number of seeds, or a list of them (2, for seed 2 alone)")
+    parser.add_argument(
+        "--seeds", default="3", help="a number of seeds, or a list of them (`2,` with its comma: seed 2 alone)"
+    )
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="cpu")
     parser.add_argument("--iterations", type=int, help="instead of the protocol's")
     parser.add_argument(
@@ -275,6 +246,8 @@ def main() -> int:
     missing = {*arguments.budgets.split(","), *(["all"] if arguments.upper_bound else [])} - set(splits)
     if splits and missing:
         parser.error(f"--splits: expected a file for {', '.join(sorted(missing))}, received {arguments.splits}.")
+    if problem := impossible(arguments):
+        parser.error(problem)
     logging.getLogger().setLevel(logging.WARNING)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     results, failed = [], []
@@ -282,8 +255,11 @@ def main() -> int:
     for number, job in enumerate(jobs, start=1):
         try:
             results.append(one_run(arguments, job))
-        except Exception as error:  # the others are worth having
-            failed.append(f"{job.folder}: {error}")
+        except (Exception, RunError) as error:  # the others are worth having
+            (Path(arguments.output_dir) / f"{job.folder}.error.txt").write_text(
+                traceback.format_exc(), encoding="utf-8"
+            )
+            failed.append(f"{job.folder}: {innermost(error)}")
             print(f"{number}/{len(jobs)} {failed[-1]}", file=sys.stderr, flush=True)
             continue
         print(f"{number}/{len(jobs)} {job.folder}: Dice {results[-1]['dice']:.2f}", flush=True)
@@ -296,11 +272,52 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def impossible(arguments: argparse.Namespace) -> str:
+    """What cannot be done, found before the first training; empty if all can."""
+    length = PROTOCOLS[arguments.protocol].epoch_length
+    try:
+        overrides = [
+            json.loads(text) for text in (arguments.overrides, *(v.partition("=")[2] for v in arguments.variant))
+        ]
+        seeds = list_of_seeds(arguments.seeds)
+    except ValueError as error:
+        return (
+            f"expected JSON in --overrides and --variant NAME=JSON, whole numbers in --seeds; received other ({error})."
+        )
+    length = overrides[0].get("epoch_length", length)
+    if arguments.iterations and arguments.iterations % length:
+        return (
+            f"--iterations: expected a multiple of {length}, the length of an epoch, received {arguments.iterations}."
+        )
+    for job in all_jobs(arguments):
+        given = {**overrides[0], **job.overrides}
+        given.pop("deep_supervision", None)  # methods that have none need not be left out of the command
+        try:
+            check_options(config_files(job.method), given)
+        except OptionError as error:
+            return f"{job.name}: {error}"
+    if not arguments.splits and Path(arguments.dataset_dir).is_dir() and seeds:
+        try:
+            labelled = sum(case.label is not None for case in read_dataset(arguments.dataset_dir).cases)
+        except DatasetError as error:
+            return str(error)
+        most = max(int(budget) for budget in arguments.budgets.split(","))
+        if labelled < most + arguments.num_test:
+            return (
+                f"{arguments.dataset_dir} has {labelled} labelled cases; expected at least {most} to train (--budgets) and "
+                f"{arguments.num_test} to test (--num_test)."
+            )
+    return ""
+
+
+def list_of_seeds(text: str) -> list[int]:
+    """``3`` are seeds 0, 1 and 2; ``0,2`` and ``2,`` are those that are named."""
+    return list(range(int(text))) if "," not in text else [int(seed) for seed in text.split(",") if seed]
+
+
 def all_jobs(arguments: argparse.Namespace) -> list[Job]:
     """Seed by seed, so that an interrupted table is complete for the seeds it has."""
-    seeds = (
-        range(int(arguments.seeds)) if "," not in arguments.seeds else [int(s) for s in arguments.seeds.split(",") if s]
-    )
+    seeds = list_of_seeds(arguments.seeds)
     variants: dict[str, dict[str, Any]] = {method: {} for method in arguments.methods.split(",")}
     for text in arguments.variant:
         name, _, overrides = text.partition("=")

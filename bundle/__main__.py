@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import fire
 
@@ -17,8 +19,9 @@ from bundle.export import export
 from bundle.facts import PackError
 from bundle.pack import LARGE_FILES_URL, data_terms, pack
 from bundle.publish import publish
-from bundle.terms import Credits
+from bundle.terms import PROJECT, Credits
 from bundle.verify import report
+from mcsc_bundle.flags import check_flags_or_exit
 
 
 def pack_run(
@@ -56,6 +59,8 @@ def pack_run(
     terms = data_terms(dataset_dir, data_source, data_license)
     folder, archive = pack(run_dir, name, terms, output_dir, str(version), changes, pictures, large_files_url, credits)
     print(f"{folder}\n{archive}")
+    if credits == PROJECT:
+        print(f"Authors: {credits.authors} (--authors NAMES to give yours).")
 
 
 def export_bundle(bundle_dir: str, run_dir: str, onnx: bool = True, windows: int = 20) -> None:
@@ -89,13 +94,19 @@ def publish_bundle(bundle_dir: str, repo: str, dry_run: bool = False, private: b
     print("\n".join(lines))
 
 
-VERBS = {"pack": pack_run, "verify": report, "export": export_bundle, "publish": publish_bundle}
+VERBS: dict[str, Callable[..., Any]] = {
+    "pack": pack_run,
+    "verify": report,
+    "export": export_bundle,
+    "publish": publish_bundle,
+}
 
 
 def main(arguments: list[str]) -> None:
     """Dispatch; a user's mistake ends with its message instead of a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bundle").setLevel(logging.INFO)
+    check_flags_or_exit(arguments, VERBS)
     try:
         fire.Fire(VERBS, command=arguments, name="python -m bundle")
     except PackError as error:

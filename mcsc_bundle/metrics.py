@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mcsc_bundle.case_metrics import SURFACE_TOLERANCE_MM, CaseMetric, case_metrics, write_metrics
+from mcsc_bundle.flags import check_flags_or_exit
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import Values
 from mcsc_bundle.plan import Plan
@@ -136,4 +138,5 @@ def score_folder(
 
 
 if __name__ == "__main__":
+    check_flags_or_exit(sys.argv[1:], score_folder)
     fire.Fire(score_folder)

@@ -131,7 +131,7 @@ RULES = {
     "networks": Rule(
         "a part of the config",
         lambda value: isinstance(value, Mapping),
-        "To plan for the CNN alone: --prepared#networks cnn.",
+        "To train the CNN alone: configs/method_supervised.yaml over train.yaml; to plan for it alone: --prepared#networks cnn.",
     ),
     "train#trainer#amp": TRUE_OR_FALSE,
     "train#trainer#compile": TRUE_OR_FALSE,

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MANY = 5  # names that one reads; of more the first ones are given
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b``; of more than ``MANY`` the first ones and how many there are."""
+    if len(names) <= MANY:
+        return ", ".join(names)
+    return f"{', '.join(names[:MANY])}, ... ({len(names)})"
+
 
 def counted(number: int, noun: str) -> str:
     """``1 case``, ``2 cases``, ``no case``.

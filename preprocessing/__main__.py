@@ -45,13 +45,16 @@ def main(arguments: list[str]) -> None:
 
 def _call(arguments: list[str]) -> None:
     gc.disable()  # the imports make a million objects and no garbage
+    from mcsc_bundle.flags import check_flags_or_exit
     from preprocessing import verbs
     from preprocessing.prepare import USER_ERRORS
 
     gc.freeze()  # nor is there any use in looking at them again, which in a forked worker would copy them
     gc.enable()
+    commands = {verb: getattr(verbs, verb) for verb in VERBS}
+    check_flags_or_exit(arguments, commands)
     try:
-        fire.Fire({verb: getattr(verbs, verb) for verb in VERBS}, command=arguments, name="python -m preprocessing")
+        fire.Fire(commands, command=arguments, name="python -m preprocessing")
     except USER_ERRORS as error:
         raise SystemExit(f"error: {error}") from None
 

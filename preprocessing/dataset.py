@@ -21,7 +21,7 @@ from preprocessing.declared import (
     read_declaration,
 )
 from preprocessing.folders import DatasetError, find_child
-from preprocessing.layouts import LAYOUTS, Case, find_cases
+from preprocessing.layouts import LAYOUTS, Case, find_cases, is_bare
 from preprocessing.patients import look_alike, patient_groups
 
 __all__ = ["Case", "Dataset", "DatasetError", "read_dataset"]
@@ -76,7 +76,8 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
         raise DatasetError(f"expected a data set folder, received {root}, which is no folder. Give one with {LAYOUTS}.")
     file = find_child(root, "dataset.json")
     content = read_declaration(file) if file else {}
-    labels = declared_labels(content, file) if file else {}
+    told = file is not None and not ("labels" not in content and is_bare(root, content))
+    labels = declared_labels(content, file) if file and told else {}
     channels = declared_channels(content)
     cases = find_cases(root, content, len(channels) or None)
     _check(cases, root)
@@ -90,8 +91,8 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
         channel_names=channels or _unnamed_channels(root, cases),
         labels=labels,
         cases=tuple(dataclasses.replace(case, group=groups[case.name]) for case in cases),
-        regions=declared_regions(content, file) if file else {},
-        ignore_value=declared_ignore(content, file) if file else None,
+        regions=declared_regions(content, file) if file and told else {},
+        ignore_value=declared_ignore(content, file) if file and told else None,
     )
     _report(dataset)
     return dataset

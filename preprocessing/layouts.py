@@ -77,6 +77,11 @@ def find_cases(root: Path, content: Mapping[str, Any], num_channels: int | None)
     return sorted(cases, key=lambda case: case.name)
 
 
+def is_bare(root: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a folder is neither the Decathlon's nor nnU-Net's: its label files alone may tell the classes."""
+    return not {"training", "dataset"} & set(content) and find_child(root, "imagesTr") is None
+
+
 def _items(entries: Any, key: str) -> list[dict[str, Any]]:
     """Items ``{"image": [paths], "label": path or None, "name"?}``; an item that is only a path has no ``label``."""
     if not isinstance(entries, (list, tuple)):

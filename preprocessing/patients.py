@@ -88,7 +88,7 @@ def look_alike(names: Iterable[str], content: Mapping[str, Any]) -> str:
         return ""
     first, second, *_ = several[0]
     return (
-        f"{sum(map(len, several))} cases have names like {first} and {second}, and count as a patient each. If these are of one "
-        f'patient, a split may part them, and scores will be too good: declare "groups": {{"{first}": "A", "{second}": "A"}} in '
-        "dataset.json."
+        f"{sum(map(len, several))} cases have names like {first} and {second}, and count as a patient each. If these are of "
+        f"one patient, a split may part them, and scores will be too good: declare "
+        f'{{"groups": {{"{first}": "A", "{second}": "A"}}}} in dataset.json.'
     )

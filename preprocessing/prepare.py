@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json, to_plain
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.trained import check_start, read_trained
-from mcsc_bundle.words import counted
+from mcsc_bundle.words import MANY, counted, listed
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
 from preprocessing.fingerprint import NoLabeledCaseError, measure
@@ -166,6 +166,11 @@ def prepare(
     return prepared
 
 
+def _named(items: Sequence[Mapping[str, Any]]) -> str:
+    """How many cases, and which while they are few."""
+    return f"{len(items)} ({listed([item['case'] for item in items])})" if 0 < len(items) <= MANY else str(len(items))
+
+
 def prepare_or_exit(*args: Any, **kwargs: Any) -> Prepared:
     """``prepare`` for configs: a user's mistake, or Ctrl-C, ends the program with one sentence instead of a traceback."""
     try:
@@ -215,8 +220,9 @@ def _fingerprint(
         if not _is_copy(run, fingerprint, rejected, split):
             raise DatasetError(
                 f"{run} holds a training on other data or another split than {dataset.root} gives now. If it was trained with "
-                "--num_labeled, --num_test, --split_seed or --split_file, give them again; else choose another --output_dir, or "
-                "delete that folder to train again."
+                "--num_labeled, --num_test, --split_seed or --split_file, give them again. If labels were added since, train "
+                f"into another --output_dir, with --init_from {run} --fold all to start from these weights. Else choose another "
+                "--output_dir, or delete that folder to train again."
             )
         save_json(run / "fingerprint.rejected.json", rejected)
         save_text(key_file, key)
@@ -294,10 +300,15 @@ def _preprocess(
         raise DatasetError(f"{dataset.root}: no labelled case is left to train on; see {run / 'rejected.json'}.")
     with_label = sum(bool(item["labeled"]) for item in train)
     log.info(
-        "Training part: %d labelled and %s; validation: %d; test: %d; set aside: %d.",
-        with_label, counted(len(train) - with_label, "unlabelled case"), len(watched), len(test),
+        "Training part: %d labelled and %s; validation: %s; test: %s; set aside: %d.",
+        with_label, counted(len(train) - with_label, "unlabelled case"), _named(watched), _named(test),
         len(rejected) + len(failed),
     )  # fmt: skip
+    if split.left_out:
+        log.info(
+            "In no part: %s (other scans of the patient are labelled or for the test, or the split file leaves them out).",
+            listed(split.left_out),
+        )
     return Prepared(plan, store, train, watched, test, len(val) + len(split.test) - len(watched) - len(test))
 
 

@@ -110,7 +110,7 @@ def _normalization(plan: Plan, fingerprint: Fingerprint) -> str:
     for entry in plan.normalization:
         if entry.scheme == "ct":
             texts.append(
-                f"'{entry.channel}' names CT, whose units mean the same in every scan: clipped to the foreground's "
+                f"'{entry.channel}' is CT, whose units mean the same in every scan: clipped to the foreground's "
                 f"0.5 and 99.5 percentiles, {entry.lower:.4g} to {entry.upper:.4g}, then minus its mean "
                 f"{entry.mean:.4g}, over its deviation {entry.std:.4g}."
             )

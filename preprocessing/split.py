@@ -245,7 +245,7 @@ def _check(
         wanted, kept = num_labeled or 1, f" beside {len(test)} kept out for testing" if test else ""
         enough = len(labeled) + len(test) >= wanted
         remedy = (
-            "Lower num_labeled, or num_test (0 keeps none out)."
+            f"Lower {'num_labeled, or ' if labeled else ''}num_test (0 keeps none out)."
             if enough
             else "Label more cases, or lower num_labeled."
         )

@@ -1,6 +1,7 @@
 """The table's bookkeeping; the trainings are replaced by a file of scores."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def trainings(monkeypatch):
 
 
 def run(monkeypatch, folder, *words):
-    command = ["label_efficiency", "--dataset_dir", "data", "--output_dir", str(folder), "--seeds", "2", *words]
+    command = ["label_efficiency", "--dataset_dir", "nowhere", "--output_dir", str(folder), "--seeds", "2", *words]
     monkeypatch.setattr(sys, "argv", command)
     return main()
 
@@ -91,7 +92,7 @@ def test_a_result_of_another_data_set_is_refused_and_one_of_other_code_is_named(
     kept.write_text(json.dumps(result | {"code": "older"}))
     assert run(monkeypatch, tmp_path, *words) == 0
     assert "supervised_4_0.json was made by code older" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="of data set other, received one of data"):
+    with pytest.raises(SystemExit, match="of data set other, received one of nowhere"):
         run(monkeypatch, tmp_path, *words, "--dataset_dir", "other")
 
 
@@ -238,6 +239,38 @@ def test_settings_are_chosen_on_patients_the_tables_do_not_test():
         assert (len(split["labeled"]), len(split["test"])) == (4, 6)  # whole patients
     assert splits[0]["test"] == splits[1]["test"]
     assert set(splits[0]["labeled"]).isdisjoint(splits[1]["labeled"])
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--iterations", "4"], "--iterations: expected a multiple of 25, the length of an epoch, received 4"),
+        (["--overrides", '{"step_secnds": 1}'], "step_secnds"),
+        (["--overrides", "{max_epochs:1}"], "expected JSON in --overrides"),
+        (["--variant", 'no contrast={"method#contrast_wieght": 0}'], "no contrast: .*contrast_wieght"),
+        (["--seeds", "a"], "whole numbers in --seeds"),
+        (
+            ["--budgets", "1,3", "--num_test", "1"],
+            "has 3 labelled cases; expected at least 3 to train .* and 1 to test",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_any_training(words, answer, tmp_path, monkeypatch, trainings, capsys):
+    data = scans.decathlon(tmp_path / "data", ["a", "b", "c"])
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path / "out", "--budgets", "1", "--num_test", "1", "--dataset_dir", str(data), *words)
+    assert re.search(answer, capsys.readouterr().err) and not trainings
+
+
+def test_a_run_that_ends_with_a_sentence_leaves_the_others(tmp_path, monkeypatch, capsys):
+    def failing(files, run_id, overrides):
+        raise SystemExit("error: no space is left")
+
+    monkeypatch.setattr(label_efficiency, "workflow_of", failing)
+    with pytest.raises(SystemExit, match="no run succeeded"):
+        run(monkeypatch, tmp_path, "--methods", "supervised", "--budgets", "4")
+    assert "1/2 supervised_4_0: error: no space is left\n2/2" in capsys.readouterr().err.replace("\r", "")
+    assert "Traceback" in (tmp_path / "supervised_4_0.error.txt").read_text()
 
 
 def documented_commands():

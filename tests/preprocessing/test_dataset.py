@@ -115,6 +115,14 @@ def test_bare_folder_is_matched_by_name_and_leaves_its_labels_to_the_fingerprint
     assert "z-score" in caplog.text and '"CT"' in caplog.text
 
 
+def test_a_bare_folder_may_declare_patients_alone(tmp_path):
+    folder = folder_of(tmp_path, ["P4-1", "P4-2"], ["P4-1"])
+    (folder / "dataset.json").write_text('{"groups": {"P4-1": "A", "P4-2": "A"}}')
+    dataset = read_dataset(folder)
+    assert (dataset.labels, dataset.regions, dataset.ignore_value) == ({}, {}, None)
+    assert [case.group for case in dataset.cases] == ["A", "A"]
+
+
 @pytest.mark.parametrize(("darkest", "channel"), [(-1024, "CT"), (-899, "image"), (0, "image")])
 def test_bare_folder_of_images_with_air_in_hounsfield_units_is_ct(tmp_path, darkest, channel, caplog):
     image = voxels(0, (3, 4, 5))
