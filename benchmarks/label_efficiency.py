@@ -20,18 +20,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 import statistics
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
 from benchmarks.kept_results import check_source, kept_result, patients_of, source
+from benchmarks.label_jobs import Job, all_jobs, config_files, impossible, methods, named_splits, result_file, settings
 from benchmarks.label_protocols import PROTOCOLS
 from benchmarks.label_table import (
     BASELINE,
@@ -45,51 +44,11 @@ from benchmarks.label_table import (
 )
 from benchmarks.voxel_distances import voxel_distances
 from mcsc_bundle.files import save_text
-from mcsc_bundle.options import OptionError, check_options
-from preprocessing.dataset import DatasetError, read_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 
-
 ONE_PASS = {"mirror": False, "postprocess": False}
 """Scores are of what the networks know; what inference adds is measured by ``benchmarks.inference_gains``."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: a method, or one with some settings changed, on a number of labelled cases (``None``: all).
-
-    A variant whose name begins with that of a method, as ``supervised EMA``, is one of it; any other is one of ``mcsc``.
-    """
-
-    name: str
-    budget: int | None
-    seed: int
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def method(self) -> str:
-        first = self.name.split(" ")[0]
-        return first if first in ("full", *methods()) else "mcsc"
-
-    @property
-    def folder(self) -> str:
-        return f"{re.sub('[^A-Za-z0-9]+', '_', self.name)}_{'all' if self.budget is None else self.budget}_{self.seed}"
-
-
-def methods() -> list[str]:
-    """Names of the default method and of every overlay ``configs/method_*.yaml``."""
-    return ["mcsc", *sorted(path.stem.removeprefix("method_") for path in (ROOT / "configs").glob("method_*.yaml"))]
-
-
-def config_files(method: str) -> list[str]:
-    """The main config and, but for the default method, its overlay."""
-    files = [str(ROOT / "configs" / "train.yaml")]
-    if method not in ("mcsc", "full"):
-        files.append(str(ROOT / "configs" / f"method_{method}.yaml"))
-    if method == "full":  # the upper bound: every label, supervised
-        files.append(str(ROOT / "configs" / "method_supervised.yaml"))
-    return files
 
 
 class RunError(Exception):
@@ -128,39 +87,6 @@ def workflow_of(files: list[str], run_id: str, overrides: dict[str, Any]) -> Con
     return workflow
 
 
-def settings(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
-    """The config overrides of a job but for its folders."""
-    protocol = PROTOCOLS[arguments.protocol]
-    iterations = arguments.iterations or protocol.iterations
-    overrides = {
-        "num_labeled": job.budget,
-        "num_test": arguments.num_test,
-        "split_seed": job.seed,
-        "seed": job.seed,
-        "fold": "all",
-        "epoch_length": protocol.epoch_length,
-        "max_epochs": iterations // protocol.epoch_length,
-        "val_interval": 10**6,
-        **protocol.overrides,
-        **json.loads(arguments.overrides),
-        **job.overrides,
-    }
-    splits = named_splits(arguments.splits)
-    if splits:
-        part = {
-            "split_file": splits["all" if job.budget is None else str(job.budget)].replace("{seed}", str(job.seed)),
-            "num_labeled": None,
-            "num_test": None,
-        }
-        overrides |= part
-    return overrides
-
-
-def named_splits(text: str) -> dict[str, str]:
-    """``--splits``: the file of each budget."""
-    return dict(entry.split("=", 1) for entry in text.split(",")) if text else {}
-
-
 def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     """Train and evaluate once; the result is kept in ``--results`` and read back the next time.
 
@@ -169,9 +95,9 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
     """
     folder = Path(arguments.output_dir) / job.folder
     chosen = settings(arguments, job)
-    result_file = Path(arguments.results or arguments.output_dir) / f"{job.folder}.json"
-    if (result := kept_result(result_file, chosen)) is not None:
-        check_source(result_file, result, arguments.dataset_dir)
+    kept = result_file(arguments, job)
+    if (result := kept_result(kept, chosen)) is not None:
+        check_source(kept, result, arguments.dataset_dir)
         return result
     made_of, began = source(arguments.dataset_dir, chosen), time.perf_counter()
     overrides = {
@@ -195,8 +121,8 @@ def one_run(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
         **voxel_distances(folder, arguments.dataset_dir, cases),
         "train_seconds": trained - began,
     }  # fmt: skip
-    result_file.parent.mkdir(parents=True, exist_ok=True)
-    save_text(result_file, json.dumps(result) + "\n")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    save_text(kept, json.dumps(result) + "\n")
     for heavy in ("checkpoint.pt", "pair.pt"):
         (folder / "models" / heavy).unlink(missing_ok=True)
     return result
@@ -270,65 +196,6 @@ def main() -> int:
     plot(rows, Path(arguments.output_dir) / "label_efficiency.png")
     print(json.dumps({"dataset": Path(arguments.dataset_dir).name, "failed": failed, "rows": rows}))
     return 1 if failed else 0
-
-
-def impossible(arguments: argparse.Namespace) -> str:
-    """What cannot be done, found before the first training; empty if all can."""
-    length = PROTOCOLS[arguments.protocol].epoch_length
-    try:
-        overrides = [
-            json.loads(text) for text in (arguments.overrides, *(v.partition("=")[2] for v in arguments.variant))
-        ]
-        seeds = list_of_seeds(arguments.seeds)
-    except ValueError as error:
-        return (
-            f"expected JSON in --overrides and --variant NAME=JSON, whole numbers in --seeds; received other ({error})."
-        )
-    length = overrides[0].get("epoch_length", length)
-    if arguments.iterations and arguments.iterations % length:
-        return (
-            f"--iterations: expected a multiple of {length}, the length of an epoch, received {arguments.iterations}."
-        )
-    for job in all_jobs(arguments):
-        given = {**overrides[0], **job.overrides}
-        given.pop("deep_supervision", None)  # methods that have none need not be left out of the command
-        try:
-            check_options(config_files(job.method), given)
-        except OptionError as error:
-            return f"{job.name}: {error}"
-    if not arguments.splits and Path(arguments.dataset_dir).is_dir() and seeds:
-        try:
-            labelled = sum(case.label is not None for case in read_dataset(arguments.dataset_dir).cases)
-        except DatasetError as error:
-            return str(error)
-        most = max(int(budget) for budget in arguments.budgets.split(","))
-        if labelled < most + arguments.num_test:
-            return (
-                f"{arguments.dataset_dir} has {labelled} labelled cases; expected at least {most} to train (--budgets) and "
-                f"{arguments.num_test} to test (--num_test)."
-            )
-    return ""
-
-
-def list_of_seeds(text: str) -> list[int]:
-    """``3`` are seeds 0, 1 and 2; ``0,2`` and ``2,`` are those that are named."""
-    return list(range(int(text))) if "," not in text else [int(seed) for seed in text.split(",") if seed]
-
-
-def all_jobs(arguments: argparse.Namespace) -> list[Job]:
-    """Seed by seed, so that an interrupted table is complete for the seeds it has."""
-    seeds = list_of_seeds(arguments.seeds)
-    variants: dict[str, dict[str, Any]] = {method: {} for method in arguments.methods.split(",")}
-    for text in arguments.variant:
-        name, _, overrides = text.partition("=")
-        variants[name] = json.loads(overrides)
-    jobs = [
-        Job(name, int(budget), seed, overrides)
-        for seed in seeds
-        for budget in arguments.budgets.split(",")
-        for name, overrides in variants.items()
-    ]
-    return jobs + ([Job("full", None, seed) for seed in seeds] if arguments.upper_bound else [])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_efficiency import ROOT, config_files
+from benchmarks.label_efficiency import ROOT
+from benchmarks.label_jobs import config_files
 from benchmarks.prediction import PASSIVE, nnunet_plans, predict_nnunet, predict_ours, with_plan
 from benchmarks.preprocessing import DATASET_ID, environment
 from benchmarks.process_tree import Cost, run

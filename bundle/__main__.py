@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fire
+from fire.decorators import SetParseFns
 
 from bundle.export import export
 from bundle.facts import PackError
@@ -24,6 +25,11 @@ from bundle.verify import report
 from mcsc_bundle.flags import check_flags_or_exit
 
 
+@SetParseFns(  # Fire would read "Smith, Jones" as a tuple and 1 as a number
+    **dict.fromkeys(
+        ("name", "version", "changes", "data_source", "data_license", "authors", "copyright", "description"), str
+    )
+)
 def pack_run(
     run_dir: str,
     name: str,
@@ -55,7 +61,7 @@ def pack_run(
         copyright: the line; of the authors if left out.
         description: one sentence; made of run and plan if left out.
     """
-    credits = Credits(str(authors), str(copyright), str(description))
+    credits = Credits(authors, copyright, description)
     terms = data_terms(dataset_dir, data_source, data_license)
     folder, archive = pack(run_dir, name, terms, output_dir, str(version), changes, pictures, large_files_url, credits)
     print(f"{folder}\n{archive}")

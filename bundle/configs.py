@@ -26,7 +26,7 @@ TENSORRT: dict[str, Any] = {
     "predictor": "$@network_def",
     "handlers#0#_disabled_": True,
     "predictions#settings#weights": "$[*@trained.all_weights, @engine]",
-    "evaluator#amp": False,
+    "amp_dtype": "float32",  # the engine has its precision
 }
 """As the zoo's bundles have it: TensorRT's engines are TorchScript files, which hold their weights and precision."""
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from mcsc_bundle.option_values import OptionError
+
 
 def selected(device: str | torch.device) -> str:
     """Make a numbered GPU (``cuda:1``) the current one.
@@ -16,18 +18,30 @@ def selected(device: str | torch.device) -> str:
 
     Returns:
         ``cpu``, ``cuda`` or ``auto``, as plans know devices.
+
+    Raises:
+        OptionError: no device, or a GPU that is not there.
     """
     if device == "auto":
         return "auto"
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
-        torch.cuda.set_device(device)
-    return device.type
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise OptionError(f"device: expected cpu, cuda, cuda:1 or auto, received {device!r}.") from None
+    if chosen.type == "cuda" and chosen.index is not None and torch.cuda.is_available():
+        if chosen.index >= torch.cuda.device_count():
+            raise OptionError(
+                f"device: expected one of {torch.cuda.device_count()} GPUs, counted from 0, received {device}."
+            )
+        torch.cuda.set_device(chosen)
+    return chosen.type
 
 
 def with_current_gpu(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """An environment for a new process, in which the current GPU is the only one; unchanged without a GPU."""
     if not torch.cuda.is_available():
         return dict(environment)
-    visible, index = environment.get("CUDA_VISIBLE_DEVICES", ""), torch.cuda.current_device()
-    return {**environment, "CUDA_VISIBLE_DEVICES": visible.split(",")[index] if visible else str(index)}
+    index, visible = torch.cuda.current_device(), environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if visible == [""]:
+        return {**environment, "CUDA_VISIBLE_DEVICES": str(index)}
+    return {**environment, "CUDA_VISIBLE_DEVICES": visible[index]} if index < len(visible) else dict(environment)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from mcsc_bundle.option_values import OptionError
 
 Command = Callable[..., Any]
+
+FLAG = re.compile(r"--?([A-Za-z][^=]*)(=.*)?", re.DOTALL)
+"""What Fire takes for an option; ``-1`` is a number."""
 
 
 def check_flags(words: Sequence[str], commands: Command | Mapping[str, Command]) -> None:
@@ -29,18 +33,21 @@ def check_flags(words: Sequence[str], commands: Command | Mapping[str, Command])
     parameters = inspect.signature(command).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    given = [
-        word[2:].partition("=")[0] for word in takewhile(lambda word: word != "--", words) if word.startswith("--")
-    ]
-    for name in given:
-        plain = name.replace("-", "_")
-        if plain in (*parameters, "help") or (plain.startswith("no") and plain[2:] in parameters):  # Fire's --noswitch
+    for word in takewhile(lambda word: word != "--", words):
+        if (flag := FLAG.fullmatch(word)) is None or _is_taken(flag[1].replace("-", "_"), parameters):
             continue
-        close = get_close_matches(plain, parameters, n=1)
+        close = get_close_matches(flag[1].replace("-", "_"), parameters, n=1)
         remedy = (
             f"Did you mean --{close[0]}?" if close else f"There are {', '.join(f'--{each}' for each in parameters)}."
         )
-        raise OptionError(f"expected options that exist, received --{name}. {remedy}")
+        raise OptionError(f"expected options that exist, received {word.partition('=')[0]}. {remedy}")
+
+
+def _is_taken(name: str, parameters: Iterable[str]) -> bool:
+    """Whether Fire finds a parameter: by its name, ``no`` before that of a switch, or the first letter of one alone."""
+    if len(name) == 1:
+        return name == "h" or sum(each.startswith(name) for each in parameters) == 1
+    return name in (*parameters, "help") or (name.startswith("no") and name[2:] in parameters)
 
 
 def check_flags_or_exit(words: Sequence[str], commands: Command | Mapping[str, Command]) -> None:

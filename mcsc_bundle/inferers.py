@@ -30,7 +30,8 @@ def window_inferer(
         overlap: of neighbouring windows, a fraction of the patch in [0, 1); ``None`` takes the plan's.
         mirror: average the logits of each window over all flips of ``plan.mirror_axes`` (nnU-Net's test-time
             augmentation); ``2^axes`` times the work.
-        amp_dtype: ``bfloat16`` or ``float16`` for the network, see ``mcsc_bundle.precision``; ``None`` leaves that to who calls.
+        amp_dtype: ``bfloat16``, ``float16`` or ``float32`` for the network, see ``mcsc_bundle.precision``; ``None`` is what the
+            device is good for.
     """
     options: dict[str, Any] = {
         "roi_size": plan.patch_size,
@@ -52,8 +53,8 @@ class WindowInferer(Inferer):
     Args:
         windows: makes the inferer; takes its ``device`` and ``sw_device``.
         mirror_axes: network axes to flip.
-        amp_dtype: of the network, as in training; ``None`` is what the device is good for. Windows are weighted and added in
-            float32.
+        amp_dtype: of the network, as in training (``float32``: no mixed precision); ``None`` is what the device is good
+            for. Windows are weighted and added in float32.
     """
 
     def __init__(

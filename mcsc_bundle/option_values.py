@@ -128,6 +128,10 @@ RULES = {
     "mirror": TRUE_OR_FALSE,
     "save_probabilities": TRUE_OR_FALSE,
     "overlap": Rule("a number from 0 to below 1, or None", _or_none(_number(lambda value: 0 <= value < 1))),
+    **dict.fromkeys(
+        ("evaluator#amp", "validate#evaluator#amp"),
+        Rule("amp_dtype in its place (float32: no mixed precision)", lambda value: False),
+    ),
     "networks": Rule(
         "a part of the config",
         lambda value: isinstance(value, Mapping),

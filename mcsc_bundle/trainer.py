@@ -72,7 +72,7 @@ class MCSCTrainer(SupervisedTrainer):
         grad_clip: largest gradient norm (nnU-Net: 12), ``None`` for no clipping.
         amp: mixed precision on CUDA, bf16 where the GPU has it, else fp16. On a CPU it is off, and that is said once,
             unless ``amp_dtype`` asks for bf16: worth it only where the CPU has bf16 instructions (AVX512-BF16, AMX).
-        amp_dtype: of mixed precision, also by name (``bfloat16``, ``float16``); ``None`` for the above.
+        amp_dtype: of mixed precision, also by name (``bfloat16``, ``float16``; ``float32`` is none); ``None`` for the above.
         max_nonfinite: this many non-finite steps in a row stop the training; single ones are skipped and counted.
         compile: ``torch.compile`` the networks' feature extractors and the contrast.
         seed: of every iteration's random state.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from torch import Tensor
+
 from mcsc_bundle.io import ImageError, load_image
 from mcsc_bundle.words import counted
 from preprocessing.declared import (
@@ -28,7 +30,9 @@ __all__ = ["Case", "Dataset", "DatasetError", "read_dataset"]
 
 log = logging.getLogger(__name__)
 
-CT_AIR = -900.0  # Hounsfield units; no other modality goes so far below 0
+AIR_HU = (-1100.0, -900.0)
+LEAST_AIR = 0.01  # of the voxels of a CT
+LEAST_HU = -3100.0  # padding outside a scanner's field of view; other scales go further down
 DECLARE = (
     "To say otherwise, or to name classes, write a dataset.json: "
     '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}}.'
@@ -76,7 +80,7 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
         raise DatasetError(f"expected a data set folder, received {root}, which is no folder. Give one with {LAYOUTS}.")
     file = find_child(root, "dataset.json")
     content = read_declaration(file) if file else {}
-    told = file is not None and not ("labels" not in content and is_bare(root, content))
+    told = file is not None and not is_bare(root, content)
     labels = declared_labels(content, file) if file and told else {}
     channels = declared_channels(content)
     cases = find_cases(root, content, len(channels) or None)
@@ -107,23 +111,29 @@ def _warn_once(message: str) -> None:
 def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
     """Names for channels that nothing declares: ``image``, or ``image_0``, ``image_1``... as many as a case has.
 
-    One channel whose first image holds air in Hounsfield units is named ``CT``, which decides its normalisation.
+    One channel whose first and last image seem to hold air in Hounsfield units is named ``CT``, which decides its normalisation.
     """
-    count, darkest = max(len(case.images) for case in cases), 0.0
+    count, air = max(len(case.images) for case in cases), False
     if count == 1:
         try:
             image = load_image(cases[0].images)
-            count, darkest = int(image.shape[0]), float(image.min())
+            count = int(image.shape[0])
+            air = count == 1 and _has_air(image) and _has_air(load_image(cases[-1].images))
         except ImageError:
             pass  # the fingerprint sets this case aside with the reason
-    if count == 1 and darkest <= CT_AIR:
+    if air:
         _warn_once(
-            f"{root} declares no channels. {cases[0].name} holds values down to {darkest:.0f}, as CT alone does: normalised "
-            f"as CT. {DECLARE}"
+            f"{root} declares no channels. {cases[0].name} and {cases[-1].name} seem to hold air of -1000 HU: normalised as CT. "
+            f"{DECLARE.replace('CT', 'MR')}"
         )
         return ("CT",)
     _warn_once(f"{root} declares no channels. Intensities are normalised per image (z-score). {DECLARE}")
     return ("image",) if count == 1 else tuple(f"image_{index}" for index in range(count))
+
+
+def _has_air(image: Tensor) -> bool:
+    least, most = AIR_HU
+    return bool(image.min() >= LEAST_HU and ((image >= least) & (image <= most)).float().mean() >= LEAST_AIR)
 
 
 def _check(cases: Sequence[Case], root: Path) -> None:

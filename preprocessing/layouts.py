@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,9 @@ def find_cases(root: Path, content: Mapping[str, Any], num_channels: int | None)
 
 
 def is_bare(root: Path, content: Mapping[str, Any]) -> bool:
-    """Whether a folder is neither the Decathlon's nor nnU-Net's: its label files alone may tell the classes."""
-    return not {"training", "dataset"} & set(content) and find_child(root, "imagesTr") is None
+    """Whether a folder is neither the Decathlon's nor nnU-Net's and declares no class: its label files alone tell them."""
+    declares = {"training", "dataset", "regions_class_order"} & set(content) or get_close_matches("labels", content)
+    return not declares and find_child(root, "imagesTr") is None
 
 
 def _items(entries: Any, key: str) -> list[dict[str, Any]]:

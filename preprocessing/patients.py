@@ -15,19 +15,17 @@ SAME_PATIENT = re.compile(
 )
 """Ending that tells scans of one patient apart: ``_frame01``, ``_ED``, ``_t2``, ``_slice_15``, ``_left``, ..."""
 
-SCAN = re.compile(r"(?<=\d)[_-](?:scan|run|acq|day|week|month)[_-]?\d+$", re.IGNORECASE)
-"""Such an ending behind a number alone: ``P1_scan2`` is of patient ``P1``, but ``brain_scan_2`` is the second of many."""
+COUNTED = re.compile(r"(.*\d)[_-](?:[a-z]+[_-]?)?\d{1,2}", re.IGNORECASE)
+"""A number and another: ``P4-1`` and ``P4_scan1`` may be of patient ``P4``, or not (``LUNA16_scan_1``); only people know."""
 
-COUNTED = re.compile(r"(.*\d)[_-]\d{1,2}")
-"""A number and another: ``P4-1`` may be the first scan of patient ``P4``, or not; only people know."""
+FEW_SCANS = 12  # of one patient; more with one beginning are rather a data set
 
 
 def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path) -> dict[str, str]:
     """The patient of each case, so that no patient is on both sides of a split.
 
     ``groups`` (case to patient) goes before ``subject_groups`` (lists of case names, or of numbers that are matched
-    with the number at the end of the case name), and both before the case name without its endings ``SAME_PATIENT`` and
-    ``SCAN``.
+    with the number at the end of the case name), and both before the case name without its endings ``SAME_PATIENT``.
 
     Args:
         names: of the cases.
@@ -60,7 +58,7 @@ def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path)
 
 
 def _patient_in_name(name: str) -> str:
-    shorter = SCAN.sub("", SAME_PATIENT.sub("", name))
+    shorter = SAME_PATIENT.sub("", name)
     return name if shorter == name else _patient_in_name(shorter)
 
 
@@ -84,7 +82,7 @@ def look_alike(names: Iterable[str], content: Mapping[str, Any]) -> str:
         if match := COUNTED.fullmatch(name):
             alike.setdefault(match[1], []).append(name)
     several = [members for members in alike.values() if len(members) > 1]
-    if not several:
+    if not several or any(len(members) > FEW_SCANS for members in several):
         return ""
     first, second, *_ = several[0]
     return (

@@ -5,7 +5,8 @@ import json
 import torch
 
 from benchmarks.coarse_plan import FACTOR, coarse
-from benchmarks.label_efficiency import PROTOCOLS, ROOT
+from benchmarks.label_efficiency import ROOT
+from benchmarks.label_protocols import PROTOCOLS
 from mcsc_bundle.networks.pair import pair_or_exit
 from mcsc_bundle.plan import Plan
 

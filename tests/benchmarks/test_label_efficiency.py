@@ -246,9 +246,13 @@ def test_settings_are_chosen_on_patients_the_tables_do_not_test():
     [
         (["--iterations", "4"], "--iterations: expected a multiple of 25, the length of an epoch, received 4"),
         (["--overrides", '{"step_secnds": 1}'], "step_secnds"),
-        (["--overrides", "{max_epochs:1}"], "expected JSON in --overrides"),
+        (["--overrides", "{max_epochs:1}"], "--overrides: expected a JSON object"),
+        (["--overrides", "[1]"], "--overrides: expected a JSON object"),
+        (["--overrides", '{"epoch_length": 20}', "--iterations", "50"], "expected a multiple of 20"),
+        (["--budgets", "a"], "--budgets: expected whole numbers"),
+        (["--overrides", '{"num_test": 3}'], "has 3 labelled cases"),
         (["--variant", 'no contrast={"method#contrast_wieght": 0}'], "no contrast: .*contrast_wieght"),
-        (["--seeds", "a"], "whole numbers in --seeds"),
+        (["--seeds", "a"], "--seeds: expected whole numbers"),
         (
             ["--budgets", "1,3", "--num_test", "1"],
             "has 3 labelled cases; expected at least 3 to train .* and 1 to test",
@@ -260,6 +264,24 @@ def test_what_cannot_be_done_is_told_before_any_training(words, answer, tmp_path
     with pytest.raises(SystemExit):
         run(monkeypatch, tmp_path / "out", "--budgets", "1", "--num_test", "1", "--dataset_dir", str(data), *words)
     assert re.search(answer, capsys.readouterr().err) and not trainings
+
+
+def test_what_is_done_and_what_a_file_names_need_no_labels(tmp_path, monkeypatch, trainings):
+    data = scans.decathlon(tmp_path / "data", ["a", "b", "c"])
+    words = ("--methods", "mcsc", "--dataset_dir", str(data), "--budgets", "2", "--num_test", "1")
+    assert run(monkeypatch, tmp_path / "out", *words) == 0
+    for file in (data / "labelsTr").iterdir():
+        file.unlink()
+    assert run(monkeypatch, tmp_path / "out", *words) == 0
+    named = '{"split_file": "split.json", "num_labeled": null, "num_test": null}'
+    assert run(monkeypatch, tmp_path / "named", *words, "--overrides", named) == 0
+    assert len(trainings) == 4
+
+
+def test_an_epoch_has_the_length_that_overrides_give_it(tmp_path, monkeypatch, trainings):
+    words = ("--methods", "mcsc", "--budgets", "1", "--overrides", '{"epoch_length": 20}', "--iterations", "60")
+    run(monkeypatch, tmp_path, *words)
+    assert [(each["epoch_length"], each["max_epochs"]) for each in trainings] == [(20, 3), (20, 3)]
 
 
 def test_a_run_that_ends_with_a_sentence_leaves_the_others(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from benchmarks.label_efficiency import config_files
+from benchmarks.label_jobs import config_files
 from benchmarks.random_training import DEEP, METHODS, cardiac_plan, make_method
 from mcsc_bundle.methods.supervision import has_heads
 from preprocessing.paper import paper_plan

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from bundle.__main__ import pack_run
+from bundle.__main__ import main
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.metadata import describe, display_name
@@ -72,10 +72,13 @@ def test_metadata_come_from_plan_and_run(tmp_path):
 
 def test_authors_copyright_and_description_are_whose_they_are(tmp_path):
     run = make_run(tmp_path / "run")
-    pack_run(str(run), "tiny", str(tmp_path), data_source="mine", data_license="CC0", authors="A. Author")
+    words = ["--data_source", "1, 2", "--data_license", "CC0", "--authors", "Author, Other"]
+    main(["pack", str(run), "tiny", "--output_dir", str(tmp_path), *words])
     seen = metadata(tmp_path / "tiny")
-    assert (seen["authors"], seen["copyright"]) == ("A. Author", "Copyright (c) A. Author")
-    assert "by A. Author." in (tmp_path / "tiny" / "docs" / "README.md").read_text()
+    assert (seen["authors"], seen["copyright"]) == ("Author, Other", "Copyright (c) Author, Other")
+    assert (
+        seen["data_source"] == "1, 2" and "by Author, Other." in (tmp_path / "tiny" / "docs" / "README.md").read_text()
+    )
     pack(run, "tiny", TERMS, tmp_path, credits=Credits("B", "Copyright 2026 C", "Finds things."))
     seen = metadata(tmp_path / "tiny")
     assert [seen[key] for key in ("authors", "copyright", "description")] == ["B", "Copyright 2026 C", "Finds things."]

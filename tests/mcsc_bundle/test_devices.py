@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcsc_bundle.devices import selected, with_current_gpu
+from mcsc_bundle.option_values import OptionError
 
 
 @pytest.fixture
@@ -11,6 +12,7 @@ def gpus(monkeypatch):
     """Two GPUs; gives the list of those that were made current."""
     current = [0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(torch.device(device).index))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     return current
@@ -20,6 +22,12 @@ def gpus(monkeypatch):
 def test_a_numbered_gpu_becomes_the_current_one(gpus, device, kind, index):
     assert selected(device) == selected(torch.device(device)) == kind
     assert gpus[-1] == index
+
+
+@pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:2"])
+def test_what_is_no_device_is_refused_in_words(gpus, device):
+    with pytest.raises(OptionError, match=f"device: expected .* received .?{device}"):
+        selected(device)
 
 
 def test_without_a_gpu_one_can_be_planned_for():

@@ -26,6 +26,8 @@ COMMANDS = {"publish": publish, "anything": anything}
         ["publish", "A", "--repo", "O/N", "--dry_run", "True"],
         ["publish", "A", "--dry-run=True", "--noprivate", "--help"],
         ["publish", "A", "--", "--trace"],
+        ["publish", "-1", "-r", "O/N", "-h"],
+        ["publish", "A", "-repo=O/N", "-d"],
         ["anything", "A", "--whatever", "1"],
         ["unknown", "--dryrun"],
         [],
@@ -36,7 +38,13 @@ def test_what_fire_can_take_passes(words):
 
 
 @pytest.mark.parametrize(
-    ("word", "answer"), [("--dryrun", "Did you mean --dry_run?"), ("--zzz=1", "There are --folder, --repo, --dry_run")]
+    ("word", "answer"),
+    [
+        ("--dryrun", "Did you mean --dry_run?"),
+        ("-dryrun", "Did you mean --dry_run?"),
+        ("--zzz=1", "There are --folder, --repo, --dry_run"),
+        ("-z", "There are --folder, --repo, --dry_run"),
+    ],
 )
 def test_a_misspelt_option_is_refused_and_named(word, answer):
     for commands, words in ((COMMANDS, ["publish", "A", word]), (publish, ["A", word])):

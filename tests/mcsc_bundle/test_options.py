@@ -118,6 +118,7 @@ def test_a_misspelt_key_of_an_overlay_is_refused_with_its_file(tmp_path):
         ("fold", "first", "number of a fold, all or auto"),
         ("branch", "cnnn", "cnn, transformer or both"),
         ("device", "gpu", "a GPU that is there"),
+        ("evaluator#amp", False, "expected amp_dtype in its place (float32"),
         ("networks", "cnn", "--prepared#networks cnn"),
         ("device", "cuda:99", "a GPU that is there"),
     ],

@@ -123,14 +123,25 @@ def test_a_bare_folder_may_declare_patients_alone(tmp_path):
     assert [case.group for case in dataset.cases] == ["A", "A"]
 
 
-@pytest.mark.parametrize(("darkest", "channel"), [(-1024, "CT"), (-899, "image"), (0, "image")])
-def test_bare_folder_of_images_with_air_in_hounsfield_units_is_ct(tmp_path, darkest, channel, caplog):
-    image = voxels(0, (3, 4, 5))
-    image[0, 0, 0] = darkest
-    write(tmp_path / "images" / "a.nii", image)
+@pytest.mark.parametrize(
+    ("darkest", "last", "channel"),
+    [(-1024, -1000, "CT"), (-899, -1000, "image"), (-1024, 0, "image"), (-4096, -4096, "image"), (0, 0, "image")],
+)
+def test_bare_folder_of_images_with_air_in_hounsfield_units_is_ct(tmp_path, darkest, last, channel, caplog):
+    for name, value in (("a", darkest), ("b", last)):
+        image = voxels(0, (3, 4, 5))
+        image[0, 0] = value
+        write(tmp_path / "images" / f"{name}.nii", image)
     write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
     assert read_dataset(tmp_path).channel_names == (channel,)
-    assert ("down to -1024" in caplog.text) == (channel == "CT") and '"CT"' in caplog.text
+    assert ('"MR"' in caplog.text) == ("normalised as CT" in caplog.text) == (channel == "CT")
+
+
+def test_a_bare_folder_whose_labels_are_misspelt_is_refused(tmp_path):
+    folder = folder_of(tmp_path, ["a"], ["a"])
+    (folder / "dataset.json").write_text('{"label": {"background": 0, "organ": 1, "ignore": 2}}')
+    with pytest.raises(DatasetError, match='expected "labels"'):
+        read_dataset(folder)
 
 
 def test_bare_folder_names_the_channels_of_a_4d_image(tmp_path):
@@ -157,9 +168,8 @@ def test_hidden_files_of_archives_are_no_images(tmp_path):
         ("heart3_ED", "heart3"),
         ("sub-04_ses-02", "sub-04"),
         ("scan_t2", "scan"),
-        ("P1_scan2", "P1"),
-        ("P1_run-2_left", "P1"),
-        ("brain_scan_2", "brain_scan_2"),
+        ("P1_scan2", "P1_scan2"),
+        ("LUNA16_scan_001_left", "LUNA16_scan_001"),
         ("P4-1", "P4-1"),
         ("hippocampus_003", "hippocampus_003"),
         ("frame01", "frame01"),
@@ -171,10 +181,13 @@ def test_patient_from_the_name(tmp_path, name, patient):
 
 def test_names_that_may_hide_patients_are_told_unless_groups_are_declared(tmp_path, caplog):
     read_dataset(decathlon(tmp_path / "told", ["P4-1", "P4-2", "P5-1", "h_001", "h_002"]))
+    read_dataset(decathlon(tmp_path / "scans", ["P4_scan1", "P4_scan2"]))
+    assert "2 cases have names like P4_scan1 and P4_scan2" in caplog.text
     assert "2 cases have names like P4-1 and P4-2" in caplog.text
     caplog.clear()
     read_dataset(decathlon(tmp_path / "declared", ["P4-1", "P4-2"], groups={"P4-1": "P4", "P4-2": "P4"}))
     read_dataset(decathlon(tmp_path / "others", ["P4-1", "P5-1", "h_001", "h_002"]))
+    read_dataset(decathlon(tmp_path / "many", [f"LUNA16_scan_{number}" for number in range(20)]))
     assert "have names like" not in caplog.text
 
 

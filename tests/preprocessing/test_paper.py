@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from benchmarks.label_efficiency import PROTOCOLS
+from benchmarks.label_protocols import PROTOCOLS
 from mcsc_bundle.methods import MultiScaleContrast, PaperMCSC
 from mcsc_bundle.networks import NetworkPair
 from preprocessing.dataset import DatasetError
