@@ -13,18 +13,18 @@ from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from mcsc_bundle.data import TwoStreamLoader
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
 from mcsc_bundle.methods.supervision import has_heads
+from mcsc_bundle.optimizers import computed_as, settings_of, use_fused_kernels
 from mcsc_bundle.precision import autocast_dtype
 
 log = logging.getLogger(__name__)
 
-KERNELS = ("foreach", "fused", "capturable", "differentiable")  # of the optimizer: how it computes, not what
 GOING_ON = "%s: going on with %s; the epochs before ran with %s."
 
 
@@ -119,7 +119,7 @@ class MCSCTrainer(SupervisedTrainer):
         self.checkpoint: tuple[str, int] | None = None  # where the training could go on, and after which epoch
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        _use_fused_kernels(optimizer, device)
+        use_fused_kernels(optimizer, device)
 
     @property
     def progress(self) -> float:
@@ -271,10 +271,10 @@ class MCSCTrainer(SupervisedTrainer):
                 f"the checkpoint is of a training {'with' if deep[0] else 'without'} deep supervision. Give --deep_supervision "
                 f"{deep[0]}, or start in another output_dir."
             )
-        asked = [_settings(group) for group in self.optimizer.param_groups]
+        asked = [settings_of(group) for group in self.optimizer.param_groups]
         try:
             self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(_computed_as(self.optimizer.param_groups, state["optimizer"]))
+            self.optimizer.load_state_dict(computed_as(self.optimizer.param_groups, state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint is of another method or plan: {str(error).splitlines()[0]} "
@@ -282,7 +282,7 @@ class MCSCTrainer(SupervisedTrainer):
             ) from None
         if state.get("seed", self.seed) != self.seed:
             log.warning(GOING_ON, "seed", self.seed, state["seed"])
-        self._tell_changes([_settings(group) for group in self.optimizer.param_groups], asked)
+        self._tell_changes([settings_of(group) for group in self.optimizer.param_groups], asked)
         for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(settings)
         if state["scaler"]:  # empty where the epochs before had no need of one
@@ -292,28 +292,6 @@ class MCSCTrainer(SupervisedTrainer):
         self.state.epoch = self.state.iteration // self.state.epoch_length
         if isinstance(self.data_loader, TwoStreamLoader):
             self.data_loader.start_at(self.state.iteration)
-
-
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user decides of a group of the optimizer; ``lr`` itself follows from ``initial_lr``."""
-    return {name: value for name, value in group.items() if name not in ("params", "lr", *KERNELS)}
-
-
-def _use_fused_kernels(optimizer: Optimizer, device: torch.device) -> None:
-    """One call for all weights instead of a dozen for each, where Adam was not told otherwise; it reads this from the group."""
-    if type(optimizer) in (Adam, AdamW) and device.type in ("cpu", "cuda"):
-        for group in optimizer.param_groups:
-            if group["fused"] is None and not any(group[name] for name in KERNELS):
-                group["fused"] = group["foreach"] is None
-
-
-def _computed_as(now: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> dict[str, Any]:
-    """The optimizer's state with the kernels of these groups, which decide on what device it counts its steps."""
-    kernels = [{name: group[name] for name in KERNELS if name in group} for group in now]
-    groups = state["param_groups"]
-    if len(groups) != len(kernels):  # of another method: loading it says so
-        return dict(state)
-    return {**state, "param_groups": [group | how for group, how in zip(groups, kernels, strict=True)]}
 
 
 def _distributed(method: Method, device: torch.device) -> nn.Module:
