@@ -1,4 +1,7 @@
-"""One image file of any supported format as an array with its affine: nibabel for NIfTI, SimpleITK for the others."""
+"""One image file of any supported format as an array with its affine: nibabel for NIfTI, SimpleITK for the others.
+
+Pictures (PNG, BMP, TIFF) have no size in mm: their pixels count as 1 mm.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +162,13 @@ def _check_nifti_spacing(path: Path, image: Any, dims: int) -> None:
 
 def _read_itk(path: Path, dtype: type | None) -> ImageFile:
     image = itk_reader(path).Execute()
+    if image_suffix(path) in FLAT_SUFFIXES:  # their dots per inch are of printers and screens
+        image.SetSpacing((1.0,) * image.GetDimension())
     spatial, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     array = sitk.GetArrayViewFromImage(image)  # (z, y, x) or (z, y, x, component)
-    if components > 1:
+    if components > 1 and (numbers := _numbers_behind_colours(path, of_palette=dtype is None)) is not None:
+        data = numbers
+    elif components > 1:
         data = array.transpose(spatial, *reversed(range(spatial)))
     elif spatial == 4:
         data, spatial = array.transpose(0, 3, 2, 1), 3
@@ -169,6 +177,20 @@ def _read_itk(path: Path, dtype: type | None) -> ImageFile:
     if spatial not in (2, 3):
         raise ImageError(f"{path}: expected 2 or 3 spatial dimensions, received {spatial}. Give one image per file.")
     return ImageFile(np.array(data, dtype=dtype or data.dtype, order="K"), _itk_affine(image, spatial))
+
+
+def _numbers_behind_colours(path: Path, of_palette: bool) -> np.ndarray | None:
+    """``(1, x, y)`` of a picture that SimpleITK gives in colours though it holds one number per pixel; ``None`` of others.
+
+    Args:
+        path: the file.
+        of_palette: take the numbers of a palette of colours, too: they are a label map's classes.
+    """
+    if image_suffix(path) not in (".png", ".bmp"):
+        return None
+    with Image.open(path) as picture:
+        one_number = picture.mode in ("1", "L") or (of_palette and picture.mode == "P")
+        return np.array(picture, dtype=np.uint8).T[None] if one_number else None
 
 
 def _itk_affine(image: sitk.Image, dims: int) -> np.ndarray:

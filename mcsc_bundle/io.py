@@ -15,7 +15,15 @@ import numpy as np
 from monai.data import ImageReader, MetaTensor
 from monai.utils import MetaKeys, SpaceKeys
 
-from mcsc_bundle.formats import IMAGE_SUFFIXES, ImageError, ImageFile, image_suffix, read_file, spacing_of
+from mcsc_bundle.formats import (
+    FLAT_SUFFIXES,
+    IMAGE_SUFFIXES,
+    ImageError,
+    ImageFile,
+    image_suffix,
+    read_file,
+    spacing_of,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -149,9 +157,12 @@ def _read_label(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     path, *rest = paths
     file = read_file(path, None)
     data = file.data
+    if len(data) in (3, 4) and image_suffix(path) in FLAT_SUFFIXES and (data[:1] == data[1:3]).all():
+        data = data[:1]  # grey that was saved as colours, the fourth is how opaque it is
     if rest or len(data) != 1:
         raise ImageError(
-            f"{path}: expected a label map with one channel, received {len(data)}. Store one integer per voxel."
+            f"{path}: expected a label map with one channel, received {len(data)}. Store one integer per voxel, "
+            "not colours."
         )
     if data.dtype.kind == "f":
         rounded = np.rint(data)

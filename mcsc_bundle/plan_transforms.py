@@ -63,6 +63,7 @@ class PlanCheckd(MapTransform):
                     f"received shape {tuple(item[key].shape[1:])} or another place. Resample the label to its image."
                 )
             item[key] = self._classes(item[key])
+            item[key].affine = item[image].affine  # near 45 degrees rounding alone decides how an affine is reoriented
         return item
 
     def _with_plan_dims(self, image: MetaTensor) -> MetaTensor:

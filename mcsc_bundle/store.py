@@ -170,8 +170,13 @@ class CaseStore:
 
         Raises:
             DiskError: it cannot be written.
+            ValueError: the label has another shape than the image.
         """
-        if _image_hash(self._meta(case).get("source", "")) != _image_hash(source):
+        if label is not None and label.shape != image.shape[1:]:
+            raise ValueError(f"{case}: expected a label of shape {image.shape[1:]}, received {label.shape}.")
+        there = self._meta(case)
+        other_label = label is not None and there.get("labeled", False) and there["source"] != source
+        if other_label or _image_hash(there.get("source", "")) != _image_hash(source):
             (self.folder / f"{case}.json").unlink(missing_ok=True)  # from here until the end the case does not exist
         patch = tuple(patch_size or (64,) * (image.ndim - 1))
         self._write_array(f"{case}.image.b2nd", image.astype(np.float32, copy=False), patch)

@@ -67,10 +67,10 @@ def measure_case(
     if labeled and case.label is not None:
         label = load_label(case.label)
         check_grid(image, label, case)
-        classes = class_indices(_as_stored(label)[0], labels, case.label, ignore_value, regions)
+        classes = class_indices(as_stored(label)[0], labels, case.label, ignore_value, regions)
     members = class_members(labels, regions)
     ignored = 0 if classes is None or ignore_value is None else _ignored_voxels(classes, case)
-    voxels = _as_stored(image)
+    voxels = as_stored(image)
     shape, cropped = voxels.shape[:0:-1], tuple(part.stop - part.start for part in reversed(bounding_box(voxels)))
     order, orientation = _axes(image)
     spacing = spacing_mm(image)
@@ -209,7 +209,7 @@ def _check_not_constant(stats: Sequence[IntensityStats], case: Case, channel_nam
             )
 
 
-def _as_stored(image: MetaTensor) -> np.ndarray:
+def as_stored(image: MetaTensor) -> np.ndarray:
     """``(C, *spatial)``, spatial axes reversed, C-contiguous: files run along x first, so this rarely copies."""
     array = np.asarray(image)
     return np.ascontiguousarray(array.transpose(0, *range(array.ndim - 1, 0, -1)))

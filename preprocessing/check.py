@@ -12,7 +12,8 @@ import numpy as np
 
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import CaseFingerprint, Plan, PlanError
-from mcsc_bundle.store import CaseStore
+from mcsc_bundle.store import CaseStore, store_folders
+from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted, per_axis
 from preprocessing.dataset import read_dataset
 from preprocessing.fingerprint import examine
@@ -73,22 +74,32 @@ def check_run(run: Path, cache_dir: Path | None = None) -> tuple[list[Finding], 
     plan = Plan.load(run / "plan.json")
     rejected = _read(run / "rejected.json") if (run / "rejected.json").exists() else {}
     split = _read(run / "splits.json")
-    store = CaseStore(cache_dir or run / "preprocessed", plan.data_key)
-    labeled = {*split["labeled"], *split["test"]}
-    names = sorted({*labeled, *split["unlabeled"], *rejected})
+    folders = [cache_dir] if cache_dir else store_folders(run)
+    stores = [CaseStore(folder, plan.data_key) for folder in folders]
+    names = sorted({*split["labeled"], *split["test"], *split["unlabeled"], *rejected})
+    store = next((store for store in stores if any(name in store for name in names)), stores[0])
+    unwanted = {*split["test"], *_beside_validation(run, split)}  # of no use to this training, so not stored
     findings, absent = [], []
     for name in names:
         if name in rejected:
             findings.append(Finding(name, "", rejected[name]))
         elif name in store:
             findings.append(_stored(store, name, plan))
-        elif name not in split["test"]:  # test cases are not stored
+        elif name not in unwanted:
             absent.append(name)
     notes = () if not absent else (
         f"{counted(len(absent), 'case')} not stored for this plan, e.g. {absent[0]}; training, or python -m preprocessing "
         f"DATASET --output_dir {run}, stores them.",
     )  # fmt: skip
     return findings, notes
+
+
+def _beside_validation(run: Path, split: dict) -> set[str]:
+    """Unlabelled scans of patients that the fold of this run validates on."""
+    trained = set(read_trained(run / "models").get("labeled", ()))
+    groups = split.get("groups", {})
+    watched = {groups.get(name, name) for name in split["labeled"] if trained and name not in trained}
+    return {name for name in split["unlabeled"] if groups.get(name, name) in watched}
 
 
 def table(findings: Sequence[Finding], notes: Sequence[str]) -> str:

@@ -113,22 +113,36 @@ def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
 
     One channel whose first and last image seem to hold air in Hounsfield units is named ``CT``, which decides its normalisation.
     """
-    count, air = max(len(case.images) for case in cases), False
+    count, air = max(len(case.images) for case in cases), ""
     if count == 1:
-        try:
-            image = load_image(cases[0].images)
-            count = int(image.shape[0])
-            air = count == 1 and _has_air(image) and _has_air(load_image(cases[-1].images))
-        except ImageError:
-            pass  # the fingerprint sets this case aside with the reason
+        first = _look_at_one(cases)
+        count, last = first.channels, _look_at_one(cases[::-1]) if first.air else first
+        air = f"{first.case} and {last.case}" if count == 1 and first.air and last.air else ""
     if air:
         _warn_once(
-            f"{root} declares no channels. {cases[0].name} and {cases[-1].name} seem to hold air of -1000 HU: normalised as CT. "
-            f"{DECLARE.replace('CT', 'MR')}"
+            f"{root} declares no channels. {air} seem to hold air of -1000 HU: normalised as CT. {DECLARE.replace('CT', 'MR')}"
         )
         return ("CT",)
     _warn_once(f"{root} declares no channels. Intensities are normalised per image (z-score). {DECLARE}")
     return ("image",) if count == 1 else tuple(f"image_{index}" for index in range(count))
+
+
+@dataclass(frozen=True)
+class _Look:
+    case: str
+    channels: int
+    air: bool
+
+
+def _look_at_one(cases: Sequence[Case]) -> _Look:
+    """At the first that can be read; the fingerprint sets the others aside with the reason."""
+    for case in cases:
+        try:
+            image = load_image(case.images)
+        except ImageError:
+            continue
+        return _Look(case.name, int(image.shape[0]), _has_air(image))
+    return _Look("", 1, False)
 
 
 def _has_air(image: Tensor) -> bool:

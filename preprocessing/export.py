@@ -10,6 +10,7 @@ Source: nnU-Net v2 ``documentation/dataset_format.md`` and ``verify_dataset_inte
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -22,13 +23,21 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from mcsc_bundle.io import load_image, load_label
+from mcsc_bundle.formats import itk_reader
+from mcsc_bundle.io import ImageError, load_image, load_label
 from mcsc_bundle.labels import STORED_IGNORED, file_values
 from mcsc_bundle.writer import write_like
-from preprocessing.case_fingerprint import check_channels, check_grid, class_indices, class_members
+from preprocessing.case_fingerprint import (
+    as_stored,
+    check_channels,
+    check_grid,
+    class_indices,
+    class_members,
+    content_hash,
+)
 from preprocessing.dataset import Case, Dataset, read_dataset
 from preprocessing.declared import IGNORE
-from preprocessing.fingerprint import labels_in
+from preprocessing.fingerprint import duplicates, labels_in
 from preprocessing.folders import DatasetError
 from preprocessing.parallel import choose_workers, map_cases
 from preprocessing.split import Split, make_split
@@ -52,6 +61,7 @@ def export(
 
     Images that nnU-Net reads as they are get copied byte by byte; others (4-D, .mha, pictures, ...) are written as one
     NIfTI file per channel. Labels are renumbered 0, 1, 2, ... in the order of ``dataset.json``, the ignore label last.
+    Of cases with one image, voxel for voxel, one goes along, as in a training.
 
     Args:
         dataset_dir: Decathlon, nnU-Net or bare folder.
@@ -79,14 +89,20 @@ def export(
         for name in getattr(split, part)
     }
     files = {name: given[0].images for name, given in arguments.items()}
-    rejected = {}
+    rejected, hashes = {}, {}
     try:
         for name, result in map_cases(export_case, arguments, choose_workers(files, workers), "Exporting"):
             if isinstance(result, OSError):
                 raise result
             if isinstance(result, Exception):
                 rejected[name] = str(result) or type(result).__name__
-                log.warning("Left out %s: %s", name, rejected[name])
+            else:
+                hashes[name] = result
+        for name, reason in duplicates(hashes, split).items():
+            rejected[name] = reason
+            _remove(name, arguments[name][1], work)
+        for name, reason in rejected.items():
+            log.warning("Left out %s: %s", name, reason)
         _write_declarations(work, dataset, labels, split, rejected)
         os.replace(work, folder)
     finally:
@@ -102,7 +118,7 @@ def export_case(
     folder: Path,
     ignore_value: int | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
-) -> None:
+) -> str:
     """Check and write one case.
 
     Args:
@@ -113,8 +129,11 @@ def export_case(
         ignore_value: declared; it becomes the highest value, as nnU-Net asks for.
         regions: declared, name to values; ``None`` if labels are classes.
 
+    Returns:
+        Hash of the image.
+
     Raises:
-        ImageError: the case cannot be used.
+        ImageError: the case cannot be used, or not by nnU-Net.
     """
     image = load_image(case.images)
     check_channels(image, case, channel_names)
@@ -134,6 +153,23 @@ def export_case(
             write_like(channel[None], case.images[0], path)
     if classes is not None:
         write_like(classes[None], case.images[0], folder / f"labels{PARTS[part]}" / f"{case.name}{ENDING}")
+    try:
+        itk_reader(folder / f"images{PARTS[part]}" / f"{case.name}_0000{ENDING}").ReadImageInformation()
+    except RuntimeError as error:
+        _remove(case.name, part, folder)
+        raise ImageError(
+            f"{case.images[0]}: nnU-Net's reader (SimpleITK) cannot open it: {str(error).splitlines()[-1]} Axes that are not at "
+            "right angles, as of a tilted CT gantry, must be resampled first."
+        ) from None
+    return content_hash(as_stored(image))
+
+
+def _remove(case: str, part: str, folder: Path) -> None:
+    for path in (
+        *(folder / f"images{PARTS[part]}").glob(f"{glob.escape(case)}_????{ENDING}"),
+        folder / f"labels{PARTS[part]}" / f"{case}{ENDING}",
+    ):
+        path.unlink(missing_ok=True)
 
 
 def _readable_by_nnunet(images: Sequence[Path]) -> bool:

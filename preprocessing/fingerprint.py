@@ -95,7 +95,11 @@ def examine(dataset: Dataset, split: Split, workers: int | None = None) -> tuple
     }
     measured, rejected = _run(arguments, workers)
     image_dims = _set_aside_other_dims(measured, rejected)
-    _set_aside_duplicates(measured, rejected, split)
+    for name, reason in duplicates(
+        {name: case.fingerprint.content_hash for name, case in measured.items()}, split
+    ).items():
+        del measured[name]
+        rejected[name] = reason
     training = [measured[name] for name in sorted(measured) if name not in set(split.test)]
     fingerprint = Fingerprint(
         dataset_name=dataset.name,
@@ -164,15 +168,22 @@ def _set_aside_other_dims(measured: dict[str, CaseMeasurement], rejected: dict[s
     return kept
 
 
-def _set_aside_duplicates(measured: dict[str, CaseMeasurement], rejected: dict[str, str], split: Split) -> None:
+def duplicates(hashes: Mapping[str, str], split: Split) -> dict[str, str]:
+    """Cases whose image another case has, voxel for voxel, with the words for it; which one stays is told at ``measure``.
+
+    Args:
+        hashes: of the images.
+        split: the part each case plays.
+    """
     rank = {**dict.fromkeys(split.unlabeled, 2), **dict.fromkeys(split.labeled, 1), **dict.fromkeys(split.test, 0)}
     first: dict[str, str] = {}
-    for name in sorted(measured, key=lambda name: (rank[name], name)):
-        kept = first.setdefault(measured[name].fingerprint.content_hash, name)
+    found = {}
+    for name in sorted(hashes, key=lambda name: (rank[name], name)):
+        kept = first.setdefault(hashes[name], name)
         if kept != name:
-            del measured[name]
             part = ("test", "labelled", "unlabelled")[rank[kept]]
-            rejected[name] = f"the same image, voxel for voxel, as {part} case {kept}; remove one of them."
+            found[name] = f"the same image, voxel for voxel, as {part} case {kept}; remove one of them."
+    return found
 
 
 def _foreground(samples: Sequence[np.ndarray]) -> tuple[IntensityStats, ...]:

@@ -17,21 +17,43 @@ class DatasetError(ValueError):
 
 def find_child(folder: Path, *names: str) -> Path | None:
     """The entry of ``folder`` called like the first of ``names`` that exists, in any letter case."""
-    if not folder.is_dir():
-        return None
-    entries = {entry.name.lower(): entry for entry in sorted(folder.iterdir())}
-    return next((entries[name.lower()] for name in names if name.lower() in entries), None)
+    return Listing().child(folder, *names)
 
 
-def locate(root: Path, relative: str) -> Path:
-    """The file that ``dataset.json`` names, found in any letter case; the path as written if there is none."""
-    exact = root / relative
-    if exact.exists() or Path(relative).is_absolute():
-        return exact
-    path: Path | None = root
-    for part in Path(relative).parts:
-        path = path and (path.parent if part == ".." else find_child(path, part))
-    return path or exact
+class Listing:
+    """The entries of folders, each folder read once: a ``dataset.json`` may name thousands of files in it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Path, dict[str, Path]] = {}
+        self._channels: dict[Path, dict[str, tuple[Path, ...]]] = {}
+
+    def child(self, folder: Path, *names: str) -> Path | None:
+        """As ``find_child``."""
+        if folder not in self._entries:
+            there = sorted(folder.iterdir()) if folder.is_dir() else []
+            self._entries[folder] = {entry.name.lower(): entry for entry in there}
+        entries = self._entries[folder]
+        return next((entries[name.lower()] for name in names if name.lower() in entries), None)
+
+    def locate(self, root: Path, relative: str) -> Path:
+        """The file that ``dataset.json`` names, found in any letter case; the path as written if there is none."""
+        exact = root / relative
+        if exact.exists() or Path(relative).is_absolute():
+            return exact
+        path: Path | None = root
+        for part in Path(relative).parts:
+            path = path and (path.parent if part == ".." else self.child(path, part))
+        return path or exact
+
+    def channels(self, image: Path) -> tuple[Path, ...]:
+        """The files ``_0000``, ``_0001``... that lie where ``image`` is said to be (nnU-Net v1)."""
+        if image.parent not in self._channels:
+            found: dict[str, tuple[Path, ...]] = {}
+            for path in image_files(image.parent):
+                if match := CHANNEL.fullmatch(case_name(path)):
+                    found[match["case"]] = (*found.get(match["case"], ()), path)
+            self._channels[image.parent] = found
+        return self._channels[image.parent].get(case_name(image), ())
 
 
 def image_files(folder: Path | None, ending: str = "") -> list[Path]:

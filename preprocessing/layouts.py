@@ -18,12 +18,12 @@ from mcsc_bundle.words import counted
 from preprocessing.folders import (
     CHANNEL,
     DatasetError,
+    Listing,
     by_name,
     channels_by_case,
     find_child,
     has_channel_suffix,
     image_files,
-    locate,
 )
 
 log = logging.getLogger(__name__)
@@ -63,17 +63,18 @@ def find_cases(root: Path, content: Mapping[str, Any], num_channels: int | None)
     Raises:
         DatasetError: none of the layouts, an item without an image, a label without an image, a file name twice.
     """
+    listing = Listing()
     if isinstance(content.get("dataset"), Mapping):  # nnU-Net's list of files kept elsewhere
-        listing = [
+        entries = [
             {"name": name, **entry} if isinstance(entry, Mapping) else entry
             for name, entry in content["dataset"].items()
         ]
-        cases = _listed(root, _items(listing, "dataset"))
+        cases = _listed(root, _items(entries, "dataset"), listing)
     elif "training" in content:
-        cases = _listed(root, _items(content["training"], "training"))
+        cases = _listed(root, _items(content["training"], "training"), listing)
     else:
         cases = _matched_by_name(root, str(content.get("file_ending") or ""), num_channels)
-    cases += _unlabelled(root, content, cases, num_channels)
+    cases += _unlabelled(root, content, cases, num_channels, listing)
     _report_unused(root, cases)
     return sorted(cases, key=lambda case: case.name)
 
@@ -109,10 +110,10 @@ def _items(entries: Any, key: str) -> list[dict[str, Any]]:
     return items
 
 
-def _listed(root: Path, items: Sequence[Mapping[str, Any]]) -> list[Case]:
+def _listed(root: Path, items: Sequence[Mapping[str, Any]], listing: Listing) -> list[Case]:
     """Cases that ``dataset.json`` lists. One that is only a path has the label of its name in ``labelsTr``."""
-    images = [tuple(locate(root, path) for path in item["image"]) for item in items]
-    labels = [_label(root, files[0], item) for files, item in zip(images, items, strict=True)]
+    images = [tuple(listing.locate(root, path) for path in item["image"]) for item in items]
+    labels = [_label(root, files[0], item, listing) for files, item in zip(images, items, strict=True)]
     gone = [item["label"] for item, label in zip(items, labels, strict=True) if item.get("label") and label is None]
     if gone:
         log.warning(
@@ -121,17 +122,19 @@ def _listed(root: Path, items: Sequence[Mapping[str, Any]]) -> list[Case]:
         )  # fmt: skip
     names = [case_name(files[0]) for files in images]
     suffixed = has_channel_suffix(names, [case_name(label) for label in labels if label])
+    if len({_name(files, suffixed) for files in images}) < len(set(names)):
+        suffixed = False  # what looks like a channel's number is the case's own
     return [
-        Case(str(item.get("name") or _name(files, suffixed)), _on_disk(files), label)
+        Case(str(item.get("name") or _name(files, suffixed)), _on_disk(files, listing), label)
         for files, label, item in zip(images, labels, items, strict=True)
     ]
 
 
-def _label(root: Path, image: Path, item: Mapping[str, Any]) -> Path | None:
+def _label(root: Path, image: Path, item: Mapping[str, Any], listing: Listing) -> Path | None:
     if "label" in item:
-        wanted = [locate(root, item["label"])] if item["label"] else []
+        wanted = [listing.locate(root, item["label"])] if item["label"] else []
     else:
-        wanted = [folder / image.name for name in LABEL_FOLDERS if (folder := find_child(root, name))]
+        wanted = [folder / image.name for name in LABEL_FOLDERS if (folder := listing.child(root, name))]
     return next((path for path in wanted if path.exists()), None)
 
 
@@ -163,13 +166,15 @@ def _matched_by_name(root: Path, ending: str, num_channels: int | None) -> list[
     return [Case(name, files, labels.get(name)) for name, files in cases.items()]
 
 
-def _unlabelled(root: Path, content: Mapping[str, Any], known: Sequence[Case], num_channels: int | None) -> list[Case]:
+def _unlabelled(
+    root: Path, content: Mapping[str, Any], known: Sequence[Case], num_channels: int | None, listing: Listing
+) -> list[Case]:
     """Cases of the keys ``unlabeled`` and ``unlabelled`` and of the folder ``imagesUn``, each file once."""
     suffixed = any(case.name != case_name(case.images[0]) for case in known)
     items = [item for key in ("unlabeled", "unlabelled") for item in _items(content.get(key) or [], key)]
-    listed = [tuple(locate(root, path) for path in item["image"]) for item in items]
+    listed = [tuple(listing.locate(root, path) for path in item["image"]) for item in items]
     in_folder = channels_by_case(by_name(image_files(find_child(root, "imagesUn"))), suffixed, num_channels)
-    candidates = [Case(_name(files, suffixed), _on_disk(files), None) for files in listed]
+    candidates = [Case(_name(files, suffixed), _on_disk(files, listing), None) for files in listed]
     candidates += [Case(name, files, None) for name, files in in_folder.items()]
     found = {case.images[0].resolve(): case for case in (*candidates, *known)}  # a case in training keeps its label
     return [case for case in found.values() if case not in known]
@@ -191,12 +196,9 @@ def _name(images: Sequence[Path], suffixed: bool) -> str:
     return match["case"] if match else name
 
 
-def _on_disk(images: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The listed files; for one that is not there, its channels ``_0000``, ``_0001``... (nnU-Net v1), if these are."""
-    if len(images) > 1 or images[0].exists():
-        return images
-    matches = ((path, CHANNEL.fullmatch(case_name(path))) for path in image_files(images[0].parent))
-    return tuple(path for path, match in matches if match and match["case"] == case_name(images[0])) or images
+def _on_disk(images: tuple[Path, ...], listing: Listing) -> tuple[Path, ...]:
+    """The listed files; for one that is not there, its channels, if these are."""
+    return images if len(images) > 1 or images[0].exists() else listing.channels(images[0]) or images
 
 
 def _some(names: Iterable[str]) -> str:

@@ -156,11 +156,49 @@ def _read_back(run: Path, fingerprint: Fingerprint, request: Request, edited: bo
         check_trained(run / "models", plan, path)  # before hours of preprocessing for another grid
         return plan
     if edited:  # it is the user's: measured, if asked for, but neither changed nor written
+        _check_declared(path, plan, fingerprint)
         return fit_measured(plan, request.options["networks"], replan=None) if request.check_memory else plan
     tried = request.tried(plan, fingerprint)
     if tried != plan:
         _save(tried, run, request)
     return tried
+
+
+def _check_declared(path: Path, plan: Plan, fingerprint: Fingerprint) -> None:
+    """Refuse a plan that was edited before the data set declared other labels or channels; other names are told.
+
+    Raises:
+        PlanError: values that the plan does not know, another ignore label, other regions, more or fewer channels.
+    """
+    found, ignored = fingerprint.labels, fingerprint.ignore_value
+    for name, fits, planned, declared in (
+        ("labels", set(found.values()) <= set(plan.label_values), dict(plan.labels), dict(found)),
+        ("regions", plan.regions == fingerprint.regions, plan.regions, fingerprint.regions),
+        ("ignore_value", ignored in (None, plan.ignore_value), plan.ignore_value, ignored),
+        (
+            "channel_names",
+            plan.in_channels == len(fingerprint.channel_names),
+            plan.channel_names,
+            fingerprint.channel_names,
+        ),
+    ):
+        if not fits:
+            raise PlanError(
+                f"{path}: expected {name} {declared}, as the data set has, received {planned}: it was edited, so that it is not "
+                f"made anew where the data set has changed. Correct {name} in it, or delete it to plan again."
+            )
+    for name, planned, declared in (
+        ("labels", plan.labels, fingerprint.labels),
+        ("channel_names", plan.channel_names, fingerprint.channel_names),
+    ):
+        if list(planned) != list(declared):
+            log.warning(
+                "%s: %s are %s, in the data set %s; the plan's are used, as it was edited.",
+                path,
+                name,
+                planned,
+                declared,
+            )
 
 
 def _save(plan: Plan, run: Path, request: Request) -> None:

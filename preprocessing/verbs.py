@@ -69,7 +69,8 @@ def plan(
 
 
 def check(folder: str, workers: int | None = None, cache_dir: str | None = None) -> None:
-    """Read every case of a data set, or every stored case of a run, and print what is wrong. Exits 1 if any is rejected.
+    """Read every case of a data set, or every stored case of a run, and print what is wrong. Exits 1 if any is rejected, or
+    none could be read.
 
     Args:
         folder: data set or run folder.
@@ -78,7 +79,7 @@ def check(folder: str, workers: int | None = None, cache_dir: str | None = None)
     """
     findings, notes = check_cases(Path(str(folder)), workers, Path(str(cache_dir)) if cache_dir else None)
     print(table(findings, notes))
-    if any(finding.problem for finding in findings):
+    if not findings or any(finding.problem for finding in findings):
         raise SystemExit(1)
 
 

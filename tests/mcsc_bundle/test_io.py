@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
 from mcsc_bundle.io import ImageError, case_name, load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.writer import mask_file, write_like
@@ -56,6 +57,38 @@ def test_2d_images_have_two_spacings(tmp_path):
     sitk.WriteImage(picture, str(tmp_path / "b.png"))
     assert spacing_mm(load_image(tmp_path / "a.nii.gz")) == pytest.approx((0.5, 0.7))
     assert load_image(tmp_path / "b.png").shape == (3, 4, 5)
+
+
+def test_the_dots_per_inch_of_a_picture_are_no_spacing(tmp_path):
+    Image.fromarray(np.zeros((5, 4), np.uint8)).save(tmp_path / "a.tif", dpi=(300, 300))
+    assert spacing_mm(load_image(tmp_path / "a.tif")) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("ending", ["bmp", "png"])
+def test_grey_pictures_have_one_channel(tmp_path, ending):
+    grey = np.arange(20, dtype=np.uint8).reshape(5, 4)
+    Image.fromarray(grey).save(tmp_path / f"a.{ending}")
+    for loaded in (load_image(tmp_path / f"a.{ending}"), load_label(tmp_path / f"a.{ending}")):
+        np.testing.assert_array_equal(np.asarray(loaded)[0], grey.T)
+
+
+@pytest.mark.parametrize("ending", ["bmp", "png"])
+def test_a_palette_numbers_the_classes_of_a_label_and_colours_an_image(tmp_path, ending):
+    classes = np.arange(20, dtype=np.uint8).reshape(5, 4) % 3
+    picture = Image.fromarray(classes, mode="P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    picture.save(tmp_path / f"a.{ending}")
+    np.testing.assert_array_equal(np.asarray(load_label(tmp_path / f"a.{ending}"))[0], classes.T)
+    assert load_image(tmp_path / f"a.{ending}")[:, 1, 0].tolist() == [255, 0, 0]
+
+
+def test_grey_saved_as_colours_is_a_label_and_colours_are_not(tmp_path):
+    grey = np.arange(20, dtype=np.uint8).reshape(5, 4)
+    Image.fromarray(grey).convert("RGBA").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(load_label(tmp_path / "a.png"))[0], grey.T)
+    Image.fromarray(np.stack([grey, grey, 2 * grey], axis=-1)).save(tmp_path / "b.png")
+    with pytest.raises(ImageError, match="one integer per voxel, not colours"):
+        load_label(tmp_path / "b.png")
 
 
 def test_labels_are_integers(tmp_path):

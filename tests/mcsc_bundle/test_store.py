@@ -79,6 +79,21 @@ def test_current_is_what_was_made_from_the_same_files(tmp_path):
     assert not store.is_current("a", "image+label", labeled=True)
 
 
+def test_no_label_is_read_that_another_one_was_about_to_replace(tmp_path, monkeypatch):
+    store, (image, label) = CaseStore(tmp_path, "key"), random_case((9, 9, 9))
+    store.write("a", image, label, "image+first")
+    with monkeypatch.context() as killed:
+        killed.setattr("mcsc_bundle.store.save_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.write("a", image, 2 - label, "image+second")
+    assert not store.is_current("a", "image+first", labeled=True)
+
+
+def test_a_label_of_another_shape_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a: expected a label of shape"):
+        CaseStore(tmp_path, "key").write("a", np.zeros((1, 4, 5, 6), np.float32), np.zeros((5, 4, 6), np.uint8), "hash")
+
+
 def test_a_case_without_its_last_file_does_not_exist(tmp_path):
     store = CaseStore(tmp_path, "key")
     store.write("a", *random_case((9, 9, 9)), "hash")

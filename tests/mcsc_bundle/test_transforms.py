@@ -56,6 +56,16 @@ def test_mask_comes_back_nearly_where_it_is_resampled(tmp_path, kind, codes, deg
     assert dice(mask, load_label(item["label"])) > 0.9
 
 
+def test_near_45_degrees_image_and_label_turn_alike(tmp_path):
+    """Headers that differ in rounding alone have other nearest axes there."""
+    item = save_pair(tmp_path, "a", (14, 20, 16), make_affine(degrees=45 - 1e-5))
+    save(blobs((14, 20, 16)), tmp_path / "a_label.nii.gz", make_affine(degrees=45 + 1e-5))
+    ready = preprocessing(make_plan("3d"))(item)
+    assert ready["image"].shape == ready["label"].shape
+    inside = ready["label"] > 0
+    assert float(ready["image"][inside].min()) > float(ready["image"][~inside].max()) - 0.5
+
+
 def test_axes_and_spacing_are_the_plans(tmp_path):
     item = save_pair(tmp_path, "a", (20, 30, 10), make_affine("PSR", (0.5, 2.0, 1.0)))
     image = preprocessing(make_plan("3d"))(item)["image"]

@@ -8,6 +8,7 @@ import pytest
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.plan import save_json
 from mcsc_bundle.store import CaseStore
+from mcsc_bundle.trained import save_trained
 from preprocessing.__main__ import main
 from preprocessing.check import check, table
 from tests.plans import make_plan
@@ -73,6 +74,23 @@ def test_what_a_run_lacks_or_rejected_is_told(tmp_path) -> None:
     make_run(tmp_path, stored=("a",), rejected={"b": "b.nii.gz: no image."})
     assert problems(tmp_path) == {"b": "b.nii.gz: no image."}
     assert "1 case not stored for this plan, e.g. u" in check(tmp_path)[1][0]
+
+
+def test_a_fold_is_checked_where_its_cross_validation_keeps_the_cases(tmp_path) -> None:
+    store = make_run(tmp_path / "fold_0", stored=("a", "b"))
+    store.folder.parent.rename(tmp_path / "preprocessed")
+    save_trained(tmp_path / "fold_0" / "models", PLAN, ["a"])  # b validates, so its patient's scan u is not stored
+    split = {"labeled": ["a", "b"], "unlabeled": ["u", "w"], "test": [], "groups": {"b": "B", "u": "B"}}
+    save_json(tmp_path / "fold_0" / "splits.json", split)
+    findings, notes = check(tmp_path / "fold_0")
+    assert [finding.case for finding in findings] == ["a", "b"]
+    assert len(notes) == 1 and "1 case not stored for this plan, e.g. w" in notes[0]
+
+
+def test_where_nothing_could_be_read_nothing_is_well(tmp_path) -> None:
+    make_run(tmp_path, stored=())
+    with pytest.raises(SystemExit):
+        main(["check", str(tmp_path)])
 
 
 def test_damaged_stored_cases_are_found(tmp_path) -> None:

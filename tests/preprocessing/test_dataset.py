@@ -1,5 +1,8 @@
 """Every layout gives the same cases; every ordinary mistake is named with its path."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -135,6 +138,37 @@ def test_bare_folder_of_images_with_air_in_hounsfield_units_is_ct(tmp_path, dark
     write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
     assert read_dataset(tmp_path).channel_names == (channel,)
     assert ('"MR"' in caplog.text) == ("normalised as CT" in caplog.text) == (channel == "CT")
+
+
+def test_a_bare_folder_takes_its_channels_from_what_can_be_read(tmp_path):
+    for seed, name in enumerate("abc"):
+        write(tmp_path / "images" / f"{name}.nii", voxels(seed, (3, 4, 5, 2)))
+    write(tmp_path / "labels" / "b.nii", mask((3, 4, 5)))
+    (tmp_path / "images" / "a.nii").write_bytes(b"cut off")
+    assert read_dataset(tmp_path).channel_names == ("image_0", "image_1")
+
+
+def test_numbers_of_four_digits_are_the_cases_own_where_they_tell_them_apart(tmp_path):
+    names_of = [f"img_{number:04d}" for number in range(3)]
+    items = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/seg_{name[-4:]}.nii.gz"} for name in names_of]
+    decathlon(tmp_path, names_of, training=items)
+    for name in names_of:
+        (tmp_path / "labelsTr" / f"{name}.nii.gz").rename(tmp_path / "labelsTr" / f"seg_{name[-4:]}.nii.gz")
+    assert names(read_dataset(tmp_path), labeled=True) == names_of
+
+
+def test_a_folder_is_listed_once_for_all_cases_of_a_list(tmp_path, monkeypatch):
+    decathlon(tmp_path, [f"case_{number}" for number in range(30)], modality={"0": "T1", "1": "T2"})
+    for path in sorted((tmp_path / "imagesTr").iterdir()):  # as nnU-Net v1 has it
+        for channel in range(2):
+            shutil.copy(path, path.with_name(f"{path.name[:-7]}_{channel:04d}.nii.gz"))
+        path.unlink()
+    looked = []
+    look = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: looked.append(folder) or look(folder))
+    cases = read_dataset(tmp_path).cases
+    assert len(cases) == 30 and all(len(case.images) == 2 for case in cases)
+    assert len(looked) < 12
 
 
 def test_a_bare_folder_whose_labels_are_misspelt_is_refused(tmp_path):

@@ -116,6 +116,25 @@ def test_a_bad_case_is_left_out_by_name(tmp_path) -> None:
     assert all(sorted((fold["train"], fold["val"])) == [["a"], ["c"]] for fold in folds)
 
 
+def test_of_one_image_under_two_names_one_is_exported(tmp_path) -> None:
+    data = decathlon(tmp_path / "data", ["a", "b", "c"])
+    write(data / "imagesTr" / "c.nii.gz", voxels(0))  # as that of a
+    folder, rejected = export(data, tmp_path / "raw", 1)
+    assert list(rejected) == ["c"] and "as labelled case a" in rejected["c"]
+    assert not list(folder.rglob("c*.nii.gz")) and declared(folder)["numTraining"] == 2
+
+
+def test_what_nnunet_cannot_open_is_left_out(tmp_path) -> None:
+    data = decathlon(tmp_path / "data", ["a", "b"])
+    sheared = affine()
+    sheared[1, 2] = 1.0
+    write(data / "imagesTr" / "b.nii.gz", voxels(1), sheared)
+    write(data / "labelsTr" / "b.nii.gz", mask(), sheared)
+    folder, rejected = export(data, tmp_path / "raw", 1)
+    assert list(rejected) == ["b"] and "must be resampled first" in rejected["b"]
+    assert not list(folder.rglob("b*.nii.gz"))
+
+
 def test_source_and_licence_go_along(tmp_path) -> None:
     data = decathlon(tmp_path / "data", ["a"])
     before = json.loads((data / "dataset.json").read_text())

@@ -32,6 +32,26 @@ def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_pat
         patch(configuration="3d_fullres")
 
 
+def test_an_edited_plan_is_compared_with_what_the_data_set_declares_now(dataset, tmp_path, caplog):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(dataset, data)
+    prepare(str(data), str(run), workers=1, device="cpu")
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {"inference_overlap": 0.25}))
+    declared = json.loads((data / "dataset.json").read_text())
+
+    def again(**changes):
+        (data / "dataset.json").write_text(json.dumps(declared | changes))
+        return prepare(str(data), str(run), workers=1, device="cpu").plan
+
+    values = {name: index for index, name in enumerate(plan["labels"])}
+    assert again().inference_overlap == 0.25
+    again(labels={"background": 0, **{f"{name} renamed": value for name, value in values.items() if value}})
+    assert "the plan's are used, as it was edited" in caplog.text
+    with pytest.raises(PlanError, match=r"plan\.json: expected labels .*'more': 9.* delete it to plan again"):
+        again(labels={**values, "more": 9})
+
+
 def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
     """A case whose preprocessing failed once is tried again by the next call."""
     whole, write = CaseStore.write, CaseStore.write
