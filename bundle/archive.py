@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from bundle.facts import PackError
 
+PARTS = ("configs", "docs", "mcsc_bundle", "models", "preprocessing")
+FILES = ("LICENSE", "large_files.yml", "plan.json", "postprocessing.json")
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
 MAX_UNPACKED_BYTES = 8 * 2**30  # a small file can claim to hold far more than a disk
 
@@ -20,11 +22,16 @@ def files_of(folder: Path) -> list[Path]:
     return sorted((path for path in kept if not path.name.startswith(".")), key=lambda path: path.as_posix())
 
 
+def belongs(path: Path) -> bool:
+    """Whether a file, relative to the bundle, is one that bundles have: results of its use are none."""
+    return path.parts[0] in PARTS if len(path.parts) > 1 else path.name in FILES
+
+
 def pack_zip(folder: Path, archive: Path) -> None:
-    """Zip a folder under its own name, sorted, without times or owners; written beside ``archive`` and renamed."""
+    """Zip what belongs to a bundle under its name, sorted, without times or owners; written beside ``archive`` and renamed."""
     temporary = archive.with_name(f".{archive.name}.tmp")
     with zipfile.ZipFile(temporary, "w") as zipped:
-        for path in files_of(folder):
+        for path in (path for path in files_of(folder) if belongs(path.relative_to(folder))):
             info = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", DATE)
             info.compress_type, info.external_attr, info.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
             with path.open("rb") as source, zipped.open(info, "w") as target:

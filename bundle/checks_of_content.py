@@ -85,15 +85,16 @@ def check_truth(bundle: Path) -> str:
 
 
 def check_code(bundle: Path) -> str:
-    """The package is the one that the config was packed with."""
+    """The packages are those that the config was packed with."""
     expected = config_of(bundle, "inference").get("trained", {}).get("code")
-    received = code_digest(bundle / "mcsc_bundle")
+    received = code_digest(bundle)
     expect(
         received == expected,
         f"the code that inference.json names ({str(expected)[:12]})",
         f"{received[:12]}; pack again",
     )
-    return f"mcsc_bundle {received[:12]}, {'this version' if received == code_digest() else 'another version than this one'}"
+    version = "this version" if received == code_digest() else "another version than this one"
+    return f"mcsc_bundle and preprocessing {received[:12]}, {version}"
 
 
 def check_keys(bundle: Path) -> str:

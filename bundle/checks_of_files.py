@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from bundle.archive import files_of
+from bundle.archive import FILES, PARTS, belongs, files_of
 from bundle.checking import expect, metadata_of, names
 from bundle.facts import PackError, load_tensors
 from bundle.pack import MAX_FILE_BYTES, WEIGHTS
@@ -47,6 +47,12 @@ def check_files(bundle: Path) -> str:
     expect(not missing, f"files {', '.join(REQUIRED_FILES)}", f"none of {', '.join(missing)}")
     links = [path for path in bundle.rglob("*") if path.is_symlink()]
     expect(not links, "plain files", f"links: {names(bundle, links)}")
+    foreign = [path for path in files_of(bundle) if not belongs(path.relative_to(bundle))]
+    expect(
+        not foreign,
+        f"nothing beside {', '.join(sorted((*PARTS, *FILES)))}",
+        f"{names(bundle, foreign)}; move masks and other results out, they may name patients",
+    )
     odd = [path for path in files_of(bundle) if path.suffix not in KINDS and path.name != "LICENSE"]
     expect(not odd, f"files of the kinds {' '.join(KINDS)}", names(bundle, odd))
     return f"{len(files_of(bundle))} files"

@@ -80,7 +80,7 @@ def export(
         )
     check_checksums(bundle)
     check_code(bundle)
-    if code_digest(bundle / "mcsc_bundle") != code_digest():
+    if code_digest(bundle) != code_digest():
         raise PackError(f"{bundle}: expected a bundle of this version's code, received another. Pack the run again.")
     plan = Plan.load(bundle / "plan.json")
     batches = stored_windows(plan, Path(run_dir), windows)

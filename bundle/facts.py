@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from mcsc_bundle.postprocessing import Postprocessing, decision
-from mcsc_bundle.trained import check_trained, mirrored_in_training
+from mcsc_bundle.score_record import ScoreRecord, read_record
+from mcsc_bundle.trained import check_trained, mirrored_in_training, read_trained
+
+log = logging.getLogger(__name__)
 
 PLANNED = "planned.json"  # preprocessing.run_plan writes it
 DECIDED = "Decided on cross-validated masks: postprocessing.json has their Dice before and after."
@@ -41,6 +45,7 @@ class RunFacts:
         parts: names of the cases that played each part in ``splits.json``.
         method: class name of the method; empty in runs that do not name it.
         planned: the plan before anybody edited it; ``None`` if it was not kept.
+        taught: names of the cases whose labels trained a network; empty if older runs do not tell.
     """
 
     folder: Path
@@ -53,6 +58,7 @@ class RunFacts:
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     method: str = ""
     planned: Plan | None = None
+    taught: frozenset[str] = frozenset()
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -61,11 +67,19 @@ class RunFacts:
 
     @property
     def labeled(self) -> tuple[CaseFingerprint, ...]:
-        """Labelled cases that trained: a fold that was scored took no part, unless other folds trained on it."""
+        """Labelled cases that trained: a fold that validated took no part, unless other folds trained on it."""
+        if self.taught:
+            return tuple(case for case in self.fingerprint.labeled if case.case in self.taught)
         if len(self.runs) > 1:
             return self.fingerprint.labeled
         scored = {row.case for row in self.scores}
         return tuple(case for case in self.fingerprint.labeled if case.case not in scored)
+
+    @property
+    def scored_as_shipped(self) -> bool:
+        """Whether the scores are of the networks that are shipped, and not of the Transformer or of both."""
+        record = read_record(self.runs[0])
+        return record is None or record.branch == ScoreRecord.of_inference(self.plan).branch
 
     @property
     def uses_unlabeled(self) -> bool:
@@ -113,12 +127,11 @@ def read_run(folder: str | Path) -> RunFacts:
         runs=tuple(runs),
         losses=_rows(first / "log.csv"),
         validations=_rows(first / "validation.csv"),
-        scores=tuple(
-            row for run in runs if (run / "metrics.csv").exists() for row in read_metrics(run / "metrics.csv")
-        ),
+        scores=tuple(row for run in runs for row in _scores(run)),
         parts=_parts(first / "splits.json"),
         method=_method(first / "models" / "checkpoint.pt"),
         planned=Plan.load(first / PLANNED) if (first / PLANNED).exists() else None,
+        taught=_taught(runs),
     )
     for weights in facts.weights:
         _check_weights(plan, weights)
@@ -174,6 +187,22 @@ def _check_weights(plan: Plan, weights: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise PackError(f"{weights}: the weights do not fit plan.json, was it edited since? {reason}") from None
+
+
+def _scores(run: Path) -> list[CaseMetric]:
+    """``metrics.csv``, unless the training went on since."""
+    path, record = run / "metrics.csv", read_record(run)
+    if not path.exists():
+        return []
+    if record is not None and not record.is_of(run / "models"):
+        log.warning("%s: left out, as the scores are of other weights than there are now. Run evaluate again.", path)
+        return []
+    return read_metrics(path)
+
+
+def _taught(runs: Sequence[Path]) -> frozenset[str]:
+    told = [read_trained(run / "models").get("labeled", ()) for run in runs]
+    return frozenset(name for names in told for name in names) if all(told) else frozenset()
 
 
 def _rows(path: Path) -> tuple[dict[str, str], ...]:

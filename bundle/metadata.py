@@ -24,6 +24,7 @@ from mcsc_bundle.plan import ChannelNormalization, Plan
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 CORE = ("monai", "torch", "numpy")  # with entries of their own
+OPTIONAL = {"triton"}  # comes with torch for CUDA, in the version that this wants; without it there are no kernels
 OURS = ("mcsc_bundle", "preprocessing")
 MODALITIES = {
     r"cta?|.*computed tomography.*": "CT",
@@ -85,7 +86,7 @@ def make_metadata(
         "image_classes": f"{plan.in_channels} channel(s): {', '.join(plan.channel_names)}; {_schemes(plan)}",
         "label_classes": f"one channel of integers: {classes}",
         "pred_classes": _pred_classes(plan, outputs(facts)),
-        "eval_metrics": eval_metrics(facts.scores),
+        "eval_metrics": eval_metrics(facts.scores if facts.scored_as_shipped else ()),
         "intended_use": INTENDED_USE,
         "references": REFERENCES,
         "network_data_format": network_data_format(facts),
@@ -218,7 +219,7 @@ def required_packages(packages: Path) -> dict[str, str]:
         for name in _imports(ast.parse(path.read_text(encoding="utf-8")))
     }
     known = packages_distributions()
-    outside = imported - sys.stdlib_module_names - set(OURS) - set(CORE)
+    outside = imported - sys.stdlib_module_names - set(OURS) - set(CORE) - OPTIONAL
     found = {known[name][0] for name in outside if name in known} | {"fire", "PyYAML"}  # of monai.bundle itself
     return {name: exact_version(name) for name in sorted(found, key=str.lower)}
 

@@ -37,6 +37,7 @@ from mcsc_bundle.plan import Plan
 
 ANISOTROPIC_PATCH = 3.0  # nnU-Net: above this ratio of patch sides the slices of a volume are rotated alone
 NOISE = 0.1  # largest standard deviation; nnU-Net names it a variance and uses it as this
+BLUR = (0.5, 1.0)  # smallest and largest deviation, in voxels
 NOTHING = (
     0.02  # of normalised intensity: less than this all around is outside the body (splines ring beyond its border)
 )
@@ -145,17 +146,33 @@ def _widened(mask: Tensor) -> Tensor:
     return mask
 
 
+class Blur(RandGaussianSmooth):
+    """MONAI's, with the border's value beyond the border: there MONAI finds 0, which in a normalised image is no darkness."""
+
+    def __call__(self, img: Tensor, randomize: bool = True) -> Tensor:
+        """The image ``(C, *spatial)``, blurred."""
+        margin, dims = math.ceil(4 * BLUR[1]), img.ndim - 1  # MONAI cuts its kernel off at 4 deviations
+        widened = F.pad(img[None], [margin] * (2 * dims), mode="replicate")[0]
+        blurred = convert_to_tensor(super().__call__(widened, randomize), track_meta=False)
+        return blurred[(slice(None), *[slice(margin, -margin)] * dims)]
+
+
 def intensity_augmentation(plan: Plan) -> Compose:
     """nnU-Net's intensity transforms on ``image``."""
     flat = flat_axis(plan)
     slices = plan.spatial_dims == 2 or flat is not None
     inverted, plain = _gamma(invert_image=True), _gamma()
-    blur: dict[str, Any] = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[: plan.spatial_dims]}
-    coarse = RandSimulateLowResolution(prob=1, zoom_range=(0.5, 1), upsample_mode="bilinear" if slices else "trilinear")
+    blur: dict[str, Any] = {f"sigma_{axis}": BLUR for axis in "xyz"[: plan.spatial_dims]}
+    coarse = RandSimulateLowResolution(
+        prob=1,
+        zoom_range=(0.5, 1),
+        downsample_mode="nearest-exact",  # MONAI's "nearest" moves the image by half a voxel and more
+        upsample_mode="bilinear" if slices else "trilinear",
+    )
     return Compose(
         [
             PerChannel(RandGaussianNoise(prob=1, std=NOISE, sample_std=True), 0.1),
-            PerChannel(RandGaussianSmooth(prob=1, **blur), 0.2, 0.5),
+            PerChannel(Blur(prob=1, **blur), 0.2, 0.5),
             PerChannel(RandScaleIntensity(prob=1, factors=0.25), 0.15),
             PerChannel(RandScaleIntensityFixedMean(prob=1, factors=0.25, preserve_range=True), 0.15),
             PerChannel(coarse, 0.25, 0.5, flat),

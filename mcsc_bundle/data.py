@@ -28,6 +28,9 @@ FOREGROUND_SHARE = (
 )
 
 
+LEEWAY = 0.1  # of the patch: how far to each side it moves at least, past the border of an image that is no larger
+
+
 @dataclass(frozen=True)
 class PatchKey:
     """Which patch: ``slot`` of ``stream`` in the batch of ``iteration`` (counted from 0)."""
@@ -99,15 +102,17 @@ class TwoStreamDataset(Dataset):
     def _centre(self, case: StoredCase, rng: np.random.Generator, stream: int, forced: bool) -> np.ndarray:
         """Centre voxel of the patch: on a random present class, or anywhere the patch stays inside the image.
 
+        Along an axis where that leaves less than ``LEEWAY`` to either side of the middle, the patch may pass the border: else
+        networks whose patch is as large as the image would see every structure in one place alone.
+
         In a case with ignored voxels, anywhere is on an annotated voxel, as in nnU-Net: else most patches of a scan with a
         few annotated slices would teach nothing.
         """
         patch = np.asarray(self.plan.image_patch_size)
-        low, high = patch // 2, np.asarray(case.shape) - (patch - patch // 2)
-        middle = np.asarray(case.shape) // 2
-        anywhere = np.array(
-            [rng.integers(a, b + 1) if b >= a else m for a, b, m in zip(low, high, middle, strict=True)]
-        )
+        middle, leeway = np.asarray(case.shape) // 2, np.round(LEEWAY * patch).astype(int)
+        low = np.minimum(patch // 2, middle - leeway)
+        high = np.maximum(np.asarray(case.shape) - (patch - patch // 2), middle + leeway)
+        anywhere = rng.integers(low, high + 1)
         classes = [index for index in sorted(case.foreground) if index > 0]
         if forced and classes:
             voxels = case.foreground[classes[rng.integers(len(classes))]]
@@ -115,9 +120,7 @@ class TwoStreamDataset(Dataset):
             voxels = case.annotated
         else:
             return anywhere
-        chosen = voxels[rng.integers(len(voxels))]
-        inside = np.clip(chosen, low, np.maximum(low, high))
-        return np.where(high >= low, inside, middle)
+        return np.clip(voxels[rng.integers(len(voxels))], low, high)
 
     def _on_image_axes(self, size: tuple[int, ...]) -> tuple[int, ...]:
         sizes = iter(size)

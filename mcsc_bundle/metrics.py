@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mcsc_bundle.case_metrics import SURFACE_TOLERANCE_MM, CaseMetric, case_metrics, write_metrics
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.flags import check_flags_or_exit
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import Values
@@ -131,8 +132,11 @@ def score_folder(
         )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    write_metrics(rows, output)
     print(summary_table(rows, failed))
+    try:
+        write_metrics(rows, output)
+    except DiskError as error:
+        raise SystemExit(f"error: {error}") from None
     if failed:
         raise SystemExit(1)
 

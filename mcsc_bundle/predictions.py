@@ -16,6 +16,7 @@ import torch
 from monai.data import MetaTensor
 
 from mcsc_bundle.files import DiskError, replacing
+from mcsc_bundle.formats import IMAGE_SUFFIXES
 from mcsc_bundle.keep_largest import REMOVED
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
@@ -33,6 +34,7 @@ class Predictions:
 
     A case is done if its mask is there, was made with these settings (plan, weights, options), and of files that have kept
     place, size and time since; others are pending. Times alone would miss an image that was replaced by an older one.
+    Rows of other cases, of a folder that was predicted before into this one, stay in ``summary.csv`` while their mask is there.
     Under ``torch.distributed`` the pending cases are dealt out by rank; each rank keeps its own account, which
     ``gather`` joins.
 
@@ -49,10 +51,14 @@ class Predictions:
         self.folder, self.plan, self.cases = Path(output_dir), plan, list(cases)
         self.settings = _hash({"plan": to_plain(plan), **settings})
         self._refuse_to_overwrite()
+        if settings.get("save_probabilities"):
+            self._refuse_one_name_for_two()
         self.inputs = {item["case"]: _files_key(item["image"]) for item in self.cases}  # before they are read
         self.rank, self.world = _rank_and_world()
         known = {case: row for path in self._accounts() for case, row in _read_rows(path).items()}
         self.rows = {item["case"]: known[item["case"]] for item in self.cases if self._is_done(item, known)}
+        self.others = {case: row for case, row in known.items() if case not in self.inputs and self._has_mask(case)}
+        self._tell_replaced(known)
         pending = [dict(item) for item in self.cases if item["case"] not in self.rows]
         self.pending = pending[self.rank :: self.world]
         self._settle()
@@ -94,7 +100,10 @@ class Predictions:
             )  # fmt: skip
 
     def fail(self, case: str, error: str) -> None:
-        """Set a case aside."""
+        """Set a case aside. A mask of other weights, or of another image, would be taken for its own, and goes."""
+        for image in (item["image"][0] for item in self.cases if item["case"] == case):
+            for probabilities in (False, True):
+                mask_file(self.folder, case, image, probabilities).unlink(missing_ok=True)
         self._record(case, {"error": error})
         log.warning("%d/%d %s was set aside: %s", len(self.rows), len(self.cases), case, error)
 
@@ -144,6 +153,40 @@ class Predictions:
                     f"summary.csv, and the mask of {item['case']} would replace {mask}. Choose another, or remove what is in it."
                 )
 
+    def _refuse_one_name_for_two(self) -> None:
+        """The probabilities of ``a`` have the name of a mask of ``a_probabilities``.
+
+        Raises:
+            SystemExit: there are both.
+        """
+        files: dict[Path, str] = {}
+        for item in self.cases:
+            for probabilities in (False, True):
+                path = mask_file(self.folder, item["case"], item["image"][0], probabilities)
+                other = files.setdefault(path, item["case"])
+                if other != item["case"]:
+                    raise SystemExit(
+                        f"error: expected names that differ, received the cases {other} and {item['case']}, which would both "
+                        f"write {path.name}. Rename one."
+                    )
+
+    def _tell_replaced(self, known: Mapping[str, Mapping[str, str]]) -> None:
+        again = [
+            item["case"]
+            for item in self.cases
+            if item["case"] in known
+            and item["case"] not in self.rows
+            and mask_file(self.folder, item["case"], item["image"][0]).exists()
+        ]
+        if again and self.rank == 0:
+            log.warning(
+                "%s of other weights, options or image files in %s: made anew, first that of %s.",
+                counted(len(again), "mask"), self.folder, again[0],
+            )  # fmt: skip
+
+    def _has_mask(self, case: str) -> bool:
+        return any((self.folder / f"{case}{suffix}").exists() for suffix in IMAGE_SUFFIXES)
+
     def _settle(self) -> None:
         """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away."""
         _wait_for_all()
@@ -165,7 +208,8 @@ class Predictions:
         return [self.folder / "summary.csv", *sorted(self.folder.glob(".summary.*.csv"))]
 
     def _save(self, path: Path) -> None:
-        rows = [self.rows[name] for name in sorted(self.rows)]
+        all_rows = self.rows | (self.others if path.name == "summary.csv" else {})
+        rows = [all_rows[name] for name in sorted(all_rows)]
         columns = dict.fromkeys(["case", "error", *(key for row in rows for key in row)])
         try:
             with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

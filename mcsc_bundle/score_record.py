@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.plan_files import load_json, save_json
+from mcsc_bundle.shipped import file_digest
 
 FILE = "scored.json"
 
@@ -20,11 +21,18 @@ class ScoreRecord:
         branch: ``cnn``, ``transformer`` or ``both``.
         mirror_axes: network axes of the flips that were averaged; empty for one pass.
         largest: groups of classes whose largest component was kept.
+        weights: checksums of the files that held the networks, by name; empty in a record of an older version.
     """
 
     branch: str
     mirror_axes: tuple[int, ...]
     largest: tuple[tuple[str, ...], ...]
+    weights: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def is_of(self, models_dir: Path) -> bool:
+        """Whether the scores are of the weights that lie in a folder now, as far as the record tells."""
+        files = {models_dir / name: digest for name, digest in self.weights.items()}
+        return all(file.exists() and file_digest(file) == digest for file, digest in files.items())
 
     @classmethod
     def of_inference(cls, plan: Plan) -> ScoreRecord:
@@ -41,7 +49,12 @@ class ScoreRecord:
 
 
 def save_record(
-    run_dir: str | Path, plan: Plan, branch: str, mirror: bool, largest: Sequence[Sequence[str]]
+    run_dir: str | Path,
+    plan: Plan,
+    branch: str,
+    mirror: bool,
+    largest: Sequence[Sequence[str]],
+    weights: Sequence[Path] = (),
 ) -> ScoreRecord:
     """Write ``scored.json`` beside ``metrics.csv``.
 
@@ -49,8 +62,11 @@ def save_record(
         run_dir: where the scores are.
         plan: the plan.
         branch, mirror, largest: as in ``configs/evaluate.yaml``.
+        weights: files of ``run_dir/models``; those of a cascade's first stage lie elsewhere and are left out.
     """
-    record = ScoreRecord(branch, plan.mirror_axes if mirror else (), tuple(map(tuple, largest)))
+    models = (Path(run_dir) / "models").resolve()
+    digests = {path.name: file_digest(path) for path in weights if path.resolve().parent == models}
+    record = ScoreRecord(branch, plan.mirror_axes if mirror else (), tuple(map(tuple, largest)), digests)
     save_json(Path(run_dir) / FILE, record)
     return record
 

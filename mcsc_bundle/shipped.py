@@ -17,6 +17,7 @@ from typing import Any
 from mcsc_bundle.plan import Plan, PlanError
 
 PACKAGE = Path(__file__).parent
+PACKAGES = ("mcsc_bundle", "preprocessing")
 METADATA = "configs/metadata.json"
 CHECKSUMS = "sha256"  # entry of metadata.json: file of the bundle to the checksum of its bytes
 
@@ -32,17 +33,18 @@ def file_digest(path: Path) -> str:
 
 
 @cache
-def code_digest(package: Path = PACKAGE) -> str:
-    """sha256 over the Python files of a package, by relative path and content."""
-    files = {path.relative_to(package).as_posix(): file_digest(path) for path in package.rglob("*.py")}
+def code_digest(folder: Path = PACKAGE.parent) -> str:
+    """sha256 over the Python files of our packages in a folder, by relative path and content."""
+    paths = [path for package in PACKAGES for path in (folder / package).rglob("*.py")]
+    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def check_code(expected: str) -> None:
-    """Refuse to go on with another copy of this package than a bundle was packed with.
+    """Refuse to go on with other copies of our packages than a bundle was packed with.
 
     Args:
-        expected: ``code_digest`` of the bundle's own copy.
+        expected: ``code_digest`` of the bundle.
 
     Raises:
         BundleError: another bundle, or another version that lies on the path, was imported first; or files were edited.

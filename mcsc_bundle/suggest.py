@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mcsc_bundle.data import network_input
+from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.first_stage import remembered_key
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
@@ -106,13 +107,6 @@ def suggest(
         for name in tqdm((*labeled, *unlabeled), desc="looking at scans", unit="scan")
     }
     listed = rank([looks[name] for name in labeled], {name: looks[name] for name in unlabeled}, count)
-    with (run / "suggestions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("rank", "case", "score", "distance", "disagreement"))
-        writer.writerows(
-            (place, s.case, f"{s.score:.4f}", f"{s.distance:.4f}", f"{s.disagreement:.4f}")
-            for place, s in enumerate(listed, start=1)
-        )
     if listed and min(s.disagreement for s in listed) > 0.99:
         print(f"{NO_AGREEMENT}\n")
     seen, total = (sum(getattr(look, name) for look in looks.values()) for name in ("seen", "windows"))
@@ -123,6 +117,20 @@ def suggest(
         f"From {seen} of {total} windows of {len(labeled)} labelled and {len(unlabeled)} unlabelled scans, in "
         f"{time.perf_counter() - began:.0f} s; in {run / 'suggestions.csv'} too."
     )
+    _save(listed, run / "suggestions.csv")
+
+
+def _save(listed: Sequence[Suggestion], path: Path) -> None:
+    try:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("rank", "case", "score", "distance", "disagreement"))
+            writer.writerows(
+                (place, s.case, f"{s.score:.4f}", f"{s.distance:.4f}", f"{s.disagreement:.4f}")
+                for place, s in enumerate(listed, start=1)
+            )
+    except DiskError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from mcsc_bundle.joined import check_joinable
 from mcsc_bundle.networks import BranchPredictor, NetworkPair, SwinUNet, UNet
 from mcsc_bundle.networks.pair import BRANCHES
 from mcsc_bundle.outputs import outputs_of
-from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.plan import Plan, PlanError, to_plain
 from mcsc_bundle.postprocessing import groups_or_exit
 from mcsc_bundle.shipped import BundleError, check_code, check_metadata, check_weights
 from mcsc_bundle.tensors import load_tensors_or_exit
@@ -116,6 +116,12 @@ class TrainedRun:
         own = [self.weights, *(run.weights for run in self.others)]
         own += [] if self.previous is None else self.previous.all_weights
         return own + [path for run in self.configurations for path in run.all_weights]
+
+    @property
+    def other_plans(self) -> list[dict[str, Any]]:
+        """Those of a cascade's first stage and of further configurations, as ``plan.json`` has them."""
+        stages = [*([] if self.previous is None else [self.previous]), *self.configurations]
+        return [content for run in stages for content in (to_plain(run.plan), *run.other_plans)]
 
     @property
     def network(self) -> nn.Module:

@@ -43,21 +43,22 @@ def one_box(shape: tuple[int, ...], share: float, device: torch.device) -> Tenso
 
 
 def strong_intensity(image: Tensor) -> Tensor:
-    """Brightness, contrast, gamma and blur drawn per sample, for normalised images ``(B, C, *spatial)``.
+    """Brightness, contrast, gamma and blur drawn per sample and channel, for normalised images ``(B, C, *spatial)``.
 
-    UniMatch's medical recipe (Yang et al., 2023: colour jitter with probability 0.8, blur 0.5) for one-channel scans:
-    contrast and brightness by up to a half, gamma 0.5 to 2 on the image's own range.
+    UniMatch's medical recipe (Yang et al., 2023: colour jitter with probability 0.8, blur 0.5), of one-channel scans there:
+    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range.
     """
-    batch, dims = len(image), image.ndim - 2
-    column = (batch, 1) + (1,) * dims
+    dims = image.ndim - 2
+    column = (*image.shape[:2], *[1] * dims)
+    spatial = tuple(range(2, image.ndim))
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(column, device=image.device).uniform_(low, high)
 
-    low = image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
-    span = image.amax(dim=tuple(range(1, image.ndim)), keepdim=True) - low + 1e-6
+    low = image.amin(dim=spatial, keepdim=True)
+    span = image.amax(dim=spatial, keepdim=True) - low + 1e-6
     curved = ((image - low) / span).pow(uniform(-0.69, 0.69).exp()) * span + low
-    mean = curved.mean(dim=tuple(range(1, image.ndim)), keepdim=True)
+    mean = curved.mean(dim=spatial, keepdim=True)
     jittered = (curved - mean) * uniform(0.5, 1.5) + mean + uniform(-0.5, 0.5)
     jittered = torch.where(uniform(0, 1) < 0.8, jittered, image)
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d

@@ -48,12 +48,23 @@ def test_the_same_content_gives_the_same_bytes_whenever_it_was_written(tmp_path)
     for index, order in enumerate((("b", "a"), ("a", "b"))):
         folder = tmp_path / str(index) / "name"
         (folder / "__pycache__").mkdir(parents=True)
+        (folder / "docs").mkdir()
         for name in order:
-            (folder / name).write_text(name * 100)
-            os.utime(folder / name, (index * 10**6, index * 10**6))
+            (folder / "docs" / name).write_text(name * 100)
+            os.utime(folder / "docs" / name, (index * 10**6, index * 10**6))
         (folder / "__pycache__" / "x.pyc").write_text(str(index))
         archives.append(tmp_path / f"{index}.zip")
         pack_zip(folder, archives[-1])
     assert archives[0].read_bytes() == archives[1].read_bytes()
     bundle = unpack_zip(archives[0], tmp_path / "to")
-    assert sorted(path.name for path in bundle.iterdir()) == ["a", "b"] and (bundle / "a").read_text() == "a" * 100
+    docs = bundle / "docs"
+    assert sorted(path.name for path in docs.iterdir()) == ["a", "b"] and (docs / "a").read_text() == "a" * 100
+
+
+def test_results_of_a_bundle_s_use_do_not_go_along(tmp_path):
+    folder = tmp_path / "name"
+    for place in ("eval/patient.nii.gz", "eval/summary.csv", "models/model.pt", "LICENSE", "notes.txt"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text("")
+    pack_zip(folder, tmp_path / "name.zip")
+    assert sorted(zipfile.ZipFile(tmp_path / "name.zip").namelist()) == ["name/LICENSE", "name/models/model.pt"]

@@ -11,7 +11,7 @@ import torch
 from bundle.__main__ import main
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
-from bundle.metadata import describe, display_name
+from bundle.metadata import describe, display_name, required_packages
 from bundle.pack import data_terms, pack
 from bundle.terms import Credits, DataTerms
 from bundle.verify import verify
@@ -19,6 +19,7 @@ from mcsc_bundle.options import references_in
 from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
 from mcsc_bundle.score_record import save_record
+from mcsc_bundle.shipped import PACKAGE
 from mcsc_bundle.trained import plan_record, save_trained
 from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
@@ -124,6 +125,32 @@ def test_the_card_passes_on_that_the_data_exclude_commercial_use(tmp_path, terms
     bundle, _ = pack(make_run(tmp_path / "run"), "tiny", DataTerms("somewhere", terms), tmp_path)
     card = (bundle / "docs" / "README.md").read_text()
     assert card.count("Not for commercial use either") == 2 * loses and f"That licence is: {terms};" in card
+
+
+def test_scores_of_weights_that_are_gone_are_left_out(tmp_path, caplog):
+    run = make_run(tmp_path / "run")
+    plan, weights = Plan.load(run / "plan.json"), run / "models" / "model.pt"
+    save_record(run, plan, "cnn", True, plan.largest_component, [weights])
+    assert read_run(run).scores
+    torch.save({name: value + 1 for name, value in torch.load(weights).items()}, weights)
+    assert not read_run(run).scores and "other weights than there are now" in caplog.text
+
+
+def test_scores_of_another_network_are_no_metrics_of_the_one_that_is_shipped(tmp_path):
+    run = make_run(tmp_path / "run")
+    plan = Plan.load(run / "plan.json")
+    save_record(run, plan, "both", True, plan.largest_component)
+    assert metadata(pack(run, "tiny", TERMS, tmp_path)[0])["eval_metrics"] == {}
+
+
+def test_labels_of_a_fold_that_validated_are_not_counted(tmp_path):
+    run = make_run(tmp_path / "run")
+    save_trained(run / "models", Plan.load(run / "plan.json"), ["another case"])
+    assert read_run(run).labeled == ()
+
+
+def test_nothing_that_is_optional_is_required(tmp_path):
+    assert "triton" not in required_packages(PACKAGE.parent)
 
 
 def test_only_what_a_method_learned_from_is_counted(tmp_path):

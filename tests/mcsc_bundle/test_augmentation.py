@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mcsc_bundle.augmentation import (
+    Blur,
     PatchAugmentation,
     _sampled,
     _sampling_grid,
@@ -21,7 +22,7 @@ from tests.plans import KINDS, make_plan
 THICK = {"patch_size": (32, 32, 8), "spacing_mm": (1.0, 1.0, 5.0)}
 NNUNET = {  # share of one-channel patches that each transform of nnU-Net 2.8.1's own chain changes
     "RandGaussianNoise": 0.1,
-    "RandGaussianSmooth": 0.1,
+    "Blur": 0.1,
     "RandScaleIntensity": 0.15,
     "RandScaleIntensityFixedMean": 0.15,
     "RandSimulateLowResolution": 0.125,
@@ -235,3 +236,25 @@ def test_slices_that_stay_slices_are_resampled_as_the_volume_would_be(mode):
     ours = augment._resampled(region, augment._grid(region.shape[1:]), mode)
     whole = _sampling_grid(augment.matrix, plan.patch_size, region.shape[1:])
     assert torch.allclose(ours, _sampled(region, whole, mode), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (3, 12, 9)])
+def test_a_blur_darkens_no_border(shape):
+    sigmas = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[: len(shape)]}
+    assert torch.allclose(
+        Blur(prob=1, **sigmas)(torch.full((1, *shape), -1.0)), torch.full((1, *shape), -1.0), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ["2d", "3d"])
+def test_low_resolution_moves_no_structure(kind):
+    """A slope stays where it is: its label does."""
+    (coarse,) = (
+        step for step in intensity_augmentation(make_plan(kind)).transforms if "Low" in type(step.transform).__name__
+    )
+    coarse.probability = coarse.channel_probability = 1.0
+    coarse.set_random_state(0)
+    dims = make_plan(kind).spatial_dims
+    slope = torch.arange(24.0).view(-1, *[1] * (dims - 1)).expand(*[24] * dims)[None]
+    moved = [float((coarse({"image": slope})["image"] - slope)[0, 6:-6].mean()) for _ in range(40)]
+    assert abs(np.mean(moved)) < 0.1 and max(map(abs, moved)) <= 0.5

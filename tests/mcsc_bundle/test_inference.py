@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
 
 from mcsc_bundle.folder import find_cases
 from mcsc_bundle.networks import NetworkPair
@@ -126,6 +127,58 @@ def test_images_of_equal_names_in_another_folder_are_not_done(tmp_path, images, 
         Predictions(tmp_path / "masks", make_plan("anisotropic"), find_cases(folder), {}) for folder in (images, other)
     ]
     assert predictions[0].inputs["a"] != predictions[1].inputs["a"]
+
+
+def masked(folder, *names):
+    """Masks and their account, as of an earlier call; gives the cases."""
+    plan = make_plan("anisotropic")
+    cases = [{"case": name, "image": [f"{name}.nii.gz"]} for name in names]
+    earlier = Predictions(folder, plan, cases, {"weights": 1})
+    for name in names:
+        earlier.add(name, MetaTensor(torch.zeros(1, 2, 2, 2, dtype=torch.uint8), affine=torch.eye(4)), 1.0)
+        (folder / f"{name}.nii.gz").touch()
+    return cases
+
+
+def test_a_second_folder_keeps_the_account_of_the_first(tmp_path):
+    masked(tmp_path, "a", "b", "gone")
+    (tmp_path / "gone.nii.gz").unlink()
+    masked(tmp_path, "c")
+    assert sorted(summary(tmp_path)) == ["a", "b", "c"]
+
+
+def test_masks_that_are_made_anew_are_told(tmp_path, caplog):
+    cases = masked(tmp_path, "a", "b")
+    Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 2})
+    assert "2 masks of other weights, options or image files" in caplog.text
+
+
+def test_a_case_that_is_set_aside_has_no_mask_of_older_weights(tmp_path):
+    cases = masked(tmp_path, "a", "b")
+    later = Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 2})
+    later.fail("a", "cut off")
+    assert not (tmp_path / "a.nii.gz").exists() and (tmp_path / "b.nii.gz").exists()
+
+
+def test_probabilities_and_a_mask_of_one_name_are_refused(tmp_path):
+    cases = [{"case": name, "image": [f"{name}.nii.gz"]} for name in ("a", "a_probabilities")]
+    Predictions(tmp_path, make_plan("anisotropic"), cases, {"save_probabilities": False})
+    with pytest.raises(SystemExit, match="cases a and a_probabilities, which would both write"):
+        Predictions(tmp_path, make_plan("anisotropic"), cases, {"save_probabilities": True})
+
+
+def test_an_edited_plan_of_another_configuration_makes_other_masks(run_dir, tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("2d", "3d_fullres"):
+        shutil.copytree(run_dir, runs / name / "fold_0")
+    (runs / "best.json").write_text(
+        json.dumps({"configurations": ["2d", "3d_fullres"], "cases": 1, "candidates": [], "why": ""})
+    )
+    before = TrainedRun(runs).other_plans
+    plan = json.loads((runs / "3d_fullres" / "fold_0" / "plan.json").read_text())
+    (runs / "3d_fullres" / "fold_0" / "plan.json").write_text(json.dumps(plan | {"inference_overlap": 0.25}))
+    after = TrainedRun(runs).other_plans
+    assert [each[0]["inference_overlap"] for each in (before, after)] == [0.0, 0.25]
 
 
 def test_thousands_of_cases_are_looked_through_in_seconds(tmp_path, images):

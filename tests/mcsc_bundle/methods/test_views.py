@@ -34,3 +34,13 @@ def test_a_single_unlabelled_patch_is_mixed_with_a_labelled_one_in_every_step():
     for _ in range(8):
         mixed, _ = method.strong_view(labeled, target, weak)
         assert 0 < mixed[1:].mean() < 1
+
+
+def test_each_channel_has_a_range_of_its_own():
+    """A channel with large values (PET beside CT) decides nothing about its neighbour."""
+    image = torch.randn(1, 2, 8, 8)
+    views = []
+    for factor in (1.0, 50.0):
+        torch.manual_seed(0)
+        views.append(strong_intensity(image * torch.tensor([1.0, factor]).view(1, 2, 1, 1))[:, 0])
+    assert torch.equal(*views)
