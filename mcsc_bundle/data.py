@@ -28,9 +28,6 @@ FOREGROUND_SHARE = (
 )
 
 
-LEEWAY = 0.1  # of the patch: how far to each side it moves at least, past the border of an image that is no larger
-
-
 @dataclass(frozen=True)
 class PatchKey:
     """Which patch: ``slot`` of ``stream`` in the batch of ``iteration`` (counted from 0)."""
@@ -49,6 +46,10 @@ class TwoStreamDataset(Dataset):
         store: the preprocessed cases.
         transform: augmentation with ``draw`` and ``set_random_state``, see ``PatchAugmentation``.
         seed: with the key, decides case, position and augmentation.
+        leeway: how far a patch moves to each side at least, as a share of its size: past the border of an image that is no
+            larger, where it finds 0. Without it networks whose patch is as large as the image would see every structure in one
+            place alone (``docs/method.md``). nnU-Net lets its patches pass the border where they are forced to hold
+            foreground, to one side.
 
     Raises:
         ValueError: no labelled case.
@@ -61,8 +62,10 @@ class TwoStreamDataset(Dataset):
         store: CaseStore,
         transform: PatchAugmentation,
         seed: int = 0,
+        leeway: float = 0.2,
     ) -> None:
         self.data, self.plan, self.store, self.transform, self.seed = data, plan, store, transform, seed
+        self.leeway = leeway
         self.streams = (
             [item["case"] for item in data if item["labeled"]],
             [item["case"] for item in data if not item["labeled"]],
@@ -100,16 +103,13 @@ class TwoStreamDataset(Dataset):
         return self.transform(item)
 
     def _centre(self, case: StoredCase, rng: np.random.Generator, stream: int, forced: bool) -> np.ndarray:
-        """Centre voxel of the patch: on a random present class, or anywhere the patch stays inside the image.
-
-        Along an axis where that leaves less than ``LEEWAY`` to either side of the middle, the patch may pass the border: else
-        networks whose patch is as large as the image would see every structure in one place alone.
+        """Centre voxel of the patch: on a random present class, or anywhere; inside the image but for ``leeway``.
 
         In a case with ignored voxels, anywhere is on an annotated voxel, as in nnU-Net: else most patches of a scan with a
         few annotated slices would teach nothing.
         """
         patch = np.asarray(self.plan.image_patch_size)
-        middle, leeway = np.asarray(case.shape) // 2, np.round(LEEWAY * patch).astype(int)
+        middle, leeway = np.asarray(case.shape) // 2, np.round(self.leeway * patch).astype(int)
         low = np.minimum(patch // 2, middle - leeway)
         high = np.maximum(np.asarray(case.shape) - (patch - patch // 2), middle + leeway)
         anywhere = rng.integers(low, high + 1)

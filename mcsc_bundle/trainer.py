@@ -61,7 +61,7 @@ class MCSCTrainer(SupervisedTrainer):
     rank), so that a resumed run repeats an uninterrupted one bit by bit on a CPU.
 
     Args:
-        device: where to train.
+        device: where to train. On a GPU cuDNN is told to search for its fastest convolutions (for the whole process).
         max_epochs, epoch_length: an epoch is ``epoch_length`` iterations (unlabelled pools have no natural epoch).
         train_data_loader: gives ``image`` and ``label``, see ``TwoStreamLoader``.
         network: the method. Under ``torch.distributed`` the trainer wraps it in DDP.
@@ -98,6 +98,8 @@ class MCSCTrainer(SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         device = torch.device(device)
+        if device.type == "cuda":  # patch and batch stay the same, so cuDNN's search pays, as in nnU-Net
+            torch.backends.cudnn.benchmark = True
         self.method = network.to(device)
         if compile:
             self.method.compile_networks()

@@ -49,6 +49,8 @@ class MCSC(PaperMCSC):
         copy_paste: probability that the box comes from a labelled patch instead of another unlabelled one; 1 in a batch that
             has a single unlabelled patch.
         decay: of the EMA teachers.
+        teacher_power: each network's teacher is drawn with a chance in proportion to ``1 / supervised loss`` to this power; 0 for
+            turns of equal chance, 8 and more for the better one nearly alone.
         deep_supervision: of the CNN on labelled patches, as nnU-Net has it, see ``Supervision``.
     """
 
@@ -64,10 +66,12 @@ class MCSC(PaperMCSC):
         box_share: tuple[float, float] = (0.1, 0.5),
         copy_paste: float = 0.5,
         decay: float = 0.99,
+        teacher_power: float = 2.0,
         deep_supervision: bool = False,
     ) -> None:
         super().__init__(networks, loss, contrast, weight, rampup, contrast_weight, deep_supervision=deep_supervision)
         self.confidence, self.box_share, self.copy_paste = confidence, box_share, copy_paste
+        self.teacher_power = teacher_power
         self.cnn_teacher = EMATeacher(self.cnn, decay)
         self.transformer_teacher = EMATeacher(self.transformer, decay)
         self.supervised_losses = (1.0, 1.0)  # running means, of the CNN and of the Transformer
@@ -117,8 +121,8 @@ class MCSC(PaperMCSC):
         return torch.cat((labeled, mixed)), torch.where(box, partner_target, pseudo)
 
     def teacher(self) -> EMATeacher:
-        """The teacher of this step, drawn with a chance in proportion to ``1 / supervised loss^2`` of its network."""
-        cnn, transformer = (max(loss, 1e-3) ** -2 for loss in self.supervised_losses)
+        """The teacher of this step, drawn by how well its network knows the labelled patches, see ``teacher_power``."""
+        cnn, transformer = (max(loss, 1e-3) ** -self.teacher_power for loss in self.supervised_losses)
         return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:

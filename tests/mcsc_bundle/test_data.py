@@ -50,14 +50,14 @@ def test_loader_that_starts_late_gives_the_batches_of_one_that_did_not_stop():
 
 @pytest.mark.parametrize("stream", [LABELED, UNLABELED])
 def test_patches_move_though_the_image_is_no_larger(stream):
-    """By a tenth of the patch, evenly to both sides; where the image is larger they stay inside it."""
+    """By a fifth of the patch, evenly to both sides; where the image is larger they stay inside it."""
     plan = make_plan("3d", patch_size=(20, 20, 20))
     data = dataset(plan)
     case = SimpleNamespace(shape=(20, 12, 40), foreground={1: np.array([[0, 0, 0], [19, 11, 39]])}, annotated=None)
     rng = np.random.default_rng(0)
     starts = np.array([data._centre(case, rng, stream, forced) - 10 for forced in (False, True) for _ in range(400)])
-    assert starts.min(0).tolist() == [-2, -6, 0] and starts.max(0).tolist() == [2, -2, 20]
-    assert set(starts[:400, 0]) == set(range(-2, 3))
+    assert starts.min(0).tolist() == [-4, -8, 0] and starts.max(0).tolist() == [4, 0, 20]
+    assert set(starts[:400, 0]) == set(range(-4, 5))
 
 
 def test_loader_workers_change_nothing():
