@@ -15,6 +15,7 @@ from bundle.facts import RunFacts
 from bundle.markdown import per_axis
 from bundle.terms import DataTerms, licence, noncommercial
 from mcsc_bundle.figures import dice_figure, loss_figure, validation_figure
+from mcsc_bundle.score_record import is_current
 
 EXPORTS = "<!-- exports -->"  # `python -m bundle export` writes its numbers here
 
@@ -67,7 +68,7 @@ def _draw(docs: Path, facts: RunFacts, pictures: bool) -> set[str]:
     for name, figure in drawn.items():
         _save(figure, docs / name)
     overlay = facts.runs[0] / "overlay.png"
-    if pictures and overlay.exists():
+    if pictures and facts.scores and overlay.exists() and is_current(facts.runs[0]):
         shutil.copyfile(overlay, docs / "overlay.png")
         return {*drawn, "overlay.png"}
     return set(drawn)

@@ -19,7 +19,7 @@ from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
 from mcsc_bundle.postprocessing import Postprocessing, decision
-from mcsc_bundle.score_record import ScoreRecord, read_record
+from mcsc_bundle.score_record import ScoreRecord, is_current, read_record
 from mcsc_bundle.trained import check_trained, mirrored_in_training, read_trained
 
 log = logging.getLogger(__name__)
@@ -191,10 +191,10 @@ def _check_weights(plan: Plan, weights: Path) -> None:
 
 def _scores(run: Path) -> list[CaseMetric]:
     """``metrics.csv``, unless the training went on since."""
-    path, record = run / "metrics.csv", read_record(run)
+    path = run / "metrics.csv"
     if not path.exists():
         return []
-    if record is not None and not record.is_of(run / "models"):
+    if not is_current(run):
         log.warning("%s: left out, as the scores are of other weights than there are now. Run evaluate again.", path)
         return []
     return read_metrics(path)

@@ -28,6 +28,9 @@ FOREGROUND_SHARE = (
 )
 
 
+LEEWAY = 0.2
+
+
 @dataclass(frozen=True)
 class PatchKey:
     """Which patch: ``slot`` of ``stream`` in the batch of ``iteration`` (counted from 0)."""
@@ -62,7 +65,7 @@ class TwoStreamDataset(Dataset):
         store: CaseStore,
         transform: PatchAugmentation,
         seed: int = 0,
-        leeway: float = 0.2,
+        leeway: float = LEEWAY,
     ) -> None:
         self.data, self.plan, self.store, self.transform, self.seed = data, plan, store, transform, seed
         self.leeway = leeway

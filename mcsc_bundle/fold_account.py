@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from mcsc_bundle.data import LEEWAY
 from mcsc_bundle.first_stage import is_same_stage
 from mcsc_bundle.options import references_in
 
@@ -47,6 +48,7 @@ def asked(files: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
         "config_files": names,
         "overlays": {key: _content_key(file) for key, file in overlays},
         "deep_supervision": deep,
+        "leeway": options.get("leeway", LEEWAY),
         "options": json.loads(json.dumps(options, default=str)),
     }
 
@@ -92,9 +94,11 @@ def check_same(runs: Path, folder: Path, asked: Mapping[str, Any], account: Mapp
     if account:
         if account.get("deep_supervision", False) != asked["deep_supervision"]:  # older versions had none
             differing.append("--deep_supervision")
+        if account.get("leeway", 0) != asked["leeway"]:  # nor did their patches move
+            differing.append("--leeway")
         differing += [
             f"--{name}"
-            for name in sorted({*before, *now} - {*MAY_CHANGE, "deep_supervision"})
+            for name in sorted({*before, *now} - {*MAY_CHANGE, "deep_supervision", "leeway"})
             if before.get(name) != now.get(name)
         ]
     if now.get("previous") and not is_same_stage(folder, Path(now["previous"])):

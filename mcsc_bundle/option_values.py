@@ -127,6 +127,7 @@ RULES = {
     "deep_supervision": TRUE_OR_FALSE,
     "mirror": TRUE_OR_FALSE,
     "save_probabilities": TRUE_OR_FALSE,
+    "leeway": Rule("a number from 0 to 0.5", _number(lambda value: 0 <= value <= 0.5)),
     "overlap": Rule("a number from 0 to below 1, or None", _or_none(_number(lambda value: 0 <= value < 1))),
     **dict.fromkeys(
         ("evaluator#amp", "validate#evaluator#amp"),

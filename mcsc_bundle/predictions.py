@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from monai.data import MetaTensor
 
 from mcsc_bundle.files import DiskError, replacing
 from mcsc_bundle.formats import IMAGE_SUFFIXES
+from mcsc_bundle.io import case_name
 from mcsc_bundle.keep_largest import REMOVED
 from mcsc_bundle.labels import inside
 from mcsc_bundle.plan import Plan, to_plain
@@ -102,8 +104,11 @@ class Predictions:
     def fail(self, case: str, error: str) -> None:
         """Set a case aside. A mask of other weights, or of another image, would be taken for its own, and goes."""
         for image in (item["image"][0] for item in self.cases if item["case"] == case):
-            for probabilities in (False, True):
-                mask_file(self.folder, case, image, probabilities).unlink(missing_ok=True)
+            mask, probabilities = (mask_file(self.folder, case, image, each) for each in (False, True))
+            masks_of_others = case_name(probabilities) in (*self.inputs, *self.others)
+            for path in (mask,) if masks_of_others else (mask, probabilities):
+                with suppress(OSError):  # a folder that nothing can be written to is told where the account is
+                    path.unlink(missing_ok=True)
         self._record(case, {"error": error})
         log.warning("%d/%d %s was set aside: %s", len(self.rows), len(self.cases), case, error)
 
@@ -191,14 +196,14 @@ class Predictions:
         """Once every rank has read all accounts: what is known goes to ``summary.csv``, the ranks' own ones go away."""
         _wait_for_all()
         if self.rank == 0:
-            if self.rows:
+            if self.rows or self.others:
                 self._save(self.folder / "summary.csv")
             for path in self._accounts()[1:]:
                 path.unlink()
         _wait_for_all()
 
     def _is_mine(self, case: str, row: Mapping[str, str]) -> bool:
-        return row.get("settings") == self.settings and any(item["case"] == case for item in self.cases)
+        return row.get("settings") == self.settings and row.get("inputs", "") == self.inputs.get(case)
 
     def _own_account(self) -> Path:
         return self.folder / ("summary.csv" if self.world == 1 else f".summary.{self.rank}.csv")

@@ -71,6 +71,12 @@ def save_record(
     return record
 
 
+def is_current(run_dir: str | Path) -> bool:
+    """Whether scores and picture of a run are of the weights that it has now, as far as is told."""
+    record = read_record(run_dir)
+    return record is None or record.is_of(Path(run_dir) / "models")
+
+
 def read_record(run_dir: str | Path) -> ScoreRecord | None:
     """``scored.json`` of a folder; ``None`` where there is none, as for scores of an older version."""
     path = Path(run_dir) / FILE

@@ -236,7 +236,12 @@ class MCSCTrainer(SupervisedTrainer):
             "scaler": self.grad_scaler.state_dict(),
             "nonfinite_steps": self.nonfinite_steps,
             "seed": self.seed,
+            "leeway": self._leeway,
         }
+
+    @property
+    def _leeway(self) -> float:
+        return getattr(getattr(self.data_loader, "dataset", None), "leeway", 0.0)
 
     @staticmethod
     def _tell_changes(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> None:
@@ -284,6 +289,8 @@ class MCSCTrainer(SupervisedTrainer):
             ) from None
         if state.get("seed", self.seed) != self.seed:
             log.warning(GOING_ON, "seed", self.seed, state["seed"])
+        if (before := state.get("leeway", 0.0)) != self._leeway:
+            log.warning(GOING_ON, "leeway", self._leeway, before)
         self._tell_changes([settings_of(group) for group in self.optimizer.param_groups], asked)
         for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(settings)

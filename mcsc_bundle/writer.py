@@ -66,7 +66,8 @@ def _write_itk(array: np.ndarray, image: Path, path: Path) -> None:
     several = len(array) > 1
     written = sitk.GetImageFromArray(_supported(voxels if several else voxels[..., 0], path), isVector=several)
     full = reader.GetDimension()
-    written.SetSpacing(reader.GetSpacing()[:dims])
+    flat = image_suffix(image) in FLAT_SUFFIXES  # read as pixels of 1 mm, see formats
+    written.SetSpacing([1.0] * dims if flat else reader.GetSpacing()[:dims])
     written.SetOrigin(reader.GetOrigin()[:dims])
     written.SetDirection(np.array(reader.GetDirection()).reshape(full, full)[:dims, :dims].ravel().tolist())
     sitk.WriteImage(written, str(path), useCompression=True)

@@ -157,6 +157,13 @@ def _check(cases: Sequence[Case], root: Path) -> None:
     if twice:
         files = " and ".join(str(case.images[0]) for case in cases if case.name == twice[0])
         raise DatasetError(f"{root}: expected each case name once, received {twice[0]!r} for {files}; rename one.")
+    by_label = Counter(case.label for case in cases if case.label is not None)
+    if shared := [label for label, count in by_label.items() if count > 1]:
+        files = " and ".join(str(case.images[0]) for case in cases if case.label == shared[0])
+        raise DatasetError(
+            f"{root}: expected a label file for each case, received {shared[0]} for {files}. If these are channels of one case, "
+            'list them together: "image": ["CASE_0000...", "CASE_0001..."].'
+        )
     odd = [case.name for case in cases if not case.name.strip() or set(case.name) & set("/\\\0") or case.name[0] == "."]
     if odd:  # they become names of files
         raise DatasetError(

@@ -81,7 +81,9 @@ def find_cases(root: Path, content: Mapping[str, Any], num_channels: int | None)
 
 def is_bare(root: Path, content: Mapping[str, Any]) -> bool:
     """Whether a folder is neither the Decathlon's nor nnU-Net's and declares no class: its label files alone tell them."""
-    declares = {"training", "dataset", "regions_class_order"} & set(content) or get_close_matches("labels", content)
+    declares = {"training", "dataset", "regions_class_order"} & set(content) or get_close_matches(
+        "labels", content, cutoff=0.8
+    )
     return not declares and find_child(root, "imagesTr") is None
 
 
@@ -122,7 +124,8 @@ def _listed(root: Path, items: Sequence[Mapping[str, Any]], listing: Listing) ->
         )  # fmt: skip
     names = [case_name(files[0]) for files in images]
     suffixed = has_channel_suffix(names, [case_name(label) for label in labels if label])
-    if len({_name(files, suffixed) for files in images}) < len(set(names)):
+    of_their_own = len({label for label in labels if label}) == len(items)
+    if of_their_own and len({_name(files, suffixed) for files in images}) < len(set(names)):
         suffixed = False  # what looks like a channel's number is the case's own
     return [
         Case(str(item.get("name") or _name(files, suffixed)), _on_disk(files, listing), label)

@@ -18,7 +18,7 @@ SAME_PATIENT = re.compile(
 COUNTED = re.compile(r"(.*\d)[_-](?:[a-z]+[_-]?)?\d{1,2}", re.IGNORECASE)
 """A number and another: ``P4-1`` and ``P4_scan1`` may be of patient ``P4``, or not (``LUNA16_scan_1``); only people know."""
 
-FEW_SCANS = 12  # of one patient; more with one beginning are rather a data set
+FEW_SCANS = 12  # of one patient; if all names begin alike and these are more, that is the data set's name
 
 
 def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path) -> dict[str, str]:
@@ -82,7 +82,7 @@ def look_alike(names: Iterable[str], content: Mapping[str, Any]) -> str:
         if match := COUNTED.fullmatch(name):
             alike.setdefault(match[1], []).append(name)
     several = [members for members in alike.values() if len(members) > 1]
-    if not several or any(len(members) > FEW_SCANS for members in several):
+    if not several or (len(alike) == 1 and len(several[0]) > FEW_SCANS):
         return ""
     first, second, *_ = several[0]
     return (

@@ -134,6 +134,8 @@ def test_scores_of_weights_that_are_gone_are_left_out(tmp_path, caplog):
     assert read_run(run).scores
     torch.save({name: value + 1 for name, value in torch.load(weights).items()}, weights)
     assert not read_run(run).scores and "other weights than there are now" in caplog.text
+    (run / "overlay.png").write_bytes(b"")  # shows masks of those weights
+    assert not (pack(run, "tiny", TERMS, tmp_path)[0] / "docs" / "overlay.png").exists()
 
 
 def test_scores_of_another_network_are_no_metrics_of_the_one_that_is_shipped(tmp_path):

@@ -145,6 +145,20 @@ def test_longer_training_goes_on_but_other_options_are_refused(road):
         cross_validate("DATA", str(runs), config_file=["configs/train.yaml", "configs/method_cps.yaml"])
 
 
+def test_folds_whose_patches_stayed_in_place_are_not_compared_with_others(road):
+    """Accounts of older versions do not tell of it."""
+    runs, ran = road
+    cross_validate("DATA", str(runs), folds=0, leeway=0)
+    path = runs / "fold_0" / "cross_validation.json"
+    older = json.loads(path.read_text())
+    del older["leeway"], older["options"]["leeway"]
+    path.write_text(json.dumps(older))
+    with pytest.raises(SystemExit, match="fold_0 was trained with another --leeway than"):
+        cross_validate("DATA", str(runs))
+    cross_validate("DATA", str(runs), folds=0, leeway=0)
+    assert ran == both(0)
+
+
 def test_an_overlay_that_was_edited_since_is_refused(road, tmp_path):
     runs, _ = road
     overlay = tmp_path / "mine.yaml"

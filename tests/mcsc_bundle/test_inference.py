@@ -160,6 +160,28 @@ def test_a_case_that_is_set_aside_has_no_mask_of_older_weights(tmp_path):
     assert not (tmp_path / "a.nii.gz").exists() and (tmp_path / "b.nii.gz").exists()
 
 
+def test_a_case_that_is_set_aside_leaves_the_masks_of_others(tmp_path):
+    cases = masked(tmp_path, "a", "a_probabilities")
+    Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 1}).fail("a", "cut off")
+    assert (tmp_path / "a_probabilities.nii.gz").exists()
+
+
+def test_ranks_take_no_older_row_for_one_of_this_call(tmp_path, monkeypatch):
+    """All images were copied again; rank 1 could not read b this time."""
+    cases = masked(tmp_path, "a", "b")
+    rows = tmp_path / "summary.csv"
+    earlier = rows.read_text()
+    monkeypatch.setattr("mcsc_bundle.predictions._files_key", lambda paths: "copied again")
+    later = [Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 1}) for _ in range(2)]
+    for rank, predictions in enumerate(later):
+        predictions.rank, predictions.world = rank, 2
+    later[1].fail("b", "cut off")
+    rows.write_text(earlier)
+    monkeypatch.setattr("mcsc_bundle.predictions._wait_for_all", lambda: None)
+    later[0].gather()
+    assert later[0].failed == {"b": "cut off"}
+
+
 def test_probabilities_and_a_mask_of_one_name_are_refused(tmp_path):
     cases = [{"case": name, "image": [f"{name}.nii.gz"]} for name in ("a", "a_probabilities")]
     Predictions(tmp_path, make_plan("anisotropic"), cases, {"save_probabilities": False})

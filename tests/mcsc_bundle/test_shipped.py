@@ -26,11 +26,13 @@ def test_the_same_files_in_another_place_are_the_same_code_and_one_letter_more_i
     assert code_digest(tmp_path) == code_digest()
     check_code(code_digest())
     for package in PACKAGES:
-        edited = tmp_path / package / "__init__.py"
-        edited.write_text(edited.read_text() + "#")
+        file = tmp_path / package / "__init__.py"
+        text = file.read_text()
+        file.write_text(text + "#")
         code_digest.cache_clear()
         with pytest.raises(BundleError, match="another bundle or version was imported first"):
             check_code(code_digest(tmp_path))
+        file.write_text(text)
 
 
 def test_weights_are_checked_against_metadata_where_there_are_any(tmp_path):

@@ -293,3 +293,11 @@ def test_another_seed_is_followed_and_named(tmp_path, caplog):
     trainer(tmp_path, method=Supervised, seed=0).run()
     trainer(tmp_path, method=Supervised, seed=1, max_epochs=3).run()
     assert "seed: going on with 1; the epochs before ran with 0." in caplog.messages
+
+
+def test_patches_that_move_otherwise_from_now_on_are_named(tmp_path, caplog):
+    trainer(tmp_path, method=Supervised).run()
+    again = trainer(tmp_path, method=Supervised, max_epochs=3)
+    again.data_loader.dataset.leeway = 0.1
+    again.run()
+    assert "leeway: going on with 0.1; the epochs before ran with 0.2." in caplog.messages

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
 from mcsc_bundle.io import load_image, load_label
 from mcsc_bundle.writer import mask_file, write_like
@@ -101,3 +102,9 @@ def test_the_mask_of_an_image_in_two_files_is_one_file(tmp_path):
     write_like(MASK, tmp_path / "a.mhd", target)
     assert [path.name for path in target.parent.iterdir()] == ["a.mha"]
     np.testing.assert_array_equal(load_label(target).numpy(), MASK)
+
+
+def test_pictures_that_become_volumes_have_pixels_of_1_mm(tmp_path):
+    Image.fromarray(np.zeros((3, 2), np.uint8)).save(tmp_path / "a.tif", dpi=(300, 300))
+    write_like(np.zeros((1, 2, 3), np.uint8), tmp_path / "a.tif", tmp_path / "a.nii.gz")
+    assert nib.load(tmp_path / "a.nii.gz").header.get_zooms()[:2] == (1.0, 1.0)

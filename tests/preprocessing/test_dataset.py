@@ -157,6 +157,29 @@ def test_numbers_of_four_digits_are_the_cases_own_where_they_tell_them_apart(tmp
     assert names(read_dataset(tmp_path), labeled=True) == names_of
 
 
+def test_channels_that_are_listed_as_cases_are_no_cases(tmp_path):
+    write(tmp_path / "labelsTr" / "p.nii.gz", mask())
+    items = []
+    for channel in range(2):
+        write(tmp_path / "imagesTr" / f"p_000{channel}.nii.gz", voxels(channel))
+        items.append({"image": f"imagesTr/p_000{channel}.nii.gz", "label": "labelsTr/p.nii.gz"})
+    declare(tmp_path, labels=LABELS, training=items)
+    with pytest.raises(DatasetError, match="expected each case name once"):
+        read_dataset(tmp_path)
+    (tmp_path / "imagesTr" / "p_0000.nii.gz").rename(tmp_path / "imagesTr" / "t1.nii.gz")
+    items[0]["image"] = "imagesTr/t1.nii.gz"
+    declare(tmp_path, labels=LABELS, training=items)
+    with pytest.raises(DatasetError, match=r"expected a label file for each case, received .*list them together"):
+        read_dataset(tmp_path)
+
+
+def test_a_bare_folder_may_list_unlabelled_cases_alone(tmp_path):
+    folder = folder_of(tmp_path, ["a"], ["a"])
+    write(tmp_path / "more" / "c.nii.gz", voxels(5))
+    (folder / "dataset.json").write_text('{"unlabeled": ["more/c.nii.gz"]}')
+    assert names(read_dataset(folder), labeled=False) == ["c"]
+
+
 def test_a_folder_is_listed_once_for_all_cases_of_a_list(tmp_path, monkeypatch):
     decathlon(tmp_path, [f"case_{number}" for number in range(30)], modality={"0": "T1", "1": "T2"})
     for path in sorted((tmp_path / "imagesTr").iterdir()):  # as nnU-Net v1 has it
@@ -218,6 +241,10 @@ def test_names_that_may_hide_patients_are_told_unless_groups_are_declared(tmp_pa
     read_dataset(decathlon(tmp_path / "scans", ["P4_scan1", "P4_scan2"]))
     assert "2 cases have names like P4_scan1 and P4_scan2" in caplog.text
     assert "2 cases have names like P4-1 and P4-2" in caplog.text
+    read_dataset(
+        decathlon(tmp_path / "slices", [f"P{patient}_{number}" for patient in range(2) for number in range(15)])
+    )
+    assert "30 cases have names like P0_0 and P0_1" in caplog.text
     caplog.clear()
     read_dataset(decathlon(tmp_path / "declared", ["P4-1", "P4-2"], groups={"P4-1": "P4", "P4-2": "P4"}))
     read_dataset(decathlon(tmp_path / "others", ["P4-1", "P5-1", "h_001", "h_002"]))
