@@ -32,6 +32,7 @@ VERBS = ("run", "show", "plan", "check", "clean", "export")
 def main(arguments: list[str]) -> None:
     """Dispatch; without a verb the first argument is the data set."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # of blosc2; tells how many threads it takes
     if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
         if not Path(arguments[0]).exists():
             raise SystemExit(
