@@ -91,7 +91,16 @@ class Request:
 def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, request: Request) -> Plan:
     """Read back the plan, edited or not, or make it.
 
-    A plan that nobody edited is made anew for a new fingerprint or another request, until a training has begun on it.
+    ================================  =========================  ====================================================
+    the plan in the folder            before a training          once a training has begun
+    ================================  =========================  ====================================================
+    made for this request             kept; made anew for a      kept
+                                      new fingerprint
+    made for another request          made anew                  kept, with a warning; refused if of another kind
+    edited by hand                    kept, if the data set      kept, unless the weights depend on what was edited
+                                      still fits
+    gone                              made                       made, and refused if it is not the one that trained
+    ================================  =========================  ====================================================
 
     Args:
         run: the run folder.

@@ -145,11 +145,16 @@ def training_cases(
 
 
 def _auto_fold(split: Split, trained: set[str], set_aside: set[str]) -> tuple[int | str, str]:
+    """The fold that the folder's training had, known by the cases whose labels trained; the usual one without a training.
+
+    A training lacks the cases that were set aside, which may be usable by now. So the cases are those of a fold less what is
+    set aside still, or a good half of those of one fold alone.
+    """
     usual, reason = _usual_fold(split)
     trains: dict[int | str, tuple[str, ...]] = {"all": split.labeled}
     trains |= {index: fold.train for index, fold in enumerate(split.folds)}
     of_run = [fold for fold, names in trains.items() if trained and set(names) - set_aside == trained]
-    if not of_run:  # what was set aside then may be usable by now; far fewer cases are of another split
+    if not of_run:
         near = [index for index, fold in enumerate(split.folds) if trained < set(fold.train)]
         of_run = [index for index in near if len(near) == 1 and 2 * len(trained) >= len(split.folds[index].train)]
     if of_run:  # several where all that a fold watches was set aside
