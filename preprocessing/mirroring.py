@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from mcsc_bundle.augmentation import flat_axis
+from mcsc_bundle.intensity import flat_axis
 from mcsc_bundle.plan import Plan
 
 SIDES = dict.fromkeys(("left", "l", "lt", "lh"), "left") | dict.fromkeys(("right", "r", "rt", "rh"), "right")

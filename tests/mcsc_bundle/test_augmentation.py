@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mcsc_bundle.augmentation import (
-    Blur,
-    PatchAugmentation,
-    _sampled,
-    _sampling_grid,
-    flat_axis,
-    intensity_augmentation,
-    outside_of_body,
-    rotation_matrix,
-)
+from mcsc_bundle.augmentation import PatchAugmentation, _sampled, _sampling_grid, rotation_matrix
+from mcsc_bundle.intensity import Blur, flat_axis, intensity_augmentation, outside_of_body
 from mcsc_bundle.plan import ChannelNormalization
 from tests.plans import KINDS, make_plan
 

@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 
-from mcsc_bundle.augmentation import flat_axis, rotation_matrix
+from mcsc_bundle.augmentation import rotation_matrix
+from mcsc_bundle.intensity import flat_axis
 from preprocessing.mirroring import plan_mirroring, sided_labels
 from preprocessing.planner import make_plan
 from tests.plans import make_plan as tiny_plan
