@@ -21,4 +21,8 @@ def test_the_nearest_labelled_centre_in_mm(tmp_path, monkeypatch, capsys):
     places.main()
     row = json.loads(capsys.readouterr().out.splitlines()[-1])["split"]
     assert (row["median_mm"], row["largest_mm"]) == pytest.approx((2.0, 2.0))
+    for name, dice in (("before", 0.5), ("after", 0.75)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"cases": {"c": dice, "d": 0.5}}))
+    gained = places.gained({"c": 14.0, "d": 30.0}, tmp_path / "before.json", tmp_path / "after.json")
+    assert gained == {"near_gain": 25.0, "near_cases": 1, "far_gain": 0.0, "far_cases": 1}
     assert places.centre(data / "labelsTr" / "a.nii.gz").tolist() == [-5.0, 0.0]
