@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
@@ -47,20 +48,33 @@ def adopt_plan(source: str | Path, own: Plan, fingerprint: Fingerprint) -> Plan:
     _check_fit(
         path, "dimensions", theirs.image_dims == fingerprint.image_dims, theirs.image_dims, fingerprint.image_dims
     )
-    channels = fingerprint.channel_names
-    _check_fit(path, "channels", theirs.in_channels == len(channels), theirs.channel_names, channels)
-    if Path(source).is_dir():
+    own_labels = Path(source).is_dir()
+    remedy = " To keep this data set's labels, give the run or bundle by its folder."
+    for name, planned, found in misfits(theirs, fingerprint):
+        if name == "channels" or not own_labels:
+            _check_fit(path, name, False, planned, found, "" if name == "channels" else remedy)
+    if own_labels:
         kept = keep_sides(theirs, fingerprint.labels)
         adopted = _with_own_names(kept, own)
         reason = adopted.why if kept is theirs else adopted.why | {"mirror_axes": kept.why["mirror_axes"]}
         return adopted.replace(why=reason)
-    unknown = set(fingerprint.labels.values()) - set(theirs.label_values)
-    remedy = " To keep this data set's labels, give the run or bundle by its folder."
-    _check_fit(path, "labels", not unknown, theirs.labels, fingerprint.labels, remedy)
-    _check_fit(path, "regions", theirs.regions == fingerprint.regions, theirs.regions, fingerprint.regions, remedy)
-    ignored = fingerprint.ignore_value
-    _check_fit(path, "the ignore label", ignored in (None, theirs.ignore_value), theirs.ignore_value, ignored, remedy)
     return keep_sides(theirs, fingerprint.labels)
+
+
+def misfits(plan: Plan, fingerprint: Fingerprint) -> Iterator[tuple[str, object, object]]:
+    """What a data set declares and a plan does not know: its name, as planned, as declared.
+
+    A plan may know more labels, or ignore a value where nothing is declared.
+    """
+    ignored = fingerprint.ignore_value
+    if plan.in_channels != len(fingerprint.channel_names):
+        yield "channels", plan.channel_names, fingerprint.channel_names
+    if not set(fingerprint.labels.values()) <= set(plan.label_values):
+        yield "labels", dict(plan.labels), dict(fingerprint.labels)
+    if plan.regions != fingerprint.regions:
+        yield "regions", plan.regions, fingerprint.regions
+    if ignored not in (None, plan.ignore_value):
+        yield "the ignore label", plan.ignore_value, ignored
 
 
 def _with_own_names(theirs: Plan, own: Plan) -> Plan:

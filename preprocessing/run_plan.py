@@ -20,7 +20,7 @@ from typing import Any
 from mcsc_bundle.files import save_text
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
-from preprocessing.adopt import adopt_plan, plan_file
+from preprocessing.adopt import adopt_plan, misfits, plan_file
 from preprocessing.axes import RAS_AXIS
 from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
@@ -179,23 +179,11 @@ def _check_declared(path: Path, plan: Plan, fingerprint: Fingerprint) -> None:
     Raises:
         PlanError: values that the plan does not know, another ignore label, other regions, more or fewer channels.
     """
-    found, ignored = fingerprint.labels, fingerprint.ignore_value
-    for name, fits, planned, declared in (
-        ("labels", set(found.values()) <= set(plan.label_values), dict(plan.labels), dict(found)),
-        ("regions", plan.regions == fingerprint.regions, plan.regions, fingerprint.regions),
-        ("ignore_value", ignored in (None, plan.ignore_value), plan.ignore_value, ignored),
-        (
-            "channel_names",
-            plan.in_channels == len(fingerprint.channel_names),
-            plan.channel_names,
-            fingerprint.channel_names,
-        ),
-    ):
-        if not fits:
-            raise PlanError(
-                f"{path}: expected {name} {declared}, as the data set has, received {planned}: it was edited, so that it is not "
-                f"made anew where the data set has changed. Correct {name} in it, or delete it to plan again."
-            )
+    for name, planned, declared in misfits(plan, fingerprint):
+        raise PlanError(
+            f"{path}: expected {name} {declared}, as the data set has, received {planned}: it was edited, so that it is not "
+            "made anew where the data set has changed. Correct that in it, or delete it to plan again."
+        )
     for name, planned, declared in (
         ("labels", plan.labels, fingerprint.labels),
         ("channel_names", plan.channel_names, fingerprint.channel_names),
