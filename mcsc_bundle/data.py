@@ -26,9 +26,7 @@ LABELED, UNLABELED = 0, 1
 FOREGROUND_SHARE = (
     0.5  # labelled patches centred on a random present class; nnU-Net's usual batch of 2 forces one of two
 )
-
-
-LEEWAY = 0.2
+LEEWAY = 0.2  # of the patch, to each side; chosen on tuning splits (docs/method.md, Patches move)
 
 
 @dataclass(frozen=True)
