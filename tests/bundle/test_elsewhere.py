@@ -20,8 +20,8 @@ from bundle.verify import make_images
 from mcsc_bundle.io import load_image
 from mcsc_bundle.plan import Plan
 from tests.bundle.runs import TERMS, make_run
+from tests.inference import infer
 from tests.mcsc_bundle.methods.cases import REGIONS
-from tests.mcsc_bundle.test_inference import infer
 
 
 @pytest.fixture(

@@ -25,7 +25,7 @@ from mcsc_bundle.plan import Plan
 from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
 from tests.bundle.test_verify import edit, failures
-from tests.mcsc_bundle.test_inference import infer
+from tests.inference import infer
 from tests.plans import make_plan
 
 

@@ -14,7 +14,7 @@ from bundle.verify import make_images
 from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.plan import Plan
 from tests.bundle.runs import TERMS, make_run
-from tests.mcsc_bundle.test_inference import infer
+from tests.inference import infer
 
 
 def test_masks_of_an_engine_come_from_the_engine(tmp_path):

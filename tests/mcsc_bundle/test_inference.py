@@ -1,45 +1,28 @@
+"""New folders are segmented as the command does it: a case that fails costs no other, nothing is done twice."""
+
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.data import MetaTensor
 
-from mcsc_bundle.folder import find_cases
-from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.predictions import Predictions
-from mcsc_bundle.trained_run import TrainedRun
+from tests.inference import CONFIG, infer, summary, trained_run
 from tests.mcsc_bundle.images import make_affine, save
 from tests.plans import make_plan
-
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs" / "inference.json"
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A trained run, as far as inference can tell."""
-    folder = tmp_path_factory.mktemp("a run") / "RUN"
-    torch.manual_seed(0)
-    plan = make_plan("anisotropic", inference_overlap=0.0)
-    pair = NetworkPair.from_plan(plan)
-    (folder / "models").mkdir(parents=True)
-    plan.save(folder / "plan.json")
-    torch.save(pair.cnn.state_dict(), folder / "models" / "model.pt")
-    branches = {"cnn": pair.cnn.state_dict(), "transformer": pair.transformer.state_dict()}
-    torch.save(branches, folder / "models" / "pair.pt")
-    return folder
+    return trained_run(tmp_path_factory.mktemp("a run"))
 
 
 @pytest.fixture
@@ -50,26 +33,6 @@ def images(tmp_path):
         save(rng.random((6, 17, 16), np.float32), folder / f"{name}.nii.gz", affine)
     save(np.full((4, 4, 4), np.nan, np.float32), folder / "b.nii.gz")
     return folder
-
-
-def infer(images, run_dir, output_dir, **options):
-    workflow = ConfigWorkflow(
-        config_file=str(CONFIG),
-        workflow_type="infer",
-        logging_file=False,
-        dataset_dir=str(images),
-        output_dir=str(output_dir),
-        run_dir=str(run_dir),
-        device="cpu",
-        **options,
-    )
-    workflow.initialize()
-    workflow.run()
-
-
-def summary(folder):
-    with (folder / "summary.csv").open(newline="") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
 
 
 def test_a_bad_case_is_set_aside_the_others_done_and_the_exit_code_is_1(tmp_path, images, run_dir):
@@ -116,118 +79,6 @@ def test_what_is_done_is_skipped_until_settings_or_image_change(tmp_path, images
     assert fifth["a"] > fourth["a"] and fifth["c"] > fourth["c"]
 
 
-def test_images_of_equal_names_in_another_folder_are_not_done(tmp_path, images, run_dir):
-    """Even if size and time are the same, as after unpacking an archive."""
-    (images / "b.nii.gz").unlink()
-    other = tmp_path / "other"
-    shutil.copytree(images, other)
-    for folder in (images, other):
-        os.utime(folder / "a.nii.gz", (1, 1))
-    predictions = [
-        Predictions(tmp_path / "masks", make_plan("anisotropic"), find_cases(folder), {}) for folder in (images, other)
-    ]
-    assert predictions[0].inputs["a"] != predictions[1].inputs["a"]
-
-
-def masked(folder, *names):
-    """Masks and their account, as of an earlier call; gives the cases."""
-    plan = make_plan("anisotropic")
-    cases = [{"case": name, "image": [f"{name}.nii.gz"]} for name in names]
-    earlier = Predictions(folder, plan, cases, {"weights": 1})
-    for name in names:
-        earlier.add(name, MetaTensor(torch.zeros(1, 2, 2, 2, dtype=torch.uint8), affine=torch.eye(4)), 1.0)
-        (folder / f"{name}.nii.gz").touch()
-    return cases
-
-
-def test_a_second_folder_keeps_the_account_of_the_first(tmp_path):
-    masked(tmp_path, "a", "b", "gone")
-    (tmp_path / "gone.nii.gz").unlink()
-    masked(tmp_path, "c")
-    assert sorted(summary(tmp_path)) == ["a", "b", "c"]
-
-
-def test_masks_that_are_made_anew_are_told(tmp_path, caplog):
-    cases = masked(tmp_path, "a", "b")
-    Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 2})
-    assert "2 masks of other weights, options or image files" in caplog.text
-
-
-def test_a_case_that_is_set_aside_has_no_mask_of_older_weights(tmp_path):
-    cases = masked(tmp_path, "a", "b")
-    later = Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 2})
-    later.fail("a", "cut off")
-    assert not (tmp_path / "a.nii.gz").exists() and (tmp_path / "b.nii.gz").exists()
-
-
-def test_a_case_that_is_set_aside_leaves_the_masks_of_others(tmp_path):
-    cases = masked(tmp_path, "a", "a_probabilities")
-    Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 1}).fail("a", "cut off")
-    assert (tmp_path / "a_probabilities.nii.gz").exists()
-
-
-def test_ranks_take_no_older_row_for_one_of_this_call(tmp_path, monkeypatch):
-    """All images were copied again; rank 1 could not read b this time."""
-    cases = masked(tmp_path, "a", "b")
-    rows = tmp_path / "summary.csv"
-    earlier = rows.read_text()
-    monkeypatch.setattr("mcsc_bundle.predictions._files_key", lambda paths: "copied again")
-    later = [Predictions(tmp_path, make_plan("anisotropic"), cases, {"weights": 1}) for _ in range(2)]
-    for rank, predictions in enumerate(later):
-        predictions.rank, predictions.world = rank, 2
-    later[1].fail("b", "cut off")
-    rows.write_text(earlier)
-    monkeypatch.setattr("mcsc_bundle.predictions._wait_for_all", lambda: None)
-    later[0].gather()
-    assert later[0].failed == {"b": "cut off"}
-
-
-def test_probabilities_and_a_mask_of_one_name_are_refused(tmp_path):
-    cases = [{"case": name, "image": [f"{name}.nii.gz"]} for name in ("a", "a_probabilities")]
-    Predictions(tmp_path, make_plan("anisotropic"), cases, {"save_probabilities": False})
-    with pytest.raises(SystemExit, match="cases a and a_probabilities, which would both write"):
-        Predictions(tmp_path, make_plan("anisotropic"), cases, {"save_probabilities": True})
-
-
-def test_an_edited_plan_of_another_configuration_makes_other_masks(run_dir, tmp_path):
-    runs = tmp_path / "runs"
-    for name in ("2d", "3d_fullres"):
-        shutil.copytree(run_dir, runs / name / "fold_0")
-    (runs / "best.json").write_text(
-        json.dumps({"configurations": ["2d", "3d_fullres"], "cases": 1, "candidates": [], "why": ""})
-    )
-    before = TrainedRun(runs).other_plans
-    plan = json.loads((runs / "3d_fullres" / "fold_0" / "plan.json").read_text())
-    (runs / "3d_fullres" / "fold_0" / "plan.json").write_text(json.dumps(plan | {"inference_overlap": 0.25}))
-    after = TrainedRun(runs).other_plans
-    assert [each[0]["inference_overlap"] for each in (before, after)] == [0.0, 0.25]
-
-
-def test_thousands_of_cases_are_looked_through_in_seconds(tmp_path, images):
-    plan, folder = make_plan("anisotropic"), tmp_path / "many"
-    folder.mkdir()
-    for index in range(3000):
-        os.link(images / "a.nii.gz", folder / f"{index:04d}.nii.gz")
-    cases, began = find_cases(folder), time.process_time()
-    first = Predictions(tmp_path / "masks", plan, cases, {})
-    first.rows = {
-        item["case"]: {
-            "case": item["case"],
-            "error": "",
-            "settings": first.settings,
-            "inputs": first.inputs[item["case"]],
-        }
-        for item in cases
-    }
-    first.fail("0007", "out of memory")
-    for item in cases:
-        (tmp_path / "masks" / f"{item['case']}.nii.gz").touch()
-    (tmp_path / "masks" / "0008.nii.gz").unlink()
-    again = Predictions(tmp_path / "masks", plan, cases, {})
-    assert [item["case"] for item in again.pending] == ["0007", "0008"]
-    assert time.process_time() - began < 5
-
-
 def test_wrong_files_of_one_case_cost_no_other(tmp_path, images, run_dir):
     """Two files of one case, a link to nothing, an odd ending: the good ones are done."""
     shutil.copy(images / "a.nii.gz", images / "a.mha")
@@ -260,32 +111,6 @@ def test_a_case_that_fails_late_is_set_aside(tmp_path, images, run_dir, monkeypa
     with pytest.raises(SystemExit):
         infer(images, run_dir, tmp_path / "masks")
     assert all("out of memory" in row["error"] for row in summary(tmp_path / "masks").values())
-
-
-def test_ordinary_mistakes_end_with_a_message(tmp_path, run_dir):
-    with pytest.raises(SystemExit, match="expected branch to be one of cnn, transformer, both"):
-        TrainedRun(run_dir, "best")
-    with pytest.raises(
-        SystemExit, match=r"--run_dir: expected the folder of a run.*--output_dir of the training as --run_dir"
-    ):
-        TrainedRun(tmp_path)
-    with pytest.raises(
-        SystemExit, match=r"--output_dir: expected the folder of a run, .*Give the --output_dir of the training\."
-    ):
-        TrainedRun(tmp_path, option="output_dir")
-    make_plan("3d").save(tmp_path / "plan.json")
-    with pytest.raises(SystemExit, match=r"expected weights in .*pair\.pt"):
-        _ = TrainedRun(tmp_path, "both").weights
-
-
-@pytest.mark.parametrize(("branch", "name"), [("cnn", "model.pt"), ("both", "pair.pt")])
-def test_weights_that_were_cut_off_end_with_a_message(tmp_path, run_dir, branch, name):
-    (tmp_path / "models").mkdir()
-    make_plan("3d").save(tmp_path / "plan.json")
-    whole = (run_dir / "models" / name).read_bytes()
-    (tmp_path / "models" / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SystemExit, match=rf"{name}: expected a file of tensors, received one that cannot be read"):
-        _ = TrainedRun(tmp_path, branch).weights
 
 
 def test_ctrl_c_keeps_the_masks_that_are_done(tmp_path, images, run_dir, monkeypatch, capsys):

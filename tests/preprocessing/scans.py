@@ -9,6 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from preprocessing.dataset import Dataset
+
 SHAPE = (6, 5, 4)
 LABELS = {"0": "background", "1": "left", "2": "right"}
 
@@ -56,3 +58,19 @@ def decathlon(folder: Path, labeled: list[str], bare: tuple[str, ...] = (), **co
     items = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in labeled]
     items += [{"image": f"./imagesTr/{name}.nii.gz"} for name in bare]
     return declare(folder, **{"name": "Tiny", "modality": {"0": "MRI"}, "labels": LABELS, "training": items, **content})
+
+
+def names(dataset: Dataset, labeled: bool) -> list[str]:
+    """Of the labelled cases, or of the others."""
+    return [case.name for case in dataset.cases if (case.label is not None) == labeled]
+
+
+def folder_of(
+    root: Path, images: list[str], labels: list[str], image_folder: str = "images", label_folder: str = "labels"
+) -> Path:
+    """Images, each of its own, and masks, in folders of any name."""
+    for seed, name in enumerate(images):
+        write(root / image_folder / f"{name}.nii.gz", voxels(seed))
+    for name in labels:
+        write(root / label_folder / f"{name}.nii.gz", mask())
+    return root

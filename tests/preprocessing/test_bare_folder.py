@@ -1,0 +1,73 @@
+"""A folder of images and labels without a dataset.json, or with one that says little."""
+
+import pytest
+
+from preprocessing.dataset import DatasetError, read_dataset
+from tests.preprocessing.scans import folder_of, mask, names, voxels, write
+
+
+def test_bare_folder_is_matched_by_name_and_leaves_its_labels_to_the_fingerprint(tmp_path, caplog):
+    dataset = read_dataset(folder_of(tmp_path / "Knees", ["k1", "k2"], ["k2"]))
+    assert (dataset.name, dataset.channel_names, dataset.labels) == ("Knees", ("image",), {})
+    assert names(dataset, labeled=True) == ["k2"]
+    assert "z-score" in caplog.text and '"CT"' in caplog.text
+
+
+def test_a_bare_folder_may_declare_patients_alone(tmp_path):
+    folder = folder_of(tmp_path, ["P4-1", "P4-2"], ["P4-1"])
+    (folder / "dataset.json").write_text('{"groups": {"P4-1": "A", "P4-2": "A"}}')
+    dataset = read_dataset(folder)
+    assert (dataset.labels, dataset.regions, dataset.ignore_value) == ({}, {}, None)
+    assert [case.group for case in dataset.cases] == ["A", "A"]
+
+
+@pytest.mark.parametrize(
+    ("darkest", "last", "channel"),
+    [(-1024, -1000, "CT"), (-899, -1000, "image"), (-1024, 0, "image"), (-4096, -4096, "image"), (0, 0, "image")],
+)
+def test_bare_folder_of_images_with_air_in_hounsfield_units_is_ct(tmp_path, darkest, last, channel, caplog):
+    for name, value in (("a", darkest), ("b", last)):
+        image = voxels(0, (3, 4, 5))
+        image[0, 0] = value
+        write(tmp_path / "images" / f"{name}.nii", image)
+    write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
+    assert read_dataset(tmp_path).channel_names == (channel,)
+    assert ('"MR"' in caplog.text) == ("normalised as CT" in caplog.text) == (channel == "CT")
+
+
+def test_a_bare_folder_takes_its_channels_from_what_can_be_read(tmp_path):
+    for seed, name in enumerate("abc"):
+        write(tmp_path / "images" / f"{name}.nii", voxels(seed, (3, 4, 5, 2)))
+    write(tmp_path / "labels" / "b.nii", mask((3, 4, 5)))
+    (tmp_path / "images" / "a.nii").write_bytes(b"cut off")
+    assert read_dataset(tmp_path).channel_names == ("image_0", "image_1")
+
+
+def test_a_bare_folder_may_list_unlabelled_cases_alone(tmp_path):
+    folder = folder_of(tmp_path, ["a"], ["a"])
+    write(tmp_path / "more" / "c.nii.gz", voxels(5))
+    (folder / "dataset.json").write_text('{"unlabeled": ["more/c.nii.gz"]}')
+    assert names(read_dataset(folder), labeled=False) == ["c"]
+
+
+def test_a_bare_folder_whose_labels_are_misspelt_is_refused(tmp_path):
+    folder = folder_of(tmp_path, ["a"], ["a"])
+    (folder / "dataset.json").write_text('{"label": {"background": 0, "organ": 1, "ignore": 2}}')
+    with pytest.raises(DatasetError, match='expected "labels"'):
+        read_dataset(folder)
+
+
+def test_bare_folder_names_the_channels_of_a_4d_image(tmp_path):
+    write(tmp_path / "images" / "a.nii", voxels(0, (3, 4, 5, 2)))
+    write(tmp_path / "labels" / "a.nii", mask((3, 4, 5)))
+    assert read_dataset(tmp_path).channel_names == ("image_0", "image_1")
+
+
+def test_four_digits_are_the_case_number_if_labels_have_them_too(tmp_path):
+    dataset = read_dataset(folder_of(tmp_path, ["scan_0000", "scan_0001"], ["scan_0000"], "imagesTr", "labelsTr"))
+    assert [case.name for case in dataset.cases] == ["scan_0000", "scan_0001"]
+
+
+def test_hidden_files_of_archives_are_no_images(tmp_path):
+    (folder_of(tmp_path, ["a"], ["a"]) / "images" / "._a.nii.gz").write_bytes(b"junk")
+    assert len(read_dataset(tmp_path).cases) == 1
