@@ -27,12 +27,11 @@ from mcsc_bundle.plan import Plan
 def patch_augmentation(plan: Plan) -> Compose:
     """What follows rotation and scaling: ``intensity_augmentation``, and mirroring of ``image``, ``label`` and ``previous``."""
     intensity: Any = intensity_augmentation(plan)
-    masked = [index for index, entry in enumerate(plan.normalization) if entry.inside_mask]
     flips = (
         RandFlipd(("image", "label", PREVIOUS), prob=0.5, spatial_axis=axis, allow_missing_keys=True)
         for axis in plan.mirror_axes
     )
-    return Compose([KeepOutside(intensity, masked) if masked else intensity, *flips])
+    return Compose([KeepOutside(intensity, plan.body_channels) if plan.body_channels else intensity, *flips])
 
 
 class PatchAugmentation(Randomizable, Transform):

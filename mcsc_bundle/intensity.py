@@ -6,7 +6,7 @@ Each channel draws its own, and where a patch holds few thick slices, they are n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,8 +106,8 @@ class KeepOutside(Randomizable, Transform):
         channels: positions of the channels that were normalised inside the mask.
     """
 
-    def __init__(self, change: Compose, channels: list[int]) -> None:
-        self.change, self.channels = change, channels
+    def __init__(self, change: Compose, channels: Sequence[int]) -> None:
+        self.change, self.channels = change, list(channels)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> KeepOutside:
         """The state of the changes."""
@@ -127,7 +127,7 @@ class KeepOutside(Randomizable, Transform):
 
 
 def outside_of_body(image: Tensor) -> Tensor:
-    """Voxels of ``(C, *spatial)`` that belong to a neighbourhood of 3 voxels a side without any signal, as a mask."""
+    """Voxels of ``(C, *spatial)`` whose neighbourhood of 3 voxels a side, in their channel, is without any signal, as a mask."""
     signal = _widened((image.abs() >= NOTHING).float())
     return _widened(1 - signal) > 0
 

@@ -134,6 +134,11 @@ class Plan:
         return self.in_channels + (len(self.label_values) - 1 if self.previous_stage else 0)
 
     @property
+    def body_channels(self) -> tuple[int, ...]:
+        """Positions of the channels that are normalised inside the body, and 0 outside of it."""
+        return tuple(index for index, entry in enumerate(self.normalization) if entry.inside_mask)
+
+    @property
     def num_classes(self) -> int:
         """Classes or regions, background included."""
         return len(self.labels)

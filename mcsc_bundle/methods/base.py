@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcsc_bundle.intensity import outside_of_body
 from mcsc_bundle.methods.ema import EMATeacher
 from mcsc_bundle.networks.pair import NetworkPair
 
@@ -28,6 +29,7 @@ class Method(nn.Module):
         self.cnn = networks.cnn
         self.outputs = networks.outputs
         self.mask_channels = networks.mask_channels
+        self.body_channels = networks.body_channels
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted scalar loss terms of one batch; the trainer minimises their sum.
@@ -41,10 +43,18 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def disturbed(self, image: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
-        """A batch ``(B, C, *spatial)`` with its intensities disturbed; masks of a previous stage among it stay masks."""
-        if not self.mask_channels:
-            return disturb(image)
-        return torch.cat((disturb(image[:, : -self.mask_channels]), image[:, -self.mask_channels :]), 1)
+        """A batch ``(B, C, *spatial)`` with its intensities disturbed.
+
+        Masks of a previous stage among it stay masks, and outside the body stays 0 where normalisation was masked.
+        """
+        scan, masks = image.split((image.shape[1] - self.mask_channels, self.mask_channels), 1)
+        changed = disturb(scan)
+        if self.body_channels:
+            channels = list(changed.unbind(1))
+            for index in self.body_channels:
+                channels[index] = channels[index].masked_fill(outside_of_body(scan[:, index]), 0.0)
+            changed = torch.stack(channels, 1)
+        return torch.cat((changed, masks), 1) if self.mask_channels else changed
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step; a method with an EMA teacher updates it here."""

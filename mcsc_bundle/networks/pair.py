@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,19 @@ class NetworkPair(nn.Module):
             ``feature_channels``, ``feature_strides``).
         outputs: what their channels mean; ``None`` for exclusive classes.
         mask_channels: how many of the last input channels are the mask of a previous stage (``mcsc_bundle.cascade``).
+        body_channels: positions of the input channels that were normalised inside the body and are 0 outside.
     """
 
     def __init__(
-        self, cnn: UNet, transformer: SwinUNet, outputs: Classes | None = None, mask_channels: int = 0
+        self,
+        cnn: UNet,
+        transformer: SwinUNet,
+        outputs: Classes | None = None,
+        mask_channels: int = 0,
+        body_channels: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.mask_channels = mask_channels
+        self.mask_channels, self.body_channels = mask_channels, tuple(body_channels)
         self.cnn = cnn
         self.transformer = transformer
         self.outputs = outputs or Classes()
@@ -50,7 +57,8 @@ class NetworkPair(nn.Module):
             init_from: run folder or packed bundle to take over every fitting layer of (``transfer.init_from``).
         """
         masks = plan.network_channels - plan.in_channels
-        pair = cls(UNet.from_plan(plan), SwinUNet.from_plan(plan), outputs_of(plan), masks)
+        cnn, transformer = UNet.from_plan(plan), SwinUNet.from_plan(plan)
+        pair = cls(cnn, transformer, outputs_of(plan), masks, plan.body_channels)
         if pretrained is not None:
             load_imagenet_weights(pair.transformer, pretrained)
         if init_from is not None:

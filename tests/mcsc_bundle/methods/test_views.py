@@ -5,6 +5,7 @@ import torch
 
 from mcsc_bundle.methods import MCSC
 from mcsc_bundle.methods.views import strong_intensity
+from mcsc_bundle.plan import ChannelNormalization
 from tests.mcsc_bundle.methods.cases import build
 
 
@@ -44,3 +45,15 @@ def test_each_channel_has_a_range_of_its_own():
         torch.manual_seed(0)
         views.append(strong_intensity(image * torch.tensor([1.0, factor]).view(1, 2, 1, 1))[:, 0])
     assert torch.equal(*views)
+
+
+@pytest.mark.parametrize("kind", ["2d", "3d"])
+def test_what_lies_outside_a_masked_channel_stays_0(kind):
+    """Of two channels one was normalised inside the body; the other's air has a brightness that may change."""
+    scans = tuple(ChannelNormalization(name, "zscore", inside_mask=name == "T1") for name in ("CT", "T1"))
+    plan, method = build(kind, MCSC, channel_names=("CT", "T1"), normalization=scans)
+    image = torch.zeros(6, 2, *plan.patch_size)
+    image[(..., *[slice(2, -2)] * plan.spatial_dims)] = 1 + torch.rand(6, 2, *(size - 4 for size in plan.patch_size))
+    torch.manual_seed(0)
+    air = method.disturbed(image, strong_intensity)[(slice(None), slice(None), *[0] * plan.spatial_dims)]
+    assert (air[:, 0] != 0).any() and (air[:, 1] == 0).all()
