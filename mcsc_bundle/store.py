@@ -164,7 +164,8 @@ class CaseStore:
         Args:
             case: its name.
             image: ``(C, *spatial)`` float32.
-            label: ``(*spatial)`` uint8 class indices, ``None`` for an unlabelled case.
+            label: ``(*spatial)`` uint8 class indices, ``None`` for an unlabelled case; a label that is stored with this image
+                stays.
             source: as in ``is_current``.
             patch_size: per image axis, what training will mostly read; shapes the blocks. ``None`` for a cube.
 
@@ -183,6 +184,8 @@ class CaseStore:
         if label is not None:
             self._write_array(f"{case}.label.b2nd", label.astype(np.uint8, copy=False)[None], patch)
             self._write_foreground(case, label)
+        elif self._meta(case).get("labeled", False) and self.is_current(case, source, labeled=False):
+            return  # another training that shares the folder stored it with its label meanwhile, which serves both
         meta = {"format": FORMAT, "shape": image.shape[1:], "labeled": label is not None, "source": source}
         save_json(self.folder / f"{case}.json", meta)
 

@@ -75,8 +75,8 @@ def test_current_is_what_was_made_from_the_same_files(tmp_path):
     assert not store.is_current("a", "image+other", labeled=True)
     assert not store.is_current("a", "other", labeled=False)
     assert not CaseStore(tmp_path, "other key").is_current("a", "image+label", labeled=True)
-    store.write("a", image, None, "image")
-    assert not store.is_current("a", "image+label", labeled=True)
+    store.write("b", image, None, "image")
+    assert not store.is_current("b", "image+label", labeled=True)
 
 
 def test_no_label_is_read_that_another_one_was_about_to_replace(tmp_path, monkeypatch):
@@ -87,6 +87,16 @@ def test_no_label_is_read_that_another_one_was_about_to_replace(tmp_path, monkey
         with pytest.raises(ZeroDivisionError):
             store.write("a", image, 2 - label, "image+second")
     assert not store.is_current("a", "image+first", labeled=True)
+
+
+def test_a_label_stays_where_a_training_that_hides_it_was_about_to_store_the_case(tmp_path):
+    """Two trainings with other labelled cases began at once, and share the folder."""
+    store, (image, label) = CaseStore(tmp_path, "key"), random_case((6, 7, 8))
+    store.write("a", image, label, "image+label")
+    store.write("a", image, None, "image")
+    np.testing.assert_array_equal(store.open("a").read_label((0, 0, 0), label.shape), label)
+    store.write("a", image + 1, None, "another image")
+    assert not store.open("a").labeled
 
 
 def test_a_label_of_another_shape_is_refused(tmp_path):
