@@ -7,8 +7,10 @@ loader workers, and two processes together read what one process with their join
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mcsc_bundle.augmentation import PatchAugmentation
 from mcsc_bundle.cascade import PREVIOUS, joined
 from mcsc_bundle.labels import with_ignored
+from mcsc_bundle.leeway import LEEWAY, leeway_voxels
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase
 
@@ -26,7 +29,7 @@ LABELED, UNLABELED = 0, 1
 FOREGROUND_SHARE = (
     0.5  # labelled patches centred on a random present class; nnU-Net's usual batch of 2 forces one of two
 )
-LEEWAY = 0.2  # of the patch, to each side; chosen on tuning splits (docs/method.md, Patches move)
+MEASURED = 50  # labelled cases are looked at for how far patches may move
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,9 @@ class TwoStreamDataset(Dataset):
         store: the preprocessed cases.
         transform: augmentation with ``draw`` and ``set_random_state``, see ``PatchAugmentation``.
         seed: with the key, decides case, position and augmentation.
-        leeway: how far a patch moves to each side at least, as a share of its size: past the border of an image that is no
-            larger, where it finds 0. Without it networks whose patch is as large as the image would see every structure in one
-            place alone (``docs/method.md``). nnU-Net lets its patches pass the border where they are forced to hold
-            foreground, to one side.
+        leeway: how far a patch moves to each side, as a share of its size: past the border of an image that is no larger,
+            where it finds 0, and less where structures fill the image (``mcsc_bundle.leeway``). nnU-Net lets its
+            patches pass the border where they are forced to hold foreground, to one side.
 
     Raises:
         ValueError: no labelled case.
@@ -110,7 +112,7 @@ class TwoStreamDataset(Dataset):
         few annotated slices would teach nothing.
         """
         patch = np.asarray(self.plan.image_patch_size)
-        middle, leeway = np.asarray(case.shape) // 2, np.round(self.leeway * patch).astype(int)
+        middle, leeway = np.asarray(case.shape) // 2, self._leeway_voxels
         low = np.minimum(patch // 2, middle - leeway)
         high = np.maximum(np.asarray(case.shape) - (patch - patch // 2), middle + leeway)
         anywhere = rng.integers(low, high + 1)
@@ -122,6 +124,12 @@ class TwoStreamDataset(Dataset):
         else:
             return anywhere
         return np.clip(voxels[rng.integers(len(voxels))], low, high)
+
+    @cached_property
+    def _leeway_voxels(self) -> np.ndarray:
+        labeled = self.streams[LABELED]
+        measured = labeled[:: math.ceil(len(labeled) / MEASURED)]
+        return leeway_voxels(map(self.store.open, measured), self.plan.image_patch_size, self.leeway)
 
     def _on_image_axes(self, size: tuple[int, ...]) -> tuple[int, ...]:
         sizes = iter(size)

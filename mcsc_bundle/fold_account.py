@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from mcsc_bundle.data import LEEWAY
 from mcsc_bundle.first_stage import is_same_stage
+from mcsc_bundle.leeway import LEEWAY
 from mcsc_bundle.options import references_in
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

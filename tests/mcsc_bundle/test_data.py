@@ -49,8 +49,9 @@ def test_loader_that_starts_late_gives_the_batches_of_one_that_did_not_stop():
 
 
 @pytest.mark.parametrize("stream", [LABELED, UNLABELED])
-def test_patches_move_though_the_image_is_no_larger(stream):
+def test_patches_move_though_the_image_is_no_larger(stream, monkeypatch):
     """By a fifth of the patch, evenly to both sides; where the image is larger they stay inside it."""
+    monkeypatch.setattr("mcsc_bundle.leeway.SURROUNDINGS", 0.0)
     plan = make_plan("3d", patch_size=(20, 20, 20))
     data = dataset(plan)
     case = SimpleNamespace(shape=(20, 12, 40), foreground={1: np.array([[0, 0, 0], [19, 11, 39]])}, annotated=None)
