@@ -9,7 +9,8 @@ from torch.nn import Parameter
 
 from benchmarks.random_training import DEEP
 from benchmarks.random_training import METHODS as NAMED
-from mcsc_bundle.methods import BCP, Method, mcsc
+from mcsc_bundle.methods import BCP, MCSC, Method, mcsc
+from mcsc_bundle.plan import ChannelNormalization
 from tests.mcsc_bundle.methods.cases import METHODS, batch_of, build
 
 NAMES = {method: name for name, method in NAMED.items()}
@@ -48,6 +49,11 @@ def test_a_step_reads_no_value_and_mixes_no_devices(kind, method, meta):
     for _ in range(2):
         step(to_meta(built), batch)
     assert all(weight.grad is not None for weight in built.cnn.parameters())
+
+
+def test_what_lies_outside_the_body_is_found_on_the_device(meta):
+    plan, built = build("3d", MCSC, normalization=(ChannelNormalization("MRI", "zscore", inside_mask=True),))
+    step(to_meta(built), {name: tensor.to("meta") for name, tensor in batch_of(plan).items()})
 
 
 def test_bcp_alone_reads_its_pseudo_labels(meta):
