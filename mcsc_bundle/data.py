@@ -7,7 +7,6 @@ loader workers, and two processes together read what one process with their join
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,6 @@ LABELED, UNLABELED = 0, 1
 FOREGROUND_SHARE = (
     0.5  # labelled patches centred on a random present class; nnU-Net's usual batch of 2 forces one of two
 )
-MEASURED = 50  # labelled cases are looked at for how far patches may move
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class TwoStreamDataset(Dataset):
         store: the preprocessed cases.
         transform: augmentation with ``draw`` and ``set_random_state``, see ``PatchAugmentation``.
         seed: with the key, decides case, position and augmentation.
-        leeway: how far a patch moves to each side, as a share of its size: past the border of an image that is no larger,
-            where it finds 0, and less where structures fill the image (``mcsc_bundle.leeway``). nnU-Net lets its
+        leeway: how far a patch moves to each side of its image's middle, as a share of its size: past the border, where it
+            finds 0. Less where structures fill it (``mcsc_bundle.leeway``), more inside a larger image. nnU-Net lets its
             patches pass the border where they are forced to hold foreground, to one side.
 
     Raises:
@@ -112,7 +110,7 @@ class TwoStreamDataset(Dataset):
         few annotated slices would teach nothing.
         """
         patch = np.asarray(self.plan.image_patch_size)
-        middle, leeway = np.asarray(case.shape) // 2, self._leeway_voxels
+        middle, leeway = np.asarray(case.shape) // 2, self.leeway_voxels
         low = np.minimum(patch // 2, middle - leeway)
         high = np.maximum(np.asarray(case.shape) - (patch - patch // 2), middle + leeway)
         anywhere = rng.integers(low, high + 1)
@@ -126,10 +124,9 @@ class TwoStreamDataset(Dataset):
         return np.clip(voxels[rng.integers(len(voxels))], low, high)
 
     @cached_property
-    def _leeway_voxels(self) -> np.ndarray:
-        labeled = self.streams[LABELED]
-        measured = labeled[:: math.ceil(len(labeled) / MEASURED)]
-        return leeway_voxels(map(self.store.open, measured), self.plan.image_patch_size, self.leeway)
+    def leeway_voxels(self) -> np.ndarray:
+        """Of ``leeway``, per image axis, see ``mcsc_bundle.leeway``."""
+        return leeway_voxels(self.store, self.streams[LABELED], self.plan.image_patch_size, self.leeway)
 
     def _on_image_axes(self, size: tuple[int, ...]) -> tuple[int, ...]:
         sizes = iter(size)
@@ -202,6 +199,10 @@ class TwoStreamLoader(DataLoader):
             persistent_workers=False,
             worker_init_fn=_one_thread if num_workers else None,
         )
+
+    def __iter__(self) -> Any:
+        _ = self.dataset.leeway_voxels  # type: ignore[attr-defined]  # once, before there are workers
+        return super().__iter__()
 
     def start_at(self, iteration: int) -> None:
         """The next iterator begins with the batch of this iteration (counted from 0)."""

@@ -1,38 +1,52 @@
-"""How far training patches move past the border of images that are no larger than they are.
+"""How far training patches move in images that are no larger than they are.
 
 A patch that stays inside such an image cannot move, and the networks would see every structure in one place alone. Yet where
-the images were cut around what is labelled, as those of the Decathlon's hippocampus, that place is all there will ever be, and
-a patch that moves only loses a part of it: there it costs Dice (``docs/method.md``, Patches move, has both measured).
+what is labelled fills the image, as where the Decathlon's hippocampus was cut out, a patch that moves loses a part of it, and
+its place hardly varies: there moving costs Dice (``docs/method.md``, Patches move, has both measured).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 
-from mcsc_bundle.store import StoredCase
+from mcsc_bundle.store import CaseStore, StoredCase
+
+log = logging.getLogger(__name__)
 
 LEEWAY = 0.2  # of the patch, to each side
 SURROUNDINGS = 0.25  # of the structures' size, to each side: what a patch that moved still shows of what is around them
+MEASURED = 50  # labelled cases at most
 
 
-def leeway_voxels(cases: Iterable[StoredCase], patch_size: Sequence[int], leeway: float = LEEWAY) -> np.ndarray:
+def leeway_voxels(
+    store: CaseStore, cases: Sequence[str], patch_size: Sequence[int], leeway: float = LEEWAY
+) -> np.ndarray:
     """Voxels per image axis by which a patch may leave the middle of its image, whatever the image's size.
 
     ``leeway`` of the patch, but no more than leaves room for the box around all foreground and ``SURROUNDINGS``, if it lies
-    in the middle: of the usual labelled case, the median.
+    in the middle: of the usual labelled case, the median. Cases without foreground do not count; without any other the
+    patch has all of ``leeway``. Organs that lie apart make one large box.
 
     Args:
-        cases: labelled cases.
+        store, cases: the preprocessed cases, and the names of the labelled ones.
         patch_size: per image axis.
         leeway: share of the patch, 0 to 0.5.
     """
     patch = np.asarray(patch_size)
-    most = np.round(leeway * patch)
-    boxes = [box for case in cases if (box := _box(case)) is not None]
-    room = (patch - (1 + 2 * SURROUNDINGS) * np.median(boxes, axis=0)) / 2 if boxes else most
-    return np.clip(room, 0, most).astype(int)
+    asked = np.round(leeway * patch).astype(int)
+    measured = cases[:: -(-len(cases) // MEASURED)]
+    boxes = [box for case in measured if (box := _box(store.open(case))) is not None]
+    if not boxes:
+        return asked
+    room = (patch - (1 + 2 * SURROUNDINGS) * np.median(boxes, axis=0)) / 2
+    voxels = np.clip(room, 0, asked).astype(int)
+    if (voxels < asked).any():
+        moves, by = (" x ".join(map(str, each)) for each in (voxels, asked))
+        log.info("Structures fill the patch: it moves by %s voxels, not by the %s of --leeway %g.", moves, by, leeway)
+    return voxels
 
 
 def _box(case: StoredCase) -> np.ndarray | None:

@@ -164,8 +164,8 @@ class CaseStore:
         Args:
             case: its name.
             image: ``(C, *spatial)`` float32.
-            label: ``(*spatial)`` uint8 class indices, ``None`` for an unlabelled case; a label that is stored with this image
-                stays.
+            label: ``(*spatial)`` uint8 class indices, ``None`` for an unlabelled case, which leaves a label that is stored
+                with this image.
             source: as in ``is_current``.
             patch_size: per image axis, what training will mostly read; shapes the blocks. ``None`` for a cube.
 
@@ -177,7 +177,7 @@ class CaseStore:
             raise ValueError(f"{case}: expected a label of shape {image.shape[1:]}, received {label.shape}.")
         there = self._meta(case)
         other_label = label is not None and there.get("labeled", False) and there["source"] != source
-        if other_label or _image_hash(there.get("source", "")) != _image_hash(source):
+        if there and (other_label or _image_hash(there["source"]) != _image_hash(source)):
             (self.folder / f"{case}.json").unlink(missing_ok=True)  # from here until the end the case does not exist
         patch = tuple(patch_size or (64,) * (image.ndim - 1))
         self._write_array(f"{case}.image.b2nd", image.astype(np.float32, copy=False), patch)

@@ -61,6 +61,15 @@ def test_patches_move_though_the_image_is_no_larger(stream, monkeypatch):
     assert set(starts[:400, 0]) == set(range(-4, 5))
 
 
+@pytest.mark.parametrize("stream", [LABELED, UNLABELED])
+def test_patches_hardly_move_where_structures_fill_them(stream):
+    """The boxes of the store are half as long as its images: they leave 1, 2 and 2 voxels of a fifth's 2, 4 and 4."""
+    data = dataset(make_plan("3d", patch_size=(12, 20, 20), median_shape=(12, 20, 20)))
+    case, rng = data.store.open(data.streams[stream][0]), np.random.default_rng(0)
+    starts = np.array([data._centre(case, rng, stream, False) - (6, 10, 10) for _ in range(200)])
+    assert starts.min(0).tolist() == [-1, -2, -2] and starts.max(0).tolist() == [1, 2, 2]
+
+
 def test_loader_workers_change_nothing():
     plan = make_plan("slicewise")
     alone, helped = (next(iter(TwoStreamLoader(dataset(plan), num_workers=n))) for n in (0, 1))

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from benchmarks.random_training import DEEP
 from benchmarks.random_training import METHODS as NAMED
-from mcsc_bundle.methods import BCP, MCSC, Method, mcsc
+from mcsc_bundle.methods import BCP, MCSC, Method, base, mcsc
 from mcsc_bundle.plan import ChannelNormalization
 from tests.mcsc_bundle.methods.cases import METHODS, batch_of, build
 
@@ -51,9 +51,12 @@ def test_a_step_reads_no_value_and_mixes_no_devices(kind, method, meta):
     assert all(weight.grad is not None for weight in built.cnn.parameters())
 
 
-def test_what_lies_outside_the_body_is_found_on_the_device(meta):
+def test_what_lies_outside_the_body_is_found_without_reading_a_value(meta, monkeypatch):
+    looked, look = [], base.outside_of_body
+    monkeypatch.setattr(base, "outside_of_body", lambda image: looked.append(image.device.type) or look(image))
     plan, built = build("3d", MCSC, normalization=(ChannelNormalization("MRI", "zscore", inside_mask=True),))
     step(to_meta(built), {name: tensor.to("meta") for name, tensor in batch_of(plan).items()})
+    assert looked == ["meta"]
 
 
 def test_bcp_alone_reads_its_pseudo_labels(meta):

@@ -55,5 +55,9 @@ def test_what_lies_outside_a_masked_channel_stays_0(kind):
     image = torch.zeros(6, 2, *plan.patch_size)
     image[(..., *[slice(2, -2)] * plan.spatial_dims)] = 1 + torch.rand(6, 2, *(size - 4 for size in plan.patch_size))
     torch.manual_seed(0)
-    air = method.disturbed(image, strong_intensity)[(slice(None), slice(None), *[0] * plan.spatial_dims)]
+    view = method.disturbed(image, strong_intensity)
+    air, body = (
+        view[(slice(None), slice(None), *place)] for place in ([0] * plan.spatial_dims, [4] * plan.spatial_dims)
+    )
     assert (air[:, 0] != 0).any() and (air[:, 1] == 0).all()
+    assert (body[:, 1] != 0).all() and (body != image[(slice(None), slice(None), *[4] * plan.spatial_dims)]).any()
