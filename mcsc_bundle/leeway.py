@@ -45,7 +45,8 @@ def leeway_voxels(
     voxels = np.clip(room, 0, asked).astype(int)
     if (voxels < asked).any():
         moves, by = (" x ".join(map(str, each)) for each in (voxels, asked))
-        log.info("Structures fill the patch: it moves by %s voxels, not by the %s of --leeway %g.", moves, by, leeway)
+        told = "Structures fill the patch: in images no larger it moves by %s voxels, not by the %s of --leeway %g."
+        log.info(told, moves, by, leeway)
     return voxels
 
 
