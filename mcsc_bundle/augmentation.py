@@ -9,19 +9,20 @@ draws its parameters before the patch is read, so that an enlarged region is rea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from monai.transforms import Compose, RandFlipd, Randomizable, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
-from torch.nn import functional as F
 
 from mcsc_bundle.cascade import PREVIOUS, SpoiledMask, joined
+from mcsc_bundle.grid_sampling import rotation_matrix, sampled, sampled_labels, sampling_grid
 from mcsc_bundle.intensity import KeepOutside, flat_axis, intensity_augmentation
 from mcsc_bundle.plan import Plan
+
+Sampler = Callable[[Tensor, Tensor], Tensor]
 
 
 def patch_augmentation(plan: Plan) -> Compose:
@@ -100,8 +101,8 @@ class PatchAugmentation(Randomizable, Transform):
         data = dict(data)
         if self.matrix is not None:
             grid = self._grid(data["image"].shape[1:])
-            modes = {"image": "bilinear", "label": "nearest", PREVIOUS: "nearest"}
-            data |= {key: self._resampled(data[key], grid, mode) for key, mode in modes.items() if key in data}
+            samplers: dict[str, Sampler] = {"image": sampled, "label": sampled_labels, PREVIOUS: sampled_labels}
+            data |= {key: self._resampled(data[key], grid, sample) for key, sample in samplers.items() if key in data}
         data = {key: convert_to_tensor(value, track_meta=False) for key, value in self.after(data).items()}
         if PREVIOUS in data:
             data[PREVIOUS] = self.spoil(data[PREVIOUS])
@@ -112,47 +113,12 @@ class PatchAugmentation(Randomizable, Transform):
         assert self.matrix is not None
         axes = [axis for axis in range(len(region)) if axis != self.flat]
         patch, region = ([size[axis] for axis in axes] for size in (self.patch_size, region))
-        return _sampling_grid(self.matrix[np.ix_(axes, axes)], patch, region)
+        return sampling_grid(self.matrix[np.ix_(axes, axes)], patch, region)
 
-    def _resampled(self, region: Tensor, grid: Tensor, mode: str) -> Tensor:
+    def _resampled(self, region: Tensor, grid: Tensor, sample: Sampler) -> Tensor:
         """``(C, *region)`` as a patch. Slices of a flat patch stay slices: they are sampled as channels of one image."""
         if self.flat is None:
-            return _sampled(region, grid, mode)
+            return sample(region, grid)
         slices = region.movedim(1 + self.flat, 1)
-        moved = _sampled(slices.flatten(0, 1), grid, mode)
+        moved = sample(slices.flatten(0, 1), grid)
         return moved.unflatten(0, slices.shape[:2]).movedim(1, 1 + self.flat)
-
-
-def rotation_matrix(angles: list[float]) -> np.ndarray:
-    """Rotation by one angle (2-D) or about the three axes in turn (3-D), angles in radians."""
-    if len(angles) == 1:
-        (a,) = angles
-        return np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (other for other in range(3) if other != axis)
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = math.cos(angle)
-        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ turn
-    return matrix
-
-
-def _sampling_grid(matrix: np.ndarray, patch: Sequence[int], region: Sequence[int]) -> Tensor:
-    """``grid_sample`` positions ``(1, *patch, dims)``: patch voxel (from the centre) times matrix is region voxel.
-
-    They count in half-extents of the region with the last axis first, hence the scaling and the order. Sums of what depends on
-    one axis alone, so that only the last addition is of full size; ``affine_grid`` multiplies matrices instead.
-    """
-    from_centre = [
-        (torch.arange(size) - (size - 1) / 2).view([-1 if i == axis else 1 for i in range(len(patch))])
-        for axis, size in enumerate(patch)
-    ]
-    rows = matrix / (np.asarray(region) / 2)[:, None]
-    positions = [sum(float(factor) * x for factor, x in zip(row, from_centre, strict=True)) for row in rows]
-    return torch.stack(torch.broadcast_tensors(*positions[::-1]), -1)[None]
-
-
-def _sampled(x: Tensor, grid: Tensor, mode: str) -> Tensor:
-    moved = F.grid_sample(x[None].float(), grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
-    return moved.to(x.dtype)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mcsc_bundle.augmentation import PatchAugmentation, _sampled, _sampling_grid, rotation_matrix
+from mcsc_bundle.augmentation import PatchAugmentation
+from mcsc_bundle.grid_sampling import sampled, sampled_labels, sampling_grid
 from mcsc_bundle.intensity import Blur, flat_axis, intensity_augmentation, outside_of_body
 from mcsc_bundle.plan import ChannelNormalization
 from tests.plans import KINDS, make_plan
@@ -21,31 +22,6 @@ NNUNET = {  # share of one-channel patches that each transform of nnU-Net 2.8.1'
     "OneOf": 0.1,  # gamma of the inverted image, and of the image
     "OneOf again": 0.3,
 }
-
-
-def test_identity_samples_the_centre_of_the_region():
-    region = torch.arange(64.0).view(1, 8, 8)
-    grid = _sampling_grid(np.eye(2), (4, 4), region.shape[1:])
-    assert torch.allclose(_sampled(region, grid, "bilinear"), region[:, 2:6, 2:6], atol=1e-4)
-
-
-def test_quarter_turn_equals_rot90():
-    region = torch.arange(30.0).view(1, 5, 6)
-    grid = _sampling_grid(rotation_matrix([math.pi / 2]), (6, 5), region.shape[1:])
-    turned = _sampled(region, grid, "bilinear")
-    assert any(torch.allclose(turned, torch.rot90(region, k, (1, 2)), atol=1e-4) for k in (1, 3))
-
-
-def test_half_size_step_enlarges():
-    region = torch.zeros(1, 8, 8)
-    region[0, 3:5, 3:5] = 1
-    grown = _sampled(region, _sampling_grid(0.5 * np.eye(2), (8, 8), region.shape[1:]), "nearest")
-    assert grown.sum() == 16
-
-
-def test_rotation_about_an_axis_leaves_that_axis_alone():
-    matrix = rotation_matrix([0.7, 0.0, 0.0])
-    assert np.allclose(matrix @ [1, 0, 0], [1, 0, 0]) and np.allclose(matrix @ matrix.T, np.eye(3))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,8 +137,8 @@ def test_thick_slices_do_not_mix():
         region = augment.draw()
         assert region[2] == 8
         image = (torch.arange(8) % 2).float().expand(1, *region[:2], 8)
-        grid = _sampling_grid(augment.matrix, augment.patch_size, image.shape[1:])
-        centre = _sampled(image, grid, "bilinear")[0, 16, 16]
+        grid = sampling_grid(augment.matrix, augment.patch_size, image.shape[1:])
+        centre = sampled(image, grid, "bilinear")[0, 16, 16]
         assert torch.allclose(centre, image[0, 0, 0], atol=1e-4)
     coarse = augment.after.transforms[0].transforms[4]
     coarse.set_random_state(0)
@@ -218,16 +194,17 @@ def test_one_seed_decides_with_a_mask_too():
     assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_slices_that_stay_slices_are_resampled_as_the_volume_would_be(mode):
+@pytest.mark.parametrize("labels", [False, True])
+def test_slices_that_stay_slices_are_resampled_as_the_volume_would_be(labels):
     plan = make_plan("3d", **THICK)
     augment = PatchAugmentation(plan, spatial_probability=1.0)
     assert augment.flat is not None
     augment.set_random_state(1)
-    region = torch.rand(2, *augment.draw())
-    ours = augment._resampled(region, augment._grid(region.shape[1:]), mode)
-    whole = _sampling_grid(augment.matrix, plan.patch_size, region.shape[1:])
-    assert torch.allclose(ours, _sampled(region, whole, mode), atol=1e-5)
+    size = augment.draw()
+    region, sample = (torch.randint(0, 3, (2, *size)), sampled_labels) if labels else (torch.rand(2, *size), sampled)
+    ours = augment._resampled(region, augment._grid(size), sample)
+    whole = sampling_grid(augment.matrix, plan.patch_size, size)
+    assert torch.allclose(ours, sample(region, whole), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(12, 9), (3, 12, 9)])

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from mcsc_bundle.augmentation import rotation_matrix
+from mcsc_bundle.grid_sampling import rotation_matrix
 from mcsc_bundle.intensity import flat_axis
 from preprocessing.mirroring import plan_mirroring, sided_labels
 from preprocessing.planner import make_plan
