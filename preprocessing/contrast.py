@@ -28,8 +28,8 @@ def plan_contrast(
     """A fine scale at full size and a coarse one where both decoders have a map, as in the paper (224 and 28 of 224).
 
     The coarse stride is that of the CNN's map nearest to the Transformer's second stage. Each image gives as many
-    pixels as keep both scales within ``STEP_SHARE`` of the step's operations, 4096 at most; a map smaller than that
-    is taken whole.
+    pixels as keep both scales within ``STEP_SHARE`` of the step's operations, 4096 and 64 of each block at most; a map
+    smaller than the first is taken whole.
 
     Args:
         patch: network patch.
@@ -48,7 +48,7 @@ def plan_contrast(
         block = block_edges(cells, pieces)
         widths = cnn.features[cnn.cumulative_strides.index(stride)] + swin.embed_dim * 2
         pixels = _pixel_budget(math.prod(block), batch, widths, step_flops * STEP_SHARE / len(strides))
-        scales.append(ContrastScale(stride, block, None if math.prod(cells) <= pixels else pixels))
+        scales.append(ContrastScale(stride, block, _given(pixels, cells, block)))
     return tuple(scales)
 
 
@@ -62,6 +62,14 @@ def _pixel_budget(block_voxels: int, batch: int, widths: int, flops: float) -> i
     while pixels > MIN_PIXELS and contrast_flops(pixels, min(BLOCK_PIXELS, block_voxels), batch, widths) > flops:
         pixels //= 2
     return pixels
+
+
+def _given(budget: int, cells: Sequence[int], block: Sequence[int]) -> int | None:
+    """Pixels that the blocks of a map give together, within the budget; ``None`` for a map that fits into it."""
+    if math.prod(cells) <= budget:
+        return None
+    blocks = math.prod(size // edge for size, edge in zip(cells, block, strict=True))
+    return min(budget, blocks * min(BLOCK_PIXELS, math.prod(block)))
 
 
 def _octaves_apart(one: Sequence[int], other: Sequence[int]) -> float:

@@ -7,7 +7,10 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 
+from mcsc_bundle.losses.blocks import local_blocks
+from mcsc_bundle.methods.contrast import choose_voxels
 from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.explain import explain
 from preprocessing.planner import make_plan, split_batch
@@ -185,6 +188,20 @@ def test_the_scales_of_the_contrast_are_the_papers_at_its_size() -> None:
     fine, coarse = plan.contrast
     assert (fine.stride, fine.block) == ((1, 1), (19, 19))
     assert (coarse.stride, coarse.block) == ((8, 8), (14, 14))
+
+
+@pytest.mark.parametrize("case", [HIPPOCAMPUS, CINE, CT], ids=("hippocampus", "cine", "CT"))
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_contrast_looks_at_as_many_pixels_as_its_plan_says(case, device) -> None:
+    plan = make_plan(make_fingerprint(**case, unlabeled=20), 8, device)
+    for scale in plan.contrast:
+        cells = tuple(math.ceil(size / stride) for size, stride in zip(plan.patch_size, scale.stride, strict=True))
+        blocks = local_blocks(cells, scale.block, maps=1)
+        chosen, _ = choose_voxels(blocks, torch.ones(1, math.prod(cells), dtype=torch.long), scale)
+        if scale.pixels is None:
+            assert torch.equal(chosen, blocks)
+        else:
+            assert scale.pixels - chosen.shape[2] < chosen.shape[0] * chosen.shape[2] <= scale.pixels
 
 
 def test_the_transformer_is_the_papers_at_its_size() -> None:
