@@ -37,6 +37,7 @@ from benchmarks.contrastive import CLASSES, TOLERANCE, compare, draw
 from benchmarks.gpu_laws import check_laws, compiles
 from benchmarks.gpu_steps import synchronise, time_methods
 from benchmarks.random_training import METHODS, cardiac_plan
+from mcsc_bundle.devices import selected, with_current_gpu
 from mcsc_bundle.losses import contrastive
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
 from mcsc_bundle.networks import NetworkPair
@@ -51,7 +52,8 @@ TRIAL = "from mcsc_bundle.losses.fused import works; raise SystemExit(not (works
 def kernels_run() -> bool:
     """Whether the contrast's kernels pass their trial in another process, which a broken kernel cannot outlive."""
     try:
-        return subprocess.run([sys.executable, "-c", TRIAL], timeout=KERNELS_S, check=False).returncode == 0
+        command = [sys.executable, "-c", TRIAL]
+        return subprocess.run(command, env=with_current_gpu(), timeout=KERNELS_S, check=False).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 
@@ -152,6 +154,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a file for the results so far, written after each part")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    selected(device)  # also for what asks for the current one
     cuda, quick = device.type == "cuda", arguments.quick or device.type == "cpu"
     plans = (
         {"small": cardiac_plan(64, 1, 256)}

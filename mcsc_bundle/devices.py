@@ -9,6 +9,8 @@ import torch
 
 from mcsc_bundle.option_values import OptionError
 
+NO_ROOM = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "Seems to be OOM")
+
 
 def selected(device: str | torch.device) -> str:
     """Make a numbered GPU (``cuda:1``) the current one.
@@ -35,6 +37,13 @@ def selected(device: str | torch.device) -> str:
             )
         torch.cuda.set_device(chosen)
     return chosen.type
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU had no room: PyTorch's own error, or how cuBLAS, cuDNN and the driver say it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
 
 
 def with_current_gpu(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

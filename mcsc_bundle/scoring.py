@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.handlers import IgniteMetricHandler
+from monai.metrics import DiceMetric
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from mcsc_bundle.devices import out_of_memory
 from mcsc_bundle.labels import IGNORED, STORED_IGNORED
 from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan
@@ -34,8 +37,14 @@ class ScoredClassesd(MapTransform):
         logits, label = self.keys
         predicted, stored = (torch.as_tensor(data[key])[None] for key in self.keys)
         try:
-            both = self._scored(predicted, stored.to(predicted.device))  # the inferer may have gone to main memory
-        except torch.cuda.OutOfMemoryError:
+            both: tuple[Tensor, Tensor] | None = self._scored(
+                predicted, stored.to(predicted.device)
+            )  # the inferer may have gone to main memory
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            both = None
+        if both is None:  # outside of the handler, which holds what the attempt had made
             torch.cuda.empty_cache()
             both = self._scored(predicted.cpu(), stored.cpu())
         return {**data, **dict(zip((logits, label), both, strict=True))}
@@ -49,3 +58,21 @@ class ScoredClassesd(MapTransform):
     def _channels(self, target: Tensor) -> Tensor:
         classes = self.outputs.foreground(target, self.channels)[0]
         return torch.cat((~classes.any(0, keepdim=True), classes)).float()
+
+
+class CaseDice(DiceMetric):
+    """MONAI's Dice, whose scores wait in main memory: of cases that fit on the GPU and of others that did not, side by side."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super()._compute_tensor(y_pred, y).cpu()
+
+
+class ValidationDice(IgniteMetricHandler):
+    """Mean Dice of the classes without the background over the cases of a validation, MONAI's ``MeanDice`` by ``CaseDice``.
+
+    Args:
+        output_transform: picks prediction and label from the engine's output.
+    """
+
+    def __init__(self, output_transform: Callable) -> None:
+        super().__init__(metric_fn=CaseDice(include_background=False), output_transform=output_transform)

@@ -16,12 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from mcsc_bundle.data import TwoStreamLoader
+from mcsc_bundle.devices import out_of_memory
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
 from mcsc_bundle.methods.supervision import has_heads
 from mcsc_bundle.optimizers import computed_as, settings_of, use_fused_kernels
 from mcsc_bundle.precision import autocast_dtype
+from mcsc_bundle.words import first_line
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +142,13 @@ class MCSCTrainer(SupervisedTrainer):
                 self.run()
         except (TrainingError, DiskError) as error:
             raise SystemExit(f"error: {error}") from None
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise SystemExit(
+                f"error: the GPU has no room for a training step or a validation ({first_line(error)}). Close what else "
+                "runs on it, or plan for less in a new --output_dir (--memory_gb). What was saved is kept."
+            ) from None
 
     def _stopped(self) -> str:
         if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from mcsc_bundle.devices import with_current_gpu
+from mcsc_bundle.devices import out_of_memory, with_current_gpu
 from mcsc_bundle.plan import Plan, PlanError
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,9 @@ SECONDS = 600
 OUT_OF_MEMORY = 3  # exit code
 
 
-def fit_measured(plan: Plan, networks: str, replan: Callable[[float], Plan] | None) -> Plan:
+def fit_measured(
+    plan: Plan, networks: str, replan: Callable[[float], Plan] | None, amp_dtype: str | None = None
+) -> Plan:
     """The plan with its measured memory, or the next smaller one that fits.
 
     Args:
@@ -38,6 +40,7 @@ def fit_measured(plan: Plan, networks: str, replan: Callable[[float], Plan] | No
         networks: ``pair`` for a step of MCSC, ``cnn`` for one of the CNN alone.
         replan: makes a plan for other gigabytes; ``None`` if the plan is not to be changed (given, edited, or of the paper):
             then a step that does not fit is a warning.
+        amp_dtype: of the training, see ``mcsc_bundle.precision``.
 
     Returns:
         The plan with ``measured_memory_gb``, which stays ``None`` where it could not be measured.
@@ -47,7 +50,7 @@ def fit_measured(plan: Plan, networks: str, replan: Callable[[float], Plan] | No
     """
     budget, asked, first = plan.memory_gb, plan.memory_gb, 0.0
     for _ in range(ATTEMPTS):
-        taken = step_gigabytes(plan, networks)
+        taken = step_gigabytes(plan, networks, amp_dtype)
         if taken is None:
             return plan
         first = first or taken
@@ -65,7 +68,7 @@ def fit_measured(plan: Plan, networks: str, replan: Callable[[float], Plan] | No
     raise PlanError(f"Planning: expected a step that fits {budget:g} GB, received {taken:.3g} GB. Give more memory_gb.")
 
 
-def step_gigabytes(plan: Plan, networks: str) -> float | None:
+def step_gigabytes(plan: Plan, networks: str, amp_dtype: str | None = None) -> float | None:
     """Peak of a training step on the plan's device; infinite if the device has too little, ``None`` if it is not here.
 
     On a GPU what the allocator reserved; on a CPU the growth of the resident set.
@@ -76,6 +79,7 @@ def step_gigabytes(plan: Plan, networks: str) -> float | None:
         path = Path(folder) / "plan.json"
         plan.save(path)
         command = [sys.executable, "-W", "ignore", "-m", "preprocessing.measured", str(path), networks]
+        command += [] if amp_dtype is None else [amp_dtype]
         environment = with_current_gpu() | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # torchrun's: this process is none of its ranks
             environment.pop(name, None)
@@ -118,7 +122,7 @@ def _gigabytes(taken: float) -> str:
     return "more than the device has" if math.isinf(taken) else f"{taken:.3g} GB"
 
 
-def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
+def take_steps(plan: Plan, networks: str, amp_dtype: str | None = None, steps: int = 2) -> float:
     """Peak gigabytes of training steps on noise, in this process, which must not have trained before."""
     from mcsc_bundle.losses.segmentation import nnunet_loss
     from mcsc_bundle.methods import MCSC, Method, MultiScaleContrast, Supervised
@@ -126,7 +130,7 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
     from mcsc_bundle.precision import autocast_dtype
 
     device = torch.device(plan.device)
-    dtype = autocast_dtype(device, None)
+    dtype = autocast_dtype(device, amp_dtype)
     pair = NetworkPair.from_plan(plan)
     loss = nnunet_loss(plan.batch_dice, pair.outputs)
     method: Method = Supervised(pair, loss, deep_supervision=True)
@@ -142,7 +146,7 @@ def take_steps(plan: Plan, networks: str, steps: int = 2) -> float:
             plan.batch_labeled + plan.batch_unlabeled, plan.network_channels, *plan.patch_size, device=device
         )
         label = torch.randint(plan.num_classes, (plan.batch_labeled, 1, *plan.patch_size), device=device)
-        with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
             terms = method({"image": image, "label": label}, progress=0.5)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([term.float() for term in terms.values()]).sum().backward()
@@ -161,6 +165,9 @@ def _status_gb(entry: str) -> float:
 
 if __name__ == "__main__":
     try:
-        print(take_steps(Plan.load(sys.argv[1]), sys.argv[2]))
-    except (torch.cuda.OutOfMemoryError, MemoryError):
-        raise SystemExit(OUT_OF_MEMORY) from None
+        path, networks, *precision = sys.argv[1:]
+        print(take_steps(Plan.load(path), networks, precision[0] if precision else None))
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or out_of_memory(error):
+            raise SystemExit(OUT_OF_MEMORY) from None
+        raise

@@ -222,11 +222,14 @@ def split_batch(batch: int, has_unlabeled: bool) -> tuple[int, int]:
 
 
 def default_memory_gb(device: str) -> float:
-    """Memory a plan may use: the GPU's, or half of what is free on the machine, at most 8 GB."""
+    """Memory a plan may use: nine tenths of the GPU's, or half of what is free on the machine, at most 8 GB.
+
+    The last tenth is for what a trial of a step does not see: cuDNN's search, other processes' contexts, fragmentation.
+    """
     if device == "cuda":
         if not torch.cuda.is_available():
             return CPU_MEMORY_CAP_GB
-        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
+        return 0.9 * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
     return round(min(CPU_MEMORY_CAP_GB, available_gb() / 2), 1)
 
 

@@ -89,6 +89,7 @@ def prepare(
     demo_dir: str | None = None,
     data_optional: bool = False,
     check_memory: bool = False,
+    amp_dtype: str | None = None,
 ) -> Prepared:
     """Split, measure, plan and preprocess a data set, or read back what an earlier call did.
 
@@ -123,6 +124,7 @@ def prepare(
             then only plan and store are prepared.
         check_memory: take two steps of a new plan on its device before anything is preprocessed, and plan again with less
             where they do not fit (see ``preprocessing.measured``). Once for a plan; none for one that was trained with.
+        amp_dtype: of these steps, see ``mcsc_bundle.precision``.
 
     Raises:
         DatasetError, ImageError, OptionError, PlanError: an option, the data or the plan cannot be used; the
@@ -157,7 +159,7 @@ def prepare(
     if init_from is not None:
         check_start(init_from, dataset.name, (*parts[2], *split.test))
     fingerprint, rejected, measured = fingerprint_of_run(run, dataset, split, workers)
-    plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory))
+    plan = plan_of_run(run, fingerprint, measured, Request(preset, plan_from, choices, check_memory, amp_dtype))
     check_grid(plan, fingerprint)
     stage = remember_previous(run, plan, previous)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)

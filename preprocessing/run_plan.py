@@ -42,12 +42,14 @@ class Request:
         plan_from: run, bundle or plan file whose plan is used, see ``preprocessing.adopt``.
         options: of ``make_plan``.
         check_memory: try a step of a new plan for its memory, see ``preprocessing.measured``.
+        amp_dtype: of that step.
     """
 
     preset: str
     plan_from: str | None
     options: dict[str, Any]
     check_memory: bool = False
+    amp_dtype: str | None = None
 
     @cached_property
     def key(self) -> str:
@@ -85,7 +87,7 @@ class Request:
             return make_plan(fingerprint, **{**self.options, "memory_gb": memory_gb}, **self.family)
 
         as_it_stands = self.preset == "paper" or self.plan_from is not None
-        return fit_measured(plan, self.options["networks"], None if as_it_stands else replan)
+        return fit_measured(plan, self.options["networks"], None if as_it_stands else replan, self.amp_dtype)
 
 
 def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, request: Request) -> Plan:
@@ -166,7 +168,9 @@ def _read_back(run: Path, fingerprint: Fingerprint, request: Request, edited: bo
         return plan
     if edited:  # it is the user's: measured, if asked for, but neither changed nor written
         _check_declared(path, plan, fingerprint)
-        return fit_measured(plan, request.options["networks"], replan=None) if request.check_memory else plan
+        if not request.check_memory:
+            return plan
+        return fit_measured(plan, request.options["networks"], replan=None, amp_dtype=request.amp_dtype)
     tried = request.tried(plan, fingerprint)
     if tried != plan:
         _save(tried, run, request)

@@ -67,7 +67,8 @@ class WindowAttention(nn.Module):
             index = relative_position_index(window, self.window, device)
         else:
             index = kept(relative_position_index, device, window, self.window)
-        return F.embedding(index, self.relative_position_bias_table).view(tokens, tokens, self.heads).permute(2, 0, 1)
+        bias = F.embedding(index, self.relative_position_bias_table).view(tokens, tokens, self.heads)
+        return bias.permute(2, 0, 1).contiguous()  # a GPU's fused attention takes no other, and would not say so
 
 
 class SwinBlock(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcsc_bundle.devices import selected, with_current_gpu
+from mcsc_bundle.devices import out_of_memory, selected, with_current_gpu
 from mcsc_bundle.option_values import OptionError
 
 
@@ -44,3 +44,18 @@ def test_a_new_process_sees_the_current_gpu_alone(gpus, visible, seen):
 def test_without_a_gpu_the_environment_stays(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert with_current_gpu({"HOME": "there"}) == {"HOME": "there"}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_a_gpu_says_in_several_ways_that_it_is_full(error, expected):
+    assert out_of_memory(error) is expected

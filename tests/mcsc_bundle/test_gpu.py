@@ -13,3 +13,12 @@ def test_laws_on_the_device():
     laws = {**check_laws(device), "compile near eager": compiles(device)}
     broken = [name for name, kept in laws.items() if not kept]
     assert not broken
+
+
+def test_cases_that_fit_on_the_gpu_and_others_that_do_not_have_one_mean():
+    from mcsc_bundle.scoring import CaseDice
+
+    dice, truth = CaseDice(include_background=False), torch.eye(3).view(1, 3, 3, 1)
+    for device in ("cuda", "cpu"):
+        dice(truth.to(device), truth.to(device))
+    assert float(dice.aggregate()) == 1.0

@@ -77,3 +77,32 @@ def test_a_cpu_predicts_in_float32_where_fp16_is_asked_for():
             window_inferer(make_plan("2d"), amp_dtype="float16")(x, network),
             window_inferer(make_plan("2d"))(x, network),
         )
+
+
+def test_a_small_gpu_takes_fewer_windows_at_once():
+    """A network that has room for three windows: the first image finds that out, the next one knows."""
+    network, x, sizes = convolution(2), torch.randn(1, 1, 64, 48), []
+
+    def small(windows):
+        sizes.append(len(windows))
+        if len(windows) > 3:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return network(windows)
+
+    plan = make_plan("2d", batch_labeled=6, batch_unlabeled=6)
+    inferer = window_inferer(plan)
+    with torch.no_grad():
+        expected = window_inferer(plan)(x, network)
+        assert torch.equal(inferer(x, small), expected)
+        assert sizes[:3] == [12, 12, 6] and max(sizes[3:]) == 3
+        sizes.clear()
+        assert torch.equal(inferer(x, small), expected) and max(sizes) == 3
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory", "another error"])
+def test_what_does_not_fit_at_all_is_an_error(words):
+    def never(windows):
+        raise (torch.OutOfMemoryError if "memory" in words else RuntimeError)(words)
+
+    with pytest.raises(RuntimeError, match=words):
+        window_inferer(make_plan("2d"))(torch.randn(1, 1, 64, 48), never)

@@ -8,7 +8,7 @@ import torch
 from monai.metrics import DiceMetric
 
 from mcsc_bundle.labels import IGNORED, STORED_IGNORED, file_values, painted, scored_values, with_ignored
-from mcsc_bundle.scoring import ScoredClassesd
+from mcsc_bundle.scoring import CaseDice, ScoredClassesd
 from tests.plans import make_plan
 
 
@@ -58,3 +58,12 @@ def test_a_metric_sees_the_annotated_voxels_alone(dtype) -> None:
     assert scored["pred"][:, 3].tolist() == scored["label"][:, 3].tolist() == [1, 0, 0]
     dice = DiceMetric(include_background=False)(scored["pred"][None], scored["label"][None])
     assert float(dice[0, 0]) == pytest.approx(2 * 1 / (1 + 2))
+
+
+def test_the_validation_s_dice_is_monai_s() -> None:
+    torch.manual_seed(0)
+    ours, theirs = CaseDice(include_background=False), DiceMetric(include_background=False)
+    for _ in range(3):
+        predicted, truth = (torch.rand(2, 1, 3, 5, 6) > 0.5).float()
+        ours(predicted, truth), theirs(predicted, truth)
+    assert torch.equal(ours.aggregate(), theirs.aggregate())

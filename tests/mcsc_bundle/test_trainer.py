@@ -164,6 +164,18 @@ def test_other_method_is_refused_on_resume_without_a_traceback(tmp_path):
         trainer(tmp_path, method=Supervised, max_epochs=3).run_or_exit()
 
 
+@pytest.mark.parametrize("words", ["CUDA out of memory", "another error"])
+def test_a_full_gpu_ends_with_a_sentence_and_nothing_else_does(tmp_path, words):
+    full = trainer(tmp_path)
+
+    def fail():
+        raise (torch.OutOfMemoryError if "memory" in words else RuntimeError)(words)
+
+    full.add_event_handler(Events.ITERATION_COMPLETED(once=2), fail)
+    with pytest.raises(SystemExit if "memory" in words else RuntimeError, match=words):
+        full.run_or_exit()
+
+
 def test_ctrl_c_ends_with_a_sentence_and_goes_on_to_the_same_weights(tmp_path, capsys):
     whole = trainer(tmp_path / "whole")
     whole.run()

@@ -7,8 +7,9 @@ import torch
 
 from mcsc_bundle.plan import PlanError
 from preprocessing import measured
-from preprocessing.measured import fit_measured, step_gigabytes
+from preprocessing.measured import fit_measured, step_gigabytes, take_steps
 from preprocessing.planner import make_plan
+from preprocessing.run_plan import Request
 from tests.plans import make_plan as tiny_plan
 from tests.preprocessing.fingerprints import make_fingerprint
 
@@ -23,7 +24,7 @@ def takes(monkeypatch, factor):
     """Every step takes this many times what its plan expects; the expectations are returned in order."""
     seen = []
 
-    def step(plan, networks):
+    def step(plan, networks, amp_dtype):
         seen.append(plan.estimated_memory_gb)
         return factor * plan.estimated_memory_gb
 
@@ -50,7 +51,7 @@ def test_a_step_that_does_not_fit_shrinks_the_plan_by_its_own_rules(monkeypatch)
 
 
 def test_what_never_fits_is_refused_with_the_figure(monkeypatch):
-    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks: 20.0)
+    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks, amp_dtype: 20.0)
     with pytest.raises(PlanError, match="a step that fits 8 GB, received 20 GB"):
         fit_measured(plan_for(8), "pair", plan_for)
 
@@ -63,7 +64,7 @@ def test_a_plan_of_the_user_is_never_changed_but_warned_of(monkeypatch, caplog):
 
 
 def test_what_is_not_measured_stays_unknown(monkeypatch):
-    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks: None)
+    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks, amp_dtype: None)
     assert fit_measured(plan_for(8), "pair", plan_for).measured_memory_gb is None
 
 
@@ -73,6 +74,26 @@ def test_a_real_step_is_measured_elsewhere():
     taken = step_gigabytes(plan, "pair")
     assert 0 < taken < 2
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_step_is_tried_in_the_training_s_precision(monkeypatch):
+    asked = []
+    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks, amp_dtype: asked.append(amp_dtype))
+    fit_measured(plan_for(8), "pair", plan_for, "float32")
+    Request("plan", None, {"networks": "pair"}, True, "float16").tried(plan_for(8), VOLUMES)
+    assert asked == ["float32", "float16"]
+
+
+@pytest.mark.parametrize("amp_dtype", [None, "bfloat16"])
+def test_a_step_is_taken_in_that_precision(monkeypatch, amp_dtype):
+    seen, cnn = [], torch.nn.functional.conv3d
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "conv3d",
+        lambda x, *more: (seen.append(torch.is_autocast_enabled("cpu")), cnn(x, *more))[1],
+    )
+    take_steps(tiny_plan("3d", batch_labeled=1, batch_unlabeled=1, device="cpu"), "cnn", amp_dtype, steps=1)
+    assert set(seen) == {amp_dtype is not None}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

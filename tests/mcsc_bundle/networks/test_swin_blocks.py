@@ -130,3 +130,17 @@ def test_padding_does_not_change_what_tokens_see() -> None:
     attended = last + block.attn.proj(block.attn.qkv(block.norm1(last))[..., 8:])
     torch.testing.assert_close(block(x)[:, :, :, 4:], attended + block.mlp(block.norm2(attended)))
     assert F.mse_loss(block(x)[:, :, :, 4:], block(last)) < 1e-10
+
+
+@pytest.mark.parametrize(("grid", "window"), GRIDS)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_bias_is_laid_out_as_fused_attention_on_a_gpu_wants_it(monkeypatch, grid, window, shifted):
+    """Another layout of the last axis is computed there without fusion, in float32 and without a word."""
+    masks, fused = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F,
+        "scaled_dot_product_attention",
+        lambda q, k, v, attn_mask: (masks.append(attn_mask), fused(q, k, v, attn_mask))[1],
+    )
+    SwinBlock(12, 3, window, shifted)(torch.randn(2, *grid, 12))
+    assert [mask.stride(-1) for mask in masks] == [1]
