@@ -30,7 +30,7 @@ from mcsc_bundle.methods.readback import ReadBack
 from mcsc_bundle.methods.views import random_boxes, strong_intensity
 from mcsc_bundle.networks.pair import NetworkPair
 
-MEMORY = 0.95  # of the running supervised losses, per step
+MEMORY = 0.95  # of the running cross-entropies on labelled patches, per step
 
 
 class MCSC(PaperMCSC):
@@ -49,8 +49,8 @@ class MCSC(PaperMCSC):
         copy_paste: probability that the box comes from a labelled patch instead of another unlabelled one; 1 in a batch that
             has a single unlabelled patch.
         decay: of the EMA teachers.
-        teacher_power: each network's teacher is drawn with a chance in proportion to ``1 / supervised loss`` to this power; 0 for
-            turns of equal chance, 8 and more for the better one nearly alone.
+        teacher_power: each network's teacher is drawn with a chance in proportion to ``1 / cross-entropy`` on the labelled
+            patches to this power; 0 for turns of equal chance, 8 and more for the better one nearly alone.
         deep_supervision: of the CNN on labelled patches, as nnU-Net has it, see ``Supervision``.
     """
 
@@ -74,7 +74,7 @@ class MCSC(PaperMCSC):
         self.teacher_power = teacher_power
         self.cnn_teacher = EMATeacher(self.cnn, decay)
         self.transformer_teacher = EMATeacher(self.transformer, decay)
-        self.supervised_losses = (1.0, 1.0)  # running means, of the CNN and of the Transformer
+        self.supervised_losses = (1.0, 1.0)  # running ``mistakes``, of the CNN and of the Transformer
         self._latest = ReadBack(torch.ones(2))
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
@@ -88,8 +88,7 @@ class MCSC(PaperMCSC):
         features = (self.cnn.features(image), self.transformer.features(image))
         logits = (self.cnn.head(features[0][-1]), self.transformer.head(features[1][-1]))
         terms = self.supervised_terms(logits, features[0], label)
-        latest = torch.stack([self.supervision.full_size, terms["supervised_transformer"].detach()])
-        self._latest = ReadBack(mean_over_ranks(latest))
+        self._latest = ReadBack(mean_over_ranks(self.mistakes(logits, target[: len(label)])))
         if len(weak):
             weight = self.weight * sigmoid_rampup(progress / self.rampup)
             for name, both in zip(("cnn", "transformer"), logits, strict=True):
@@ -120,9 +119,19 @@ class MCSC(PaperMCSC):
         mixed = self.disturbed(torch.where(box, partner, weak), strong_intensity)
         return torch.cat((labeled, mixed)), torch.where(box, partner_target, pseudo)
 
+    @torch.no_grad()
+    def mistakes(self, logits: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        """Cross-entropy of both networks on the labelled patches, ``(2,)``.
+
+        Not the supervised loss: its Dice is near 1 for each class that is absent, whoever looks, so that with many organs both
+        networks would seem alike.
+        """
+        both = [self.outputs.cross_entropy(one[: len(target)], target).mean() for one in logits]
+        return torch.stack(both)
+
     def teacher(self) -> EMATeacher:
         """The teacher of this step, drawn by how well its network knows the labelled patches, see ``teacher_power``."""
-        cnn, transformer = (max(loss, 1e-3) ** -self.teacher_power for loss in self.supervised_losses)
+        cnn, transformer = (max(loss, 1e-6) ** -self.teacher_power for loss in self.supervised_losses)
         return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:

@@ -26,7 +26,6 @@ class Supervision(nn.Module):
 
     Attributes:
         weights: of full size, then of each coarser map; they sum to 1.
-        full_size: the latest loss at full size, detached: comparable with a network that has no coarser ones.
     """
 
     def __init__(self, network: UNet, loss: nn.Module, deep: bool = False) -> None:
@@ -36,7 +35,6 @@ class Supervision(nn.Module):
         self.heads = nn.ModuleList(he(head_like(network.head, width)) for width in reversed(widths))  # fine to coarse
         shares = [0.5**scale for scale in range(1 + len(widths))]
         self.weights = tuple(share / sum(shares) for share in shares)
-        self.full_size = torch.tensor(0.0)
 
     def forward(self, logits: Tensor, maps: Sequence[Tensor], label: Tensor) -> Tensor:
         """A scalar.
@@ -48,7 +46,6 @@ class Supervision(nn.Module):
         """
         labeled = len(label)
         terms = [self.loss(logits[:labeled], label)]
-        self.full_size = terms[0].detach()
         for head, features in zip(self.heads, reversed(maps[:-1]), strict=False):
             terms.append(self.loss(head(features[:labeled]), nearest(label, features.shape[2:])))
         return torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()

@@ -2,9 +2,11 @@
 
 import copy
 import io
+import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mcsc_bundle.methods import BCP, CPS, MCSC, UAMT, URPC, CrossTeaching, MeanTeacher, PaperMCSC, Supervised
 from mcsc_bundle.methods.ema import EMATeacher
@@ -218,11 +220,23 @@ def test_the_network_that_knows_the_labelled_patches_better_teaches_more_often()
 
 def test_the_running_losses_are_those_of_the_step():
     plan, method = build("2d", MCSC)
-    terms = method(batch_of(plan), 0.0)
+    batch = batch_of(plan)
+    image, label = batch["image"][:2], batch["label"][:, 0].long()
+    known = [F.cross_entropy(network(image), label).item() for network in (method.cnn, method.transformer)]
+    method(batch, 0.0)
     method.after_step(0.0)
-    wanted = [0.95 + 0.05 * terms[f"supervised_{network}"].item() for network in ("cnn", "transformer")]
-    assert method.supervised_losses == pytest.approx(wanted)
+    assert method.supervised_losses == pytest.approx([0.95 + 0.05 * loss for loss in known], rel=1e-3)
     assert copy.deepcopy(method).supervised_losses == method.supervised_losses
+
+
+def test_absent_classes_do_not_hide_who_knows_better():
+    """Fourteen classes of which two are there: one network is right with 99 % confidence, the other with 60 %."""
+    _, method = build("2d", MCSC)
+    target = torch.zeros(2, 1, 8, 8, dtype=torch.long)
+    target[..., :4] = 5
+    truth = F.one_hot(target[:, 0], 14).movedim(-1, 1).float()
+    sure, unsure = (torch.log(truth * share + (1 - truth) * (1 - share) / 13) for share in (0.99, 0.6))
+    assert method.mistakes((sure, unsure), target).tolist() == pytest.approx([-math.log(0.99), -math.log(0.6)], rel=1e-4)
 
 
 def test_the_baseline_can_ship_its_moving_average():

@@ -84,8 +84,8 @@ def test_both_networks_of_cps_have_heads_of_their_own() -> None:
     assert moved_by(method, terms["supervised_second"]) == {"second", "second_supervision"}
 
 
-def test_the_teacher_is_drawn_by_losses_at_full_size() -> None:
-    """The CNN's mean over scales is another measure than the Transformer's loss at full size."""
+def test_the_teacher_is_drawn_as_without_deep_supervision() -> None:
+    """The CNN's mean over scales is another measure than the Transformer's at full size."""
     plan, plain = build("slicewise", MCSC, cnn=FOUR_STAGES["slicewise"])
     _, deep = build("slicewise", MCSC, deep=True, cnn=FOUR_STAGES["slicewise"])
     for method in (plain, deep):
