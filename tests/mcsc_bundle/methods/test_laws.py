@@ -236,7 +236,9 @@ def test_absent_classes_do_not_hide_who_knows_better():
     target[..., :4] = 5
     truth = F.one_hot(target[:, 0], 14).movedim(-1, 1).float()
     sure, unsure = (torch.log(truth * share + (1 - truth) * (1 - share) / 13) for share in (0.99, 0.6))
-    assert method.mistakes((sure, unsure), target).tolist() == pytest.approx([-math.log(0.99), -math.log(0.6)], rel=1e-4)
+    assert method.mistakes((sure, unsure), target).tolist() == pytest.approx(
+        [-math.log(0.99), -math.log(0.6)], rel=1e-4
+    )
 
 
 def test_the_baseline_can_ship_its_moving_average():
