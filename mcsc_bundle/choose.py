@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
+from mcsc_bundle.devices import out_of_memory
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.first_stage import check_stage, previous_dir
 from mcsc_bundle.fold_scores import FoldScoresError, left_out, left_out_masks, scores_of_fold
@@ -68,7 +69,9 @@ def choose(runs_dir: str, device: str | None = None) -> None:
             choice = _choose(runs, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (ChoiceError, DatasetError, DiskError, FoldScoresError, ImageError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or out_of_memory(error)):
+            raise
         raise SystemExit(
             f"error: a case does not fit into memory with two configurations ({first_line(error)}). What is done is kept: "
             "--device cpu goes on in main memory."

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from mcsc_bundle.option_values import OptionError
 
-NO_ROOM = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "Seems to be OOM")
+Result = TypeVar("Result")
+NO_ROOM = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)  # CUDA's driver, Triton, cuBLAS, cuDNN
 
 
 def selected(device: str | torch.device) -> str:
@@ -40,10 +47,31 @@ def selected(device: str | torch.device) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU had no room: PyTorch's own error, or how cuBLAS, cuDNN and the driver say it."""
+    """Whether a GPU had no room: PyTorch's own error, how libraries and the driver say it, or MONAI's error because of one."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
+    if not isinstance(error, RuntimeError):
+        return False
+    if error.__cause__ is not None:
+        return out_of_memory(error.__cause__)
+    return any(words in str(error) for words in NO_ROOM)
+
+
+def with_room(compute: Callable[..., Result], *tensors: Tensor) -> Result:
+    """``compute(*tensors)``; where the GPU has no room for it, of the same tensors in main memory."""
+    try:
+        return compute(*tensors)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # outside of the handler, which holds what the attempt had made
+    return compute(*(tensor.cpu() for tensor in tensors))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, of those that the processes of a ``torchrun`` share on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def with_current_gpu(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

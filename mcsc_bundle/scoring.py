@@ -12,7 +12,7 @@ from monai.metrics import DiceMetric
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from mcsc_bundle.devices import out_of_memory
+from mcsc_bundle.devices import with_room
 from mcsc_bundle.labels import IGNORED, STORED_IGNORED
 from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan
@@ -36,20 +36,11 @@ class ScoredClassesd(MapTransform):
         """The item with ``(1 + classes, *spatial)`` of zeros and ones under both keys."""
         logits, label = self.keys
         predicted, stored = (torch.as_tensor(data[key])[None] for key in self.keys)
-        try:
-            both: tuple[Tensor, Tensor] | None = self._scored(
-                predicted, stored.to(predicted.device)
-            )  # the inferer may have gone to main memory
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            both = None
-        if both is None:  # outside of the handler, which holds what the attempt had made
-            torch.cuda.empty_cache()
-            both = self._scored(predicted.cpu(), stored.cpu())
+        both = with_room(self._scored, predicted, stored)
         return {**data, **dict(zip((logits, label), both, strict=True))}
 
     def _scored(self, logits: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+        stored = stored.to(logits.device)  # the inferer may have gone to main memory
         outputs, ignored = self.outputs.to(stored.device), stored == STORED_IGNORED
         truth = outputs.target(stored.long().masked_fill(ignored, IGNORED))
         predicted = outputs.hard(logits).masked_fill(ignored, IGNORED)

@@ -18,7 +18,7 @@ from monai.transforms import Compose, CropForegroundd, LoadImaged, MapTransform,
 from monai.transforms.utils import allow_missing_keys_mode
 from torch import Tensor
 
-from mcsc_bundle.devices import out_of_memory
+from mcsc_bundle.devices import with_room
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.io import ImageError, LabelReader, ScanReader
 from mcsc_bundle.outputs import outputs_of
@@ -77,7 +77,8 @@ def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Pl
         Label values as in the label files, ``(1, *spatial)``, uint8 where they fit, else int32.
     """
     shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
-    classes = (last_above_zero if plan.regions else largest_resized)(_plain(logits), shape, coarse)
+    paint = last_above_zero if plan.regions else largest_resized
+    classes = with_room(lambda logits: paint(logits, shape, coarse), _plain(logits))
     restored = _undo_geometry(classes[None].cpu(), affine, image, transform)
     values = np.array(list(plan.labels.values()))
     values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
@@ -91,21 +92,13 @@ def restore_probabilities(logits: Tensor, image: MetaTensor, transform: Compose,
     Outside the crop all is background: regions are 0. Arguments as in ``restore_mask``. Holds all classes at once.
     """
     shape, coarse, affine = grid_before(image.applied_operations[-1], plan)
-    resized = torch.stack([_resized_to_main_memory(channel, shape, coarse) for channel in _plain(logits)])
+    resized = torch.stack(
+        [with_room(lambda one: resize_logits(one, shape, coarse), channel).cpu() for channel in _plain(logits)]
+    )
     restored = _undo_geometry(outputs_of(plan).probability(resized[None])[0], affine, image, transform)
     if not plan.regions:
         restored[0] = 1 - restored[1:].sum(0)
     return restored
-
-
-def _resized_to_main_memory(channel: Tensor, shape: Sequence[int], coarse: int | None) -> Tensor:
-    """One class on the original grid; made there, too, where the GPU has no room for it."""
-    try:
-        return resize_logits(channel, shape, coarse).cpu()
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-    return resize_logits(channel.cpu(), shape, coarse)
 
 
 class RestoreMaskd(MapTransform):

@@ -29,7 +29,7 @@ def plan_contrast(
 
     The coarse stride is that of the CNN's map nearest to the Transformer's second stage. Each image gives as many
     pixels as keep both scales within ``STEP_SHARE`` of the step's operations, 4096 and 64 of each block at most; a map
-    smaller than the first is taken whole.
+    within that budget is taken whole.
 
     Args:
         patch: network patch.

@@ -66,8 +66,8 @@ def make_plan(
 
     Args:
         fingerprint: what was measured on its training cases.
-        memory_gb: memory for one training process; ``None`` takes the GPU's, or half of the free memory, at most 8,
-            on a CPU.
+        memory_gb: memory for one training process; ``None`` takes nine tenths of the GPU's, or half of the free memory, at most
+            8, on a CPU.
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is a GPU). On a CPU the plan narrows the networks, see
             ``sizing``.
         networks: ``pair`` counts CNN and Transformer; ``cnn`` counts the CNN alone, which gives nnU-Net's plan.

@@ -113,7 +113,7 @@ def prepare(
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres``, ``3d_cascade_fullres`` or ``auto`` (see
             ``preprocessing.configuration``).
         previous: of a cascade, folder of the runs of the stage before; ``None`` takes the one that the run remembers.
-        memory_gb: memory budget; ``None`` takes what the device has.
+        memory_gb: memory budget; ``None`` takes what the device has, see ``default_memory_gb``.
         step_seconds: on a CPU, time budget of a step; ``None`` is 2 s.
         device: ``cpu``, ``cuda`` or ``auto``: what the plan is made for; a numbered GPU becomes the current one.
         networks: ``pair``, or ``cnn`` to plan memory for the CNN alone (method_supervised).
@@ -123,7 +123,8 @@ def prepare(
         data_optional: whether there may be no ``dataset_dir``, because an application (MONAI Label) hands over its cases;
             then only plan and store are prepared.
         check_memory: take two steps of a new plan on its device before anything is preprocessed, and plan again with less
-            where they do not fit (see ``preprocessing.measured``). Once for a plan; none for one that was trained with.
+            where they do not fit (see ``preprocessing.measured``). Once for a plan, in the precision asked for then; none for one that was
+            trained with.
         amp_dtype: of these steps, see ``mcsc_bundle.precision``.
 
     Raises:

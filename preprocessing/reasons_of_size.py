@@ -6,7 +6,7 @@ import math
 
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.words import per_axis
-from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
+from preprocessing.contrast import BLOCK_PIXELS, COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
 from preprocessing.decisions import Decisions
 from preprocessing.memory import FEATURE_CAP
 from preprocessing.sizing import (
@@ -137,7 +137,7 @@ def _contrast(plan: Plan) -> str:
     text = (
         f"{scales}. The paper contrasts 224 and 28 of 224 pixels in blocks of 1/{FINE_BLOCKS} and 1/{COARSE_BLOCKS} "
         f"of the map; the coarse stride is where both decoders have a map. So many pixels that the loss takes about "
-        f"{STEP_SHARE:.0%} of the step's operations."
+        f"{STEP_SHARE:.0%} of the step's operations, but no more than {BLOCK_PIXELS} of a block."
     )
     return text if len(plan.contrast) > 1 else text + " The CNN has one stage, so there is one scale."
 
@@ -148,7 +148,7 @@ def _memory(plan: Plan, made: Decisions) -> str:
     if plan.device == "cuda" and plan.cnn.preset == "resenc":
         return f"nnU-Net plans this family of networks for {made.task.family.memory_gb:g} GB; --memory_gb plans for more or less."
     if plan.device == "cuda":
-        return "What the GPU has."
+        return "Nine tenths of what the GPU has; cuDNN's search, other contexts and fragmentation need some of it, too."
     return f"Half of the free memory, at most {CPU_MEMORY_CAP_GB:g} GB, nnU-Net's budget."
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcsc_bundle.devices import out_of_memory
+
 log = logging.getLogger(__name__)
 
 # With these, what a card from 2020 on has on the chip is enough (99 KiB, 255 registers) for the plan's 128 features.
@@ -107,7 +109,9 @@ def works(kind: str, index: int | None, many_classes: bool) -> bool:
         return False
     try:
         return _tried(kind, index, many_classes)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         return False
 
 
@@ -123,9 +127,9 @@ def _tried(kind: str, index: int | None, many_classes: bool) -> bool:
                 for size, width in ((112, MOST_WIDTH), (101, MOST_WIDTH - 3))
                 for error in _errors_of_a_trial(device, size, width, classes)
             ]
-    except torch.OutOfMemoryError:
-        raise
     except Exception as cause:  # whatever it is, the tiles do without
+        if out_of_memory(cause):  # no verdict on the kernels
+            raise
         log.warning("The contrast's GPU kernels do not run here (%s); it takes plain PyTorch.", cause)
         return False
     if not all(error < TOLERANCE for error in errors):  # NaN is no less

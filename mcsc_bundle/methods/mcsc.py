@@ -14,6 +14,7 @@ On top of ``PaperMCSC``, with the same two networks:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +75,7 @@ class MCSC(PaperMCSC):
         self.teacher_power = teacher_power
         self.cnn_teacher = EMATeacher(self.cnn, decay)
         self.transformer_teacher = EMATeacher(self.transformer, decay)
-        self.supervised_losses = (1.0, 1.0)  # running ``mistakes``, of the CNN and of the Transformer
+        self.mistakes_so_far = (1.0, 1.0)  # running ``mistakes``, of the CNN and of the Transformer
         self._latest = ReadBack(torch.ones(2))
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
@@ -131,8 +132,9 @@ class MCSC(PaperMCSC):
 
     def teacher(self) -> EMATeacher:
         """The teacher of this step, drawn by how well its network knows the labelled patches, see ``teacher_power``."""
-        cnn, transformer = (max(loss, 1e-6) ** -self.teacher_power for loss in self.supervised_losses)
-        return self.cnn_teacher if float(torch.rand(())) < cnn / (cnn + transformer) else self.transformer_teacher
+        cnn, transformer = (math.log(max(loss, 1e-6)) for loss in self.mistakes_so_far)
+        chance = torch.sigmoid(torch.tensor(self.teacher_power * (transformer - cnn)))  # of the CNN's
+        return self.cnn_teacher if float(torch.rand(())) < float(chance) else self.transformer_teacher
 
     def after_step(self, progress: float) -> None:
         """Both teachers follow, and so do the running losses.
@@ -141,18 +143,18 @@ class MCSC(PaperMCSC):
         """
         self.cnn_teacher.update(self.cnn)
         self.transformer_teacher.update(self.transformer)
-        pairs = zip(self.supervised_losses, self._latest.tolist(), strict=True)
+        pairs = zip(self.mistakes_so_far, self._latest.tolist(), strict=True)
         cnn, transformer = (MEMORY * before + (1 - MEMORY) * now for before, now in pairs)
-        self.supervised_losses = (cnn, transformer)
+        self.mistakes_so_far = (cnn, transformer)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The running losses, so that a resumed training draws the same teachers."""
-        return {"supervised_losses": list(self.supervised_losses)}
+        """The running cross-entropies, so that a resumed training draws the same teachers."""
+        return {"supervised_losses": list(self.mistakes_so_far)}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``get_extra_state``."""
-        cnn, transformer = state["supervised_losses"]
-        self.supervised_losses = (float(cnn), float(transformer))
+        cnn, transformer = state["supervised_losses"]  # as older checkpoints call them
+        self.mistakes_so_far = (float(cnn), float(transformer))
 
     @property
     def shipped(self) -> nn.Module:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcsc_bundle.devices import out_of_memory, selected, with_current_gpu
+from mcsc_bundle.devices import out_of_memory, selected, usable_cores, with_current_gpu, with_room
 from mcsc_bundle.option_values import OptionError
 
 
@@ -54,8 +54,44 @@ def test_without_a_gpu_the_environment_stays(monkeypatch):
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA driver error: out of memory"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
         (MemoryError(), False),
     ],
 )
 def test_a_gpu_says_in_several_ways_that_it_is_full(error, expected):
     assert out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"), [(torch.OutOfMemoryError("full"), True), (ValueError("negative"), False)]
+)
+def test_monai_s_error_is_what_it_comes_from(cause, expected):
+    error = RuntimeError("Seems to be OOM. Please try smaller patch size")
+    error.__cause__ = cause
+    assert out_of_memory(error) is expected
+
+
+def test_what_a_gpu_has_no_room_for_is_computed_in_main_memory(monkeypatch):
+    moved, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (moved.append(tensor), cpu(tensor))[1])
+
+    def total(tensor):
+        if not moved:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return float(tensor.sum())
+
+    assert with_room(total, torch.ones(3)) == 3.0 and len(moved) == 1
+    with pytest.raises(RuntimeError, match="another"):
+        with_room(fail, torch.ones(3))
+
+
+def fail(tensor):
+    raise RuntimeError("another error")
+
+
+def test_the_processes_of_a_torchrun_share_the_cores(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    whole = usable_cores()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert usable_cores() == max(1, whole // 2)

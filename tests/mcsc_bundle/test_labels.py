@@ -60,10 +60,13 @@ def test_a_metric_sees_the_annotated_voxels_alone(dtype) -> None:
     assert float(dice[0, 0]) == pytest.approx(2 * 1 / (1 + 2))
 
 
-def test_the_validation_s_dice_is_monai_s() -> None:
+def test_the_validation_s_dice_is_monai_s(monkeypatch) -> None:
+    """And every score of a case is sent to main memory, where the next one may come from."""
     torch.manual_seed(0)
+    sent, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (sent.append(tensor), cpu(tensor))[1])
     ours, theirs = CaseDice(include_background=False), DiceMetric(include_background=False)
     for _ in range(3):
         predicted, truth = (torch.rand(2, 1, 3, 5, 6) > 0.5).float()
         ours(predicted, truth), theirs(predicted, truth)
-    assert torch.equal(ours.aggregate(), theirs.aggregate())
+    assert len(sent) == 3 and torch.equal(ours.aggregate(), theirs.aggregate())

@@ -1,6 +1,8 @@
 """The planned step is tried before training: what is noted, what shrinks, what is refused."""
 
 import math
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from mcsc_bundle.plan import PlanError
 from preprocessing import measured
 from preprocessing.measured import fit_measured, step_gigabytes, take_steps
-from preprocessing.planner import make_plan
+from preprocessing.planner import default_memory_gb, make_plan
 from preprocessing.run_plan import Request
 from tests.plans import make_plan as tiny_plan
 from tests.preprocessing.fingerprints import make_fingerprint
@@ -82,6 +84,26 @@ def test_the_step_is_tried_in_the_training_s_precision(monkeypatch):
     fit_measured(plan_for(8), "pair", plan_for, "float32")
     Request("plan", None, {"networks": "pair"}, True, "float16").tried(plan_for(8), VOLUMES)
     assert asked == ["float32", "float16"]
+
+
+@pytest.mark.parametrize("amp_dtype", [None, "float32"])
+def test_the_other_process_is_told_the_precision(monkeypatch, amp_dtype):
+    told = []
+
+    def run(command, **_):
+        told.append(command[-1])
+        return subprocess.CompletedProcess(command, 0, stdout="1.5")
+
+    monkeypatch.setattr(measured.subprocess, "run", run)
+    plan = tiny_plan("3d", device="cpu")
+    assert step_gigabytes(plan, "pair", amp_dtype) == 1.5 and told == [amp_dtype or "pair"]
+
+
+def test_a_gpu_s_budget_leaves_a_tenth(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24e9))
+    assert default_memory_gb("cuda") == pytest.approx(21.6)
 
 
 @pytest.mark.parametrize("amp_dtype", [None, "bfloat16"])

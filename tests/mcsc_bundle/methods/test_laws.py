@@ -209,13 +209,13 @@ class TestStrongView:
 def test_the_network_that_knows_the_labelled_patches_better_teaches_more_often():
     _, method = build("2d", MCSC)
     assert isinstance(method, MCSC)
-    method.supervised_losses = (0.2, 0.4)  # chances 25 : 6.25
+    method.mistakes_so_far = (0.2, 0.4)  # chances 25 : 6.25
     torch.manual_seed(0)
     drawn = [method.teacher() is method.cnn_teacher for _ in range(2000)]
     assert abs(sum(drawn) / 2000 - 0.8) < 0.03
     method._latest = ReadBack(torch.tensor([1.2, 0.4]))
     method.after_step(0.5)
-    assert method.supervised_losses == pytest.approx((0.25, 0.4))
+    assert method.mistakes_so_far == pytest.approx((0.25, 0.4))
 
 
 def test_the_running_losses_are_those_of_the_step():
@@ -225,8 +225,8 @@ def test_the_running_losses_are_those_of_the_step():
     known = [F.cross_entropy(network(image), label).item() for network in (method.cnn, method.transformer)]
     method(batch, 0.0)
     method.after_step(0.0)
-    assert method.supervised_losses == pytest.approx([0.95 + 0.05 * loss for loss in known], rel=1e-3)
-    assert copy.deepcopy(method).supervised_losses == method.supervised_losses
+    assert method.mistakes_so_far == pytest.approx([0.95 + 0.05 * loss for loss in known], rel=1e-3)
+    assert copy.deepcopy(method).mistakes_so_far == method.mistakes_so_far
 
 
 def test_absent_classes_do_not_hide_who_knows_better():

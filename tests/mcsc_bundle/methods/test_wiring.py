@@ -175,7 +175,7 @@ class TestMCSC:
     def test_networks_learn_on_a_strong_view_of_what_the_teacher_saw(self, kind):
         plan, module = build(kind, MCSC)
         confident(module).box_share = (0.0, 0.0)  # no boxes
-        module.supervised_losses = (1e-3, 1e9)  # the CNN's teacher teaches
+        module.mistakes_so_far = (1e-3, 1e9)  # the CNN's teacher teaches
         batch, shown = batch_of(plan), []
         module.cnn_teacher.network.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
         image, target = module.strong_view(batch["image"][:2], batch["label"], batch["image"][2:])
