@@ -123,8 +123,8 @@ def prepare(
         data_optional: whether there may be no ``dataset_dir``, because an application (MONAI Label) hands over its cases;
             then only plan and store are prepared.
         check_memory: take two steps of a new plan on its device before anything is preprocessed, and plan again with less
-            where they do not fit (see ``preprocessing.measured``). Once for a plan, in the precision asked for then; none for one that was
-            trained with.
+            where they do not fit (see ``preprocessing.measured``). Once for a plan, in the precision asked for then; none for
+            one that was trained with.
         amp_dtype: of these steps, see ``mcsc_bundle.precision``.
 
     Raises:
