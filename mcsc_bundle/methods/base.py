@@ -30,6 +30,7 @@ class Method(nn.Module):
         self.outputs = networks.outputs
         self.mask_channels = networks.mask_channels
         self.body_channels = networks.body_channels
+        self.flat_axis = networks.flat_axis
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted scalar loss terms of one batch; the trainer minimises their sum.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ class MCSC(PaperMCSC):
         partner = torch.where(choice, labeled[donors], weak.roll(1, 0))
         partner_target = torch.where(choice, target[donors], pseudo.roll(1, 0))
         box = random_boxes(len(weak), tuple(weak.shape[2:]), *self.box_share, device=weak.device)
-        mixed = self.disturbed(torch.where(box, partner, weak), strong_intensity)
+        mixed = self.disturbed(torch.where(box, partner, weak), partial(strong_intensity, flat_axis=self.flat_axis))
         return torch.cat((labeled, mixed)), torch.where(box, partner_target, pseudo)
 
     @torch.no_grad()

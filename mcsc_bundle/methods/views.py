@@ -42,11 +42,12 @@ def one_box(shape: tuple[int, ...], share: float, device: torch.device) -> Tenso
     return mask
 
 
-def strong_intensity(image: Tensor) -> Tensor:
+def strong_intensity(image: Tensor, flat_axis: int | None = None) -> Tensor:
     """Brightness, contrast, gamma and blur drawn per sample and channel, for normalised images ``(B, C, *spatial)``.
 
     UniMatch's medical recipe (Yang et al., 2023: colour jitter with probability 0.8, blur 0.5), of one-channel scans there:
-    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range.
+    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range. No blur along ``flat_axis``, whose few,
+    thick slices show different tissue.
     """
     dims = image.ndim - 2
     column = (*image.shape[:2], *[1] * dims)
@@ -62,6 +63,8 @@ def strong_intensity(image: Tensor) -> Tensor:
     jittered = (curved - mean) * uniform(0.5, 1.5) + mean + uniform(-0.5, 0.5)
     jittered = torch.where(uniform(0, 1) < 0.8, jittered, image)
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
-    kernel = tuple(3 if size > 2 else 1 for size in image.shape[2:])  # PyTorch pools no axis shorter than its kernel
+    kernel = tuple(  # PyTorch pools no axis shorter than its kernel
+        3 if size > 2 and axis != flat_axis else 1 for axis, size in enumerate(image.shape[2:])
+    )
     blurred = pool(jittered, kernel, stride=1, padding=tuple(size // 2 for size in kernel), count_include_pad=False)
     return torch.where(uniform(0, 1) < 0.5, blurred, jittered)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mcsc_bundle.intensity import flat_axis
 from mcsc_bundle.networks.swin_unet import SwinUNet
 from mcsc_bundle.networks.swin_weights import load_imagenet_weights
 from mcsc_bundle.networks.transfer import init_from as start_from
@@ -28,6 +29,7 @@ class NetworkPair(nn.Module):
         outputs: what their channels mean; ``None`` for exclusive classes.
         mask_channels: how many of the last input channels are the mask of a previous stage (``mcsc_bundle.cascade``).
         body_channels: positions of the input channels that were normalised inside the body and are 0 outside.
+        flat_axis: axis along which a patch holds few, thick slices; ``None`` if there is none.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class NetworkPair(nn.Module):
         outputs: Classes | None = None,
         mask_channels: int = 0,
         body_channels: Sequence[int] = (),
+        flat_axis: int | None = None,
     ) -> None:
         super().__init__()
-        self.mask_channels, self.body_channels = mask_channels, tuple(body_channels)
+        self.mask_channels, self.body_channels, self.flat_axis = mask_channels, tuple(body_channels), flat_axis
         self.cnn = cnn
         self.transformer = transformer
         self.outputs = outputs or Classes()
@@ -58,7 +61,7 @@ class NetworkPair(nn.Module):
         """
         masks = plan.network_channels - plan.in_channels
         cnn, transformer = UNet.from_plan(plan), SwinUNet.from_plan(plan)
-        pair = cls(cnn, transformer, outputs_of(plan), masks, plan.body_channels)
+        pair = cls(cnn, transformer, outputs_of(plan), masks, plan.body_channels, flat_axis(plan))
         if pretrained is not None:
             load_imagenet_weights(pair.transformer, pretrained)
         if init_from is not None:

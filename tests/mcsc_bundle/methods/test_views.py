@@ -61,3 +61,15 @@ def test_what_lies_outside_a_masked_channel_stays_0(kind):
     )
     assert (air[:, 0] != 0).any() and (air[:, 1] == 0).all()
     assert (body[:, 1] != 0).all() and (body != image[(slice(None), slice(None), *[4] * plan.spatial_dims)]).any()
+
+
+def test_thick_slices_are_not_blurred_into_each_other():
+    """Slices of 0 and 1 in turn stay apart. The method knows the axis from its plan."""
+    _, method = build("3d", MCSC, patch_size=(32, 32, 8), spacing_mm=(1.0, 1.0, 5.0))
+    assert method.flat_axis == 2
+    image = (torch.arange(8.0) % 2).expand(40, 1, 16, 16, 8)
+    torch.manual_seed(0)
+    for axis, kept in ((2, True), (None, False)):
+        view = strong_intensity(image, axis)
+        contrast = (view[..., 3] - view[..., 4]).flatten(1).mean(1)  # 1 before, times 0.5 to 1.5 after
+        assert bool((contrast > 0.49).all()) is kept
