@@ -27,6 +27,7 @@ from mcsc_bundle.words import first_line
 
 log = logging.getLogger(__name__)
 
+LESS = "Close what else runs on it, or plan for less in a new --output_dir (--memory_gb). What was saved is kept."
 GOING_ON = "%s: going on with %s; the epochs before ran with %s."
 
 
@@ -145,10 +146,7 @@ class MCSCTrainer(SupervisedTrainer):
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise SystemExit(
-                f"error: the GPU has no room for a training step or a validation ({first_line(error)}). Close what else "
-                "runs on it, or plan for less in a new --output_dir (--memory_gb). What was saved is kept."
-            ) from None
+            raise SystemExit(f"error: the GPU has no room for this ({first_line(error)}). {LESS}") from None
 
     def _stopped(self) -> str:
         if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
