@@ -70,7 +70,7 @@ def choose(runs_dir: str, device: str | None = None) -> None:
     except (ChoiceError, DatasetError, DiskError, FoldScoresError, ImageError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or out_of_memory(error)):
+        if not out_of_memory(error):
             raise
         raise SystemExit(
             f"error: a case does not fit into memory with two configurations ({first_line(error)}). What is done is kept: "

@@ -12,11 +12,8 @@ from torch import Tensor
 from mcsc_bundle.option_values import OptionError
 
 Result = TypeVar("Result")
-NO_ROOM = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)  # CUDA's driver, Triton, cuBLAS, cuDNN
+# How CUDA's driver and Triton, cuBLAS, and cuDNN say that a GPU is full.
+NO_ROOM = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def selected(device: str | torch.device) -> str:
@@ -47,8 +44,8 @@ def selected(device: str | torch.device) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU had no room: PyTorch's own error, how libraries and the driver say it, or MONAI's error because of one."""
-    if isinstance(error, torch.OutOfMemoryError):
+    """Whether there was no room: Python's or PyTorch's error, how libraries and the driver say it, or MONAI's because of one."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if not isinstance(error, RuntimeError):
         return False

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.handlers import IgniteMetricHandler
 from monai.metrics import DiceMetric
 from monai.transforms import MapTransform
 from torch import Tensor
@@ -56,14 +55,3 @@ class CaseDice(DiceMetric):
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         return super()._compute_tensor(y_pred, y).cpu()
-
-
-class ValidationDice(IgniteMetricHandler):
-    """Mean Dice of the classes without the background over the cases of a validation, MONAI's ``MeanDice`` by ``CaseDice``.
-
-    Args:
-        output_transform: picks prediction and label from the engine's output.
-    """
-
-    def __init__(self, output_transform: Callable) -> None:
-        super().__init__(metric_fn=CaseDice(include_background=False), output_transform=output_transform)

@@ -168,6 +168,6 @@ if __name__ == "__main__":
         path, networks, *precision = sys.argv[1:]
         print(take_steps(Plan.load(path), networks, precision[0] if precision else None))
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or out_of_memory(error):
-            raise SystemExit(OUT_OF_MEMORY) from None
-        raise
+        if not out_of_memory(error):
+            raise
+        raise SystemExit(OUT_OF_MEMORY) from None

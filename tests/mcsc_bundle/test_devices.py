@@ -56,10 +56,10 @@ def test_without_a_gpu_the_environment_stays(monkeypatch):
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("CUDA driver error: out of memory"), True),
         (RuntimeError("Triton Error [CUDA]: out of memory"), True),
-        (MemoryError(), False),
+        (MemoryError(), True),
     ],
 )
-def test_a_gpu_says_in_several_ways_that_it_is_full(error, expected):
+def test_there_are_several_ways_to_say_that_memory_is_full(error, expected):
     assert out_of_memory(error) is expected
 
 
