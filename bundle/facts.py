@@ -14,6 +14,7 @@ import torch
 
 from mcsc_bundle import tensors
 from mcsc_bundle.case_metrics import CaseMetric, read_metrics
+from mcsc_bundle.csv_log import loss_terms
 from mcsc_bundle.ensemble import EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.networks import unet_from_plan
@@ -92,8 +93,7 @@ class RunFacts:
     def loss_terms(self) -> tuple[str, ...]:
         """Names of the loss terms that were logged."""
         first = self.losses[0] if self.losses else {}
-        known = {"epoch", "iteration", "seconds", "lr", "nonfinite_steps", "loss"}
-        return tuple(name for name in first if name not in known)
+        return tuple(name for name in loss_terms(first) if name != "loss")
 
 
 def read_run(folder: str | Path) -> RunFacts:

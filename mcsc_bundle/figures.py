@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,22 +16,35 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mcsc_bundle.case_metrics import CaseMetric
+from mcsc_bundle.csv_log import WATCHED, loss_terms, read_rows, watched
 
 # Okabe and Ito (2008): told apart by colour-blind readers too
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-LOG_COLUMNS = {"epoch", "iteration", "seconds", "lr", "nonfinite_steps"}  # of log.csv, the rest are loss terms
 
 
 def loss_figure(path: Path) -> Figure:
     """Each loss term of ``log.csv`` over the iterations."""
     rows = read_rows(path)
     figure, axes = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
-    for index, name in enumerate(name for name in rows[0] if name not in LOG_COLUMNS):
+    for index, name in enumerate(loss_terms(rows[0])):
         colour, width = ("black", 2.2) if name == "loss" else (_colour(index - 1), 1.4)
         dashes = "-" if index <= len(COLOURS) else "--"
         axes.plot(_column(rows, "iteration"), _column(rows, name), label=name, color=colour, lw=width, ls=dashes)
     axes.set(xlabel="iteration", ylabel="loss term (weighted)", yscale="log")
     _finish(axes)
+    return figure
+
+
+def watched_figure(path: Path) -> Figure:
+    """What ``log.csv`` watches beside the loss, a small plot each: scales differ."""
+    rows = read_rows(path)
+    names = watched(rows[0])
+    figure, grid = plt.subplots(1, len(names), figsize=(2.5 * len(names), 2.2), layout="constrained", squeeze=False)
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.plot(_column(rows, "iteration"), _column(rows, name), color="black", lw=1.2)
+        axes.set_title(name.removeprefix(WATCHED).replace("_", " "), fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=7)
     return figure
 
 
@@ -159,14 +171,6 @@ def _finish(axes: Axes) -> None:
 
 def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:

@@ -2,62 +2,45 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from ignite.engine import Events
 from monai.engines import Evaluator
 
-from mcsc_bundle.files import replacing
+from mcsc_bundle.csv_log import WATCHED, CSVLog
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.trainer import MCSCTrainer
 
 log = logging.getLogger(__name__)
 
 
-class CSVLog:
-    """Appends one row per epoch to a CSV file; a resume first drops the rows after the point it goes on from.
+class Means:
+    """Means of named scalars, without NaN and infinity, kept where these are: nothing is read from a GPU before the end."""
 
-    Args:
-        path: the file.
-    """
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    def add(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Another value of each."""
+        for name, value in values.items():
+            finite = torch.isfinite(value)
+            latest = torch.stack((torch.where(finite, value, 0.0).float(), finite.float()))
+            self.sums[name] = self.sums[name] + latest if name in self.sums else latest
 
-    def truncate(self, iteration: int) -> None:
-        """Forget rows past ``iteration``: they belong to work that was lost."""
-        if not self.path.exists():
-            return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                row for row in csv.DictReader(file) if row["iteration"].isdigit() and int(row["iteration"]) <= iteration
-            ]
-        self._write(rows)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; new columns widen the file."""
-        rows: list[Mapping[str, Any]] = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        self._write([*rows, row])
-
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
+    def read(self) -> dict[str, float]:
+        """The means; NaN where no value was finite."""
+        sums = {name: both.tolist() for name, both in self.sums.items()}
+        return {name: total / count if count else float("nan") for name, (total, count) in sums.items()}
 
 
 class LossLog:
     """Mean of the loss and of each named term per epoch, to ``log.csv`` and the console; one host read per epoch.
+
+    ``log.csv`` also has what a method watches and the norm of the gradients before clipping, as ``watched_*``.
 
     Args:
         output_dir: the run folder.
@@ -65,7 +48,7 @@ class LossLog:
 
     def __init__(self, output_dir: str) -> None:
         self.csv = CSVLog(os.path.join(output_dir, "log.csv"))
-        self.sums: dict[str, torch.Tensor] = {}
+        self.losses, self.watched = Means(), Means()
         self.steps, self.began = 0, 0.0
         self.pace = Pace()
 
@@ -81,13 +64,16 @@ class LossLog:
         self.pace = Pace()
 
     def _begin(self, engine: MCSCTrainer) -> None:
-        self.sums, self.steps, self.began = {}, 0, time.perf_counter()
+        self.losses, self.watched = Means(), Means()
+        self.steps, self.began = 0, time.perf_counter()
         self.pace.begin(self.began)
 
     def _add(self, engine: MCSCTrainer) -> None:
-        values = {"loss": engine.state.output["loss"], **engine.state.output["terms"]}
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
+        output = engine.state.output
+        self.losses.add({"loss": output["loss"], **output["terms"]})
+        self.watched.add(output["watched"])
+        if "grad_norm" in output:  # not in the middle of an accumulated step
+            self.watched.add({"grad_norm": output["grad_norm"]})
         self.steps += 1
         self.pace.step(time.perf_counter())
 
@@ -95,7 +81,7 @@ class LossLog:
         if not is_main_process() or not self.steps:
             return
         seconds = time.perf_counter() - self.began
-        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        means = self.losses.read()
         row = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
@@ -103,6 +89,7 @@ class LossLog:
             "lr": engine.optimizer.param_groups[0]["lr"],
             "nonfinite_steps": engine.nonfinite_steps,
             **means,
+            **{f"{WATCHED}{name}": value for name, value in self.watched.read().items()},
         }
         self.csv.append(row)
         terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")

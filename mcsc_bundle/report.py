@@ -23,7 +23,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mcsc_bundle.case_metrics import CaseMetric, read_metrics
-from mcsc_bundle.figures import dice_figure, loss_figure, overlay_figure, read_rows, validation_figure
+from mcsc_bundle.csv_log import read_rows, watched
+from mcsc_bundle.figures import dice_figure, loss_figure, overlay_figure, validation_figure, watched_figure
 from mcsc_bundle.files import replacing, save_text
 from mcsc_bundle.io import load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import painted
@@ -66,7 +67,7 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
     sections = {
         "Held-out cases": scores_section(scores) if scores else "",
         "Masks": overlays_section(run, scores, images or {}, references or {}, plan),
-        "Training": _image(loss_figure(run / "log.csv"), "loss terms") if trained else "",
+        "Training": training_section(run / "log.csv") if trained else "",
         "Validation": _image(validation_figure(run / "validation.csv"), "Dice") if validated else "",
         "Data": warnings_section(run),
         "Plan": plan_section(plan) if plan else "",
@@ -77,6 +78,12 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
     save_text(run / "report.html", f"{page}<h1>{title}</h1>{body or '<p>Nothing was found in the run folder.</p>'}")
     log.info("Report: %s", run / "report.html")
     return run / "report.html"
+
+
+def training_section(path: Path) -> str:
+    """The loss terms of ``log.csv``, and what else it watched."""
+    losses = _image(loss_figure(path), "loss terms")
+    return losses + (_image(watched_figure(path), "watched") if watched(read_rows(path)[0]) else "")
 
 
 def plan_section(plan: Plan) -> str:

@@ -172,6 +172,7 @@ class MCSCTrainer(SupervisedTrainer):
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = engine.loss_function(terms)
         engine.state.output.update(loss=loss.detach(), terms={name: term.detach() for name, term in terms.items()})
+        engine.state.output["watched"] = dict(self.method.watched)
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         self.grad_scaler.scale(loss / self.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)

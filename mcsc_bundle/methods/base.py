@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,7 +23,13 @@ class Method(nn.Module):
 
     Args:
         networks: the CNN and the Transformer of the plan. A method that needs one network takes the CNN.
+
+    Attributes:
+        watched: scalars of the latest forward that are no loss, such as the share of pseudo-labels that count; the log has
+            their means. A method that has some replaces the mapping in each step.
     """
+
+    watched: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, networks: NetworkPair) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcsc_bundle.labels import IGNORED
 from mcsc_bundle.losses.consistency import confident_loss, sigmoid_rampup
 from mcsc_bundle.losses.distributed import mean_over_ranks
 from mcsc_bundle.methods.base import IMAGE, LABEL, split_streams
@@ -110,7 +111,13 @@ class MCSC(PaperMCSC):
         Returns:
             Images and their target ``(U, K, *spatial)``, -1 where the teacher is not confident.
         """
-        pseudo = self.outputs.confident(self.teacher()(weak), self.confidence)
+        teacher = self.teacher()
+        pseudo = self.outputs.confident(teacher(weak), self.confidence)
+        self.watched = {
+            "confident": (pseudo != IGNORED).float().mean(),
+            "confident_foreground": (pseudo > 0).float().mean(),
+            "cnn_teaches": pseudo.new_full((), teacher is self.cnn_teacher),
+        }
         donors = torch.arange(len(weak), device=weak.device) % len(labeled)
         alone = len(weak) == 1  # then no other unlabelled patch is there to take a box from
         from_labeled = torch.rand(len(weak), device=weak.device) < (1.0 if alone else self.copy_paste)

@@ -50,7 +50,9 @@ class UAMT(MeanTeacher):
         """Distance from the teacher over the voxels where it is certain."""
         threshold = (0.75 + 0.25 * sigmoid_rampup(progress)) * self.max_entropy
         teacher = self.teacher(self.disturbed(image, noisy))
-        return certain_mse(logits, teacher, self.uncertainty(image) < threshold, self.outputs)
+        certain = self.uncertainty(image) < threshold
+        self.watched = {"certain": certain.float().mean()}
+        return certain_mse(logits, teacher, certain, self.outputs)
 
     def uncertainty(self, image: Tensor) -> Tensor:
         """Entropy of the teacher's mean probability, in nats, ``(U, 1, *spatial)``; one pass after the other for memory."""

@@ -26,7 +26,8 @@ def test_plan_alone_is_enough_and_is_escaped(run):
 
 def test_every_piece_appears(run):
     (run / "log.csv").write_text(
-        "epoch,iteration,seconds,lr,nonfinite_steps,loss,cross\n1,5,1,0.1,0,2,1\n2,10,1,0.1,0,1,0.5\n"
+        "epoch,iteration,seconds,lr,nonfinite_steps,loss,cross,watched_confident\n"
+        "1,5,1,0.1,0,2,1,0.5\n2,10,1,0.1,0,1,0.5,0.9\n"
     )
     (run / "validation.csv").write_text("epoch,iteration,mean_dice,left\n1,5,0.5,0.5\n")
     save_json(run / "fingerprint.json", {"warnings": ["unlabelled scans are <coarser>"]})
@@ -47,7 +48,8 @@ def test_every_piece_appears(run):
         "case9: not finite",
     ):
         assert expected in page
-    assert page.count("data:image/png") == 4 and (run / "overlay.png").stat().st_size > 1000
+    assert page.count("data:image/png") == 5  # losses, watched, validation, Dice, masks
+    assert (run / "overlay.png").stat().st_size > 1000
 
 
 def test_an_empty_run_folder_gives_a_page(tmp_path):

@@ -1,14 +1,17 @@
 """The trainer: learns, resumes to the same weights, skips what is not finite, clips after unscaling."""
 
+import math
+
 import pytest
 import torch
 from ignite.engine import Events
 from torch import nn
 
 from mcsc_bundle.augmentation import PatchAugmentation
+from mcsc_bundle.csv_log import loss_terms, read_rows
 from mcsc_bundle.data import TwoStreamDataset, TwoStreamLoader
 from mcsc_bundle.handlers import CheckpointHandler, save_atomically
-from mcsc_bundle.logs import LossLog, Pace
+from mcsc_bundle.logs import LossLog, Means, Pace
 from mcsc_bundle.losses.segmentation import nnunet_loss
 from mcsc_bundle.methods import MCSC, MultiScaleContrast, Supervised
 from mcsc_bundle.methods.base import Method
@@ -109,6 +112,25 @@ def test_model_file_is_the_shipped_network(tmp_path):
     engine = trainer(tmp_path)
     engine.run()
     engine.method.shipped.load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+
+
+def test_the_log_tells_how_pseudo_labels_fare(tmp_path):
+    """Means over an epoch beside the loss: the share of voxels that count, and who teaches."""
+    trainer(tmp_path, max_epochs=2).run()
+    for row in read_rows(tmp_path / "log.csv"):
+        shares = [float(row[f"watched_{name}"]) for name in ("confident_foreground", "confident", "cnn_teaches")]
+        assert 0 <= shares[0] <= shares[1] <= 1 and 0 <= shares[2] <= 1
+        assert float(row["watched_grad_norm"]) > 0
+        terms = [float(row[name]) for name in loss_terms(row) if name != "loss"]
+        assert sum(terms) == pytest.approx(float(row["loss"]), rel=1e-5)
+
+
+def test_means_leave_out_what_is_not_finite():
+    means = Means()
+    for value in (1.0, float("nan"), 3.0, float("inf")):
+        means.add({"norm": torch.tensor(value), "never": torch.tensor(float("nan")), "count": torch.tensor(2)})
+    read = means.read()
+    assert read["norm"] == 2 and read["count"] == 2 and math.isnan(read["never"])
 
 
 class Exploding(Method):
