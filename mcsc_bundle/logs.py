@@ -22,19 +22,26 @@ class Means:
     """Means of named scalars, without NaN and infinity, kept where these are: nothing is read from a GPU before the end."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
+        self.sums: dict[tuple[str, ...], torch.Tensor] = {}  # of values that came together: sums, and how many were finite
 
     def add(self, values: Mapping[str, torch.Tensor]) -> None:
         """Another value of each."""
-        for name, value in values.items():
-            finite = torch.isfinite(value)
-            latest = torch.stack((torch.where(finite, value, 0.0).float(), finite.float()))
-            self.sums[name] = self.sums[name] + latest if name in self.sums else latest
+        if not values:
+            return
+        latest = torch.stack([value.float() for value in values.values()])
+        finite = torch.isfinite(latest)
+        both = torch.stack((torch.where(finite, latest, 0.0), finite.float()))
+        names = tuple(values)
+        self.sums[names] = self.sums[names] + both if names in self.sums else both
 
     def read(self) -> dict[str, float]:
         """The means; NaN where no value was finite."""
-        sums = {name: both.tolist() for name, both in self.sums.items()}
-        return {name: total / count if count else float("nan") for name, (total, count) in sums.items()}
+        totals: dict[str, list[float]] = {}
+        for names, both in self.sums.items():
+            for name, total, count in zip(names, *both.tolist(), strict=True):
+                before = totals.setdefault(name, [0.0, 0.0])
+                totals[name] = [before[0] + total, before[1] + count]
+        return {name: total / count if count else float("nan") for name, (total, count) in totals.items()}
 
 
 class LossLog:
