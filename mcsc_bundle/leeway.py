@@ -2,7 +2,7 @@
 
 A patch that stays inside such an image cannot move, and the networks would see every structure in one place alone. Yet where
 what is labelled fills the image, as where the Decathlon's hippocampus was cut out, a patch that moves loses a part of it, and
-its place hardly varies: there moving costs Dice (``docs/method.md``, Patches move, has both measured).
+its place hardly varies: there moving costs Dice (``docs/recipe.md`` has both measured).
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ def test_a_run_that_ends_with_a_sentence_leaves_the_others(tmp_path, monkeypatch
 
 def documented_commands():
     """Of the indented blocks in ``docs/`` those that read kept results."""
-    for document in ("benchmarks.md", "method.md"):
+    for document in ("benchmarks.md", "method.md", "recipe.md"):
         text = (label_efficiency.ROOT / "docs" / document).read_text().replace("\\\n", " ")
         for line in text.splitlines():
             if line.startswith("    ") and "benchmarks.label_efficiency" in line and "--results benchmarks/" in line:
