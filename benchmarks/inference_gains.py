@@ -1,12 +1,13 @@
-"""What inference adds to one pass of the network: the mean over mirrored windows, and largest components. Dice of each.
+"""What inference adds to one pass of the network: the mean over mirrored windows, and largest components. Dice and HD95 of each.
 
     python -m benchmarks.inference_gains --dataset_dir ../shared/data/acdc OUT/mcsc_3_0 OUT/supervised_3_0 ...
     python -m benchmarks.inference_gains --dataset_dir ../shared/data/sts_pet   # how often the rule of largest components applies
 
 Runs of ``benchmarks.label_efficiency``, whose masks are of one pass. Mirrored masks are made by ``configs/inference.json`` in
-``RUN/mirrored``. Which classes are one piece (``preprocessing.largest_component``) is measured anew on the labels that trained
-the run, so that runs whose plan came from a file count, too. Exits with an error if a run's table of scores and its masks
-disagree. Without runs: for how many random draws of 3, 6 and 20 labelled patients the rule holds, of each class.
+``RUN/mirrored``, scores of every case in ``RUN/gains``. Which classes are one piece (``preprocessing.largest_component``) is
+measured anew on the labels that trained the run, so that runs whose plan came from a file count, too. Exits with an error if a
+run's table of scores and its masks disagree. Without runs: for how many random draws of 3, 6 and 20 labelled patients the rule
+holds, of each class.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from benchmarks.label_efficiency import ROOT
-from benchmarks.label_table import mean_dice_per_case
-from mcsc_bundle.io import load_label
+from benchmarks.label_table import mean_dice_per_case, mean_per_class
+from mcsc_bundle.case_metrics import case_metrics, write_metrics
+from mcsc_bundle.io import load_label, spacing_mm
 from mcsc_bundle.keep_largest import keep_largest
 from mcsc_bundle.labels import as_tuple
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.plan_files import load_json
-from mcsc_bundle.postprocessing import dice_of
 from preprocessing.dataset import Dataset, read_dataset
 from preprocessing.fingerprint import measure
 from preprocessing.largest_component import Groups, group_name, plan_largest_component, size_spread
@@ -67,37 +68,46 @@ def mirrored(dataset: Dataset, run: Path, amp_dtype: str | None) -> Path:
 
 
 def compare(dataset: Dataset, run: Path, amp_dtype: str | None) -> dict[str, Any]:
-    """Mean Dice (%) over the cases of a run, of each the mean over its classes.
+    """Mean Dice (%) over the cases of a run, and HD95 (mm), mean over cases where the structure was found, then over classes.
 
     Raises:
         SystemExit: the masks are not those that were scored.
     """
     groups, why = measured_groups(dataset, run)
-    scores, passed = mean_dice_per_case(run / "metrics.csv"), dice_of_masks(dataset, run, run / "masks", ())
-    for case, dice in passed.items():
-        if abs(dice - scores[case]) > SAME:
-            raise SystemExit(f"{run}, {case}: expected Dice {scores[case]} as in metrics.csv, received {dice}.")
+    tables = {"one_pass": score(dataset, run, run / "masks", (), "one_pass")}
+    scored = mean_dice_per_case(run / "metrics.csv")
+    for case, dice in mean_dice_per_case(tables["one_pass"]).items():
+        if abs(dice - scored[case]) > SAME:
+            raise SystemExit(f"{run}, {case}: expected Dice {scored[case]} as in metrics.csv, received {dice}.")
     flipped = mirrored(dataset, run, amp_dtype)
-    dice = {
-        "one_pass": passed,
-        "largest": dice_of_masks(dataset, run, run / "masks", groups),
-        "mirrored": dice_of_masks(dataset, run, flipped, ()),
-        "both": dice_of_masks(dataset, run, flipped, groups),
+    tables["largest"] = score(dataset, run, run / "masks", groups, "largest")
+    tables["mirrored"] = score(dataset, run, flipped, (), "mirrored")
+    tables["both"] = score(dataset, run, flipped, groups, "both")
+    return {
+        "run": run.name,
+        "groups": [group_name(group) for group in groups],
+        "why": why,
+        **{name: 100 * statistics.mean(mean_dice_per_case(table).values()) for name, table in tables.items()},
+        "hd95_mm": {name: statistics.mean(mean_per_class(table, "hd95_mm").values()) for name, table in tables.items()},
     }
-    means = {name: 100 * statistics.mean(cases.values()) for name, cases in dice.items()}
-    return {"run": run.name, "groups": [group_name(group) for group in groups], "why": why, **means}
 
 
-def dice_of_masks(dataset: Dataset, run: Path, folder: Path, groups: Groups) -> dict[str, float]:
-    """Mean Dice over the classes of each case, with the largest components of some groups of classes alone."""
+def score(dataset: Dataset, run: Path, folder: Path, groups: Groups, name: str) -> Path:
+    """The table ``RUN/gains/NAME.csv`` of the masks in a folder, with the largest components of some groups of classes alone."""
     plan, references = Plan.load(run / "plan.json"), {case.name: case.label for case in dataset.cases}
     values = [[value for name in group for value in as_tuple(plan.scored_values[name])] for group in groups]
-    found = {}
+    rows = []
     for case, path in masks_in(folder).items():
-        kept, reference = keep_largest(load_label(path).as_tensor(), values), load_label(references[case]).as_tensor()
-        dice = dice_of(kept.numpy(), reference.numpy(), plan.scored_values, plan.ignore_value)
-        found[case] = statistics.mean(value for value in dice.values() if not math.isnan(value))
-    return found
+        reference = load_label(references[case])
+        kept = keep_largest(load_label(path).as_tensor(), values)[0].numpy()
+        truth = reference.as_tensor()[0].numpy()
+        rows += case_metrics(
+            kept, truth, plan.scored_values, spacing_mm(reference), case, ignore_value=plan.ignore_value
+        )
+    table = run / "gains" / f"{name}.csv"
+    table.parent.mkdir(exist_ok=True)
+    write_metrics(rows, table)
+    return table
 
 
 def drawn(fingerprint: Fingerprint, patients: int, generator: random.Random) -> Groups:
@@ -143,6 +153,7 @@ def main() -> None:
         rows.append(row)
         cells = [f"{row[name]:.2f} ({row[name] - row['one_pass']:+.2f})" for name in ("largest", "mirrored", "both")]
         print(f"| {row['run']} | {row['one_pass']:.2f} | {' | '.join(cells)} |", flush=True)
+        print(f"| HD95 mm | {' | '.join(f'{distance:.2f}' for distance in row['hd95_mm'].values())} |", flush=True)
     gains = {
         name: statistics.mean(row[name] - row["one_pass"] for row in rows) for name in ("largest", "mirrored", "both")
     }
