@@ -22,9 +22,8 @@ class Means:
     """Means of named scalars, without NaN and infinity, kept where these are: nothing is read from a GPU before the end."""
 
     def __init__(self) -> None:
-        self.sums: dict[
-            tuple[str, ...], torch.Tensor
-        ] = {}  # of values that came together: sums, and how many were finite
+        # of names that came together: the sums of their values, and how many were finite
+        self.sums: dict[tuple[str, ...], torch.Tensor] = {}
 
     def add(self, values: Mapping[str, torch.Tensor]) -> None:
         """Another value of each."""

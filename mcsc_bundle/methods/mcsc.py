@@ -55,6 +55,10 @@ class MCSC(PaperMCSC):
         teacher_power: each network's teacher is drawn with a chance in proportion to ``1 / cross-entropy`` on the labelled
             patches to this power; 0 for turns of equal chance, 8 and more for the better one nearly alone.
         deep_supervision: of the CNN on labelled patches, as nnU-Net has it, see ``Supervision``.
+
+    Attributes:
+        watched: of the unlabelled patches, before they are mixed, the share of voxels that the teacher is confident of, the
+            share that it is confident are foreground, and whether the CNN's teacher answered.
     """
 
     def __init__(
