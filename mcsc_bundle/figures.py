@@ -45,6 +45,7 @@ def watched_figure(path: Path) -> Figure:
         axes.set_title(name.removeprefix(WATCHED).replace("_", " "), fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
+    figure.supxlabel("iteration", fontsize=9)
     return figure
 
 
