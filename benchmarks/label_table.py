@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Any
 
 from scipy.stats import ttest_1samp
 
+from mcsc_bundle.csv_log import read_rows
+
 BASELINE = "supervised"
 DISTANCES = ("hd95_mm", "asd_mm")
 ALL_DISTANCES = (*DISTANCES, "hd95_voxels", "asd_voxels")
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def mean_dice_per_case(path: Path) -> dict[str, float]:

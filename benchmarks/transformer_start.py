@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.kept_results import kept_result
 from benchmarks.label_efficiency import ONE_PASS, ROOT, run_workflow, workflow_of
 from benchmarks.label_jobs import config_files
-from benchmarks.label_table import mean_dice_per_case, read_rows
+from benchmarks.label_table import mean_dice_per_case
+from mcsc_bundle.csv_log import read_rows
 from mcsc_bundle.networks.swin_unet import PAPER_STD, SwinUNet, initialise
 from mcsc_bundle.words import aligned
 

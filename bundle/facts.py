@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 
 from mcsc_bundle import tensors
 from mcsc_bundle.case_metrics import CaseMetric, read_metrics
-from mcsc_bundle.csv_log import loss_terms
+from mcsc_bundle.csv_log import loss_terms, read_rows
 from mcsc_bundle.ensemble import EnsembleError, check_same_plan, run_folders
 from mcsc_bundle.fingerprint import CaseFingerprint
 from mcsc_bundle.networks import unet_from_plan
@@ -125,8 +124,8 @@ def read_run(folder: str | Path) -> RunFacts:
         plan=plan,
         fingerprint=fingerprint,
         runs=tuple(runs),
-        losses=_rows(first / "log.csv"),
-        validations=_rows(first / "validation.csv"),
+        losses=tuple(read_rows(first / "log.csv")),
+        validations=tuple(read_rows(first / "validation.csv")),
         scores=tuple(row for run in runs for row in _scores(run)),
         parts=_parts(first / "splits.json"),
         method=_method(first / "models" / "checkpoint.pt"),
@@ -203,13 +202,6 @@ def _scores(run: Path) -> list[CaseMetric]:
 def _taught(runs: Sequence[Path]) -> frozenset[str]:
     told = [read_trained(run / "models").get("labeled", ()) for run in runs]
     return frozenset(name for names in told for name in names) if all(told) else frozenset()
-
-
-def _rows(path: Path) -> tuple[dict[str, str], ...]:
-    if not path.exists():
-        return ()
-    with path.open(newline="", encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
 
 
 def _parts(path: Path) -> dict[str, tuple[str, ...]]:

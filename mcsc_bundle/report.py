@@ -67,7 +67,7 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
     sections = {
         "Held-out cases": scores_section(scores) if scores else "",
         "Masks": overlays_section(run, scores, images or {}, references or {}, plan),
-        "Training": training_section(run / "log.csv") if trained else "",
+        "Training": training_section(run / "log.csv", trained) if trained else "",
         "Validation": _image(validation_figure(run / "validation.csv"), "Dice") if validated else "",
         "Data": warnings_section(run),
         "Plan": plan_section(plan) if plan else "",
@@ -80,10 +80,10 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
     return run / "report.html"
 
 
-def training_section(path: Path) -> str:
-    """The loss terms of ``log.csv``, and what else it watched."""
+def training_section(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
+    """The loss terms of ``log.csv``, whose rows are given, and what else it watched."""
     losses = _image(loss_figure(path), "loss terms")
-    return losses + (_image(watched_figure(path), "watched") if watched(read_rows(path)[0]) else "")
+    return losses + (_image(watched_figure(path), "watched") if watched(rows[0]) else "")
 
 
 def plan_section(plan: Plan) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from mcsc_bundle.csv_log import loss_terms, read_rows
 from mcsc_bundle.logs import Means, Pace
+from mcsc_bundle.methods import UAMT
 from tests.mcsc_bundle.test_trainer import trainer
 
 
@@ -19,6 +20,12 @@ def test_the_log_tells_how_pseudo_labels_fare(tmp_path):
         assert float(row["watched_grad_norm"]) > 0
         terms = [float(row[name]) for name in loss_terms(row) if name != "loss"]
         assert sum(terms) == pytest.approx(float(row["loss"]), rel=1e-5)
+
+
+def test_the_log_tells_of_how_many_voxels_a_teacher_is_certain(tmp_path):
+    trainer(tmp_path, method=UAMT, max_epochs=1).run()
+    (row,) = read_rows(tmp_path / "log.csv")
+    assert 0 <= float(row["watched_certain"]) <= 1
 
 
 def test_means_leave_out_what_is_not_finite():

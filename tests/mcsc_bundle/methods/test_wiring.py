@@ -183,6 +183,20 @@ class TestMCSC:
         assert torch.equal(target, module.cnn_teacher(shown[0]).argmax(1, keepdim=True))
         assert not torch.allclose(image[2:], shown[0])
 
+    @pytest.mark.parametrize(("mistakes", "cnn_teaches"), [((1e-3, 1e9), 1), ((1e9, 1e-3), 0)])
+    def test_it_watches_its_pseudo_labels_and_who_made_them(self, kind, mistakes, cnn_teaches):
+        plan, module = build(kind, MCSC)
+        module.mistakes_so_far = mistakes
+        batch = batch_of(plan)
+        teacher = (module.transformer_teacher, module.cnn_teacher)[cnn_teaches]
+        foreground = (teacher(batch["image"][2:]).argmax(1) > 0).float().mean()
+        for confidence, sure in ((0.0, 1.0), (1.1, 0.0)):
+            module.confidence = confidence
+            module(batch, 1.0)
+            told = {name: float(value) for name, value in module.watched.items()}
+            assert told["confident"] == sure and told["cnn_teaches"] == cnn_teaches
+            assert told["confident_foreground"] == pytest.approx(sure * float(foreground))
+
     def test_the_contrast_gets_true_labels_and_those_of_the_strong_view(self, kind):
         plan, module = build(kind, MCSC)
         views, seen = [], []
