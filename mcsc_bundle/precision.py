@@ -6,6 +6,7 @@ import logging
 from functools import cache
 
 import torch
+from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -44,3 +45,15 @@ def _computes_bf16(device: torch.device) -> bool:
 @cache
 def _tell_off(device: str) -> None:
     log.info("AMP is off: it needs a CUDA device or amp_dtype bfloat16, the device is %s.", device)
+
+
+def forget_overflow(module: nn.Module) -> None:
+    """Begin the running statistics of batch normalisation anew where they are not finite.
+
+    A forward pass whose activations overflow (in float16) writes infinity into them before anybody can skip the step. Training
+    goes on without them, but the saved network would answer NaN for ever.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_var is not None:
+            if not (part.running_mean.isfinite().all() and part.running_var.isfinite().all()):
+                part.reset_running_stats()

@@ -22,7 +22,7 @@ from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
 from mcsc_bundle.methods.supervision import has_heads
 from mcsc_bundle.optimizers import computed_as, settings_of, use_fused_kernels
-from mcsc_bundle.precision import autocast_dtype
+from mcsc_bundle.precision import autocast_dtype, forget_overflow
 from mcsc_bundle.words import first_line
 
 log = logging.getLogger(__name__)
@@ -221,6 +221,7 @@ class MCSCTrainer(SupervisedTrainer):
         if finite:
             self.nonfinite_in_a_row = 0
             return
+        forget_overflow(self.method)
         self.nonfinite_in_a_row += 1
         self.nonfinite_steps += 1
         terms = {name: float(value) for name, value in self.state.output["terms"].items()}

@@ -117,6 +117,7 @@ def make_plan(
         pair=networks == "pair",
         step_seconds=CPU_STEP_SECONDS if step_seconds is None else float(step_seconds),
         family=family,
+        labeled_share=len(fingerprint.labeled) / len(fingerprint.cases),
     )
     sizing = fit_networks(task)
     chosen, why, lowres = "2d", slices_only(fingerprint, configuration == "2d"), None

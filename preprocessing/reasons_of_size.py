@@ -13,6 +13,8 @@ from preprocessing.sizing import (
     CPU_BATCH,
     CPU_MEMORY_CAP_GB,
     FULL_WIDTH,
+    LABELED_PATCHES,
+    LABELED_SHARE,
     LOWRES_BELOW,
     MIN_BATCH,
     Task,
@@ -81,6 +83,11 @@ def _batch(plan: Plan, made: Decisions) -> str:
         f"{made.task.family.dataset_share:.0%} of the data set's voxels, {_patches(sizing.dataset_batch)}; never fewer than "
         f"{MIN_BATCH}."
     )
+    if batch == sizing.labeled_batch:
+        text += (
+            f" Half of them are labelled, at most {LABELED_SHARE:.0%} of the labelled voxels or {LABELED_PATCHES} patches, "
+            f"whichever is more: beyond, a step shows the same few scans again."
+        )
     if plan.device == "cpu" and batch < min(sizing.memory_batch, max(sizing.dataset_batch, MIN_BATCH)):
         most, seconds = CPU_BATCH[plan.spatial_dims], made.task.step_seconds
         text += f" On a CPU at most {most}, halved until the step takes {seconds:g} s."

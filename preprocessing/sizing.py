@@ -37,6 +37,10 @@ TRANSFORMER_WIDTH = 3
 
 MIN_BATCH = 2
 
+LABELED_PATCHES, LABELED_SHARE = 12, 0.2
+"""Most labelled patches of a step where others are unlabelled: so many (published trainings on ACDC), or this share of the
+labelled voxels if that is more. Beyond, a step shows the same few scans again."""
+
 CPU_WIDTHS = (16, 8)
 CPU_BATCH = {2: 8, 3: 4}
 """Patches of a CPU step where time allows: the paper's 2 + 2 in 3-D, twice as many where a patch is a slice."""
@@ -64,6 +68,7 @@ class Task:
         pair: count the Transformer too.
         step_seconds: time budget of one step on two cores, on a CPU.
         family: of the CNN.
+        labeled_share: share of the cases that are labelled.
     """
 
     spacing_mm: tuple[float, ...]
@@ -76,6 +81,7 @@ class Task:
     pair: bool
     step_seconds: float = CPU_STEP_SECONDS
     family: Family = PLAIN
+    labeled_share: float = 1.0
 
     @property
     def dims(self) -> int:
@@ -132,6 +138,7 @@ class Sizing:
         memory_batch: the batch that memory alone would allow.
         dataset_batch: the batch at which a step covers the family's share of the data set.
         memory_patch: the patch that memory alone would allow (larger than the chosen one only on a CPU).
+        labeled_batch: the batch whose labelled half is as large as the labelled cases bear; ``None`` where all are labelled.
     """
 
     networks: Networks
@@ -140,6 +147,7 @@ class Sizing:
     memory_batch: int
     dataset_batch: int
     memory_patch: tuple[int, ...]
+    labeled_batch: int | None
 
 
 def build_networks(task: Task, topology: Topology, width: int) -> Networks:
@@ -180,7 +188,7 @@ def fit_networks(task: Task) -> Sizing:
         sizing = _fit_memory(task, width)
         for batch in _halvings(min(sizing.batch, CPU_BATCH[task.dims]), at_most=2 if width > CPU_WIDTHS[-1] else None):
             if sizing.networks.step_seconds(batch) <= task.step_seconds:
-                return _with_batch(sizing, batch)
+                return replace(sizing, batch=batch)
     return _fit_time(task, sizing)
 
 
@@ -239,9 +247,20 @@ def _fit_memory(task: Task, width: int) -> Sizing:
         ) from None
     networks = build_networks(task, topology, width)
     by_memory = round(task.reference_count / networks.count * REFERENCE_BATCH[task.dims])
-    by_dataset = round(task.dataset_voxels * task.family.dataset_share / math.prod(topology.patch))
-    batch = max(min(by_memory, by_dataset), MIN_BATCH)
-    return Sizing(networks, batch, first.patch, by_memory, by_dataset, topology.patch)
+    by_dataset, by_labels = _dataset_batch(task, topology), _labeled_batch(task, topology)
+    batch = max(min(by_memory, by_dataset, by_labels or by_dataset), MIN_BATCH)
+    return Sizing(networks, batch, first.patch, by_memory, by_dataset, topology.patch, by_labels)
+
+
+def _dataset_batch(task: Task, topology: Topology) -> int:
+    return round(task.dataset_voxels * task.family.dataset_share / math.prod(topology.patch))
+
+
+def _labeled_batch(task: Task, topology: Topology) -> int | None:
+    if task.labeled_share == 1:
+        return None
+    patches = round(LABELED_SHARE * task.labeled_share * task.dataset_voxels / math.prod(topology.patch))
+    return 2 * max(patches, LABELED_PATCHES)
 
 
 def _fit_time(task: Task, widest: Sizing) -> Sizing:
@@ -259,14 +278,12 @@ def _fit_time(task: Task, widest: Sizing) -> Sizing:
             f"Planning: expected a time that a step of the smallest networks can be done in, received step_seconds={limit:g}. "
             f"Give more; the usual is {CPU_STEP_SECONDS:g}."
         ) from None
-    by_dataset = round(task.dataset_voxels * task.family.dataset_share / math.prod(topology.patch))
-    networks = build_networks(task, topology, width)
-    return Sizing(networks, MIN_BATCH, widest.first_patch, widest.memory_batch, by_dataset, widest.memory_patch)
-
-
-def _with_batch(sizing: Sizing, batch: int) -> Sizing:
-    return Sizing(
-        sizing.networks, batch, sizing.first_patch, sizing.memory_batch, sizing.dataset_batch, sizing.memory_patch
+    return replace(
+        widest,
+        networks=build_networks(task, topology, width),
+        batch=MIN_BATCH,
+        dataset_batch=_dataset_batch(task, topology),
+        labeled_batch=_labeled_batch(task, topology),
     )
 
 

@@ -69,6 +69,7 @@ class DiceCE(nn.Module):
             logits: ``(B, C, *spatial)``.
             label: class indices ``(B, 1, *spatial)``, or ``IGNORED`` where nobody annotated.
         """
+        logits = logits.float()  # autocast does so on a GPU; on a CPU Dice's sums would be of bf16
         if not (self.regions or label.dtype.is_signed):
             return self.complete(logits, label)
         target, known = self.outputs.target(label), label != IGNORED

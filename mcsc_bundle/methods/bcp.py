@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from monai.transforms.utils import get_largest_connected_component_mask
 from torch import Tensor
 
+from mcsc_bundle.components import boxes_of, numbered
 from mcsc_bundle.losses.consistency import part_loss
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.methods.ema import EMATeacher
+from mcsc_bundle.methods.readback import ReadBack
 from mcsc_bundle.methods.views import one_box
 from mcsc_bundle.networks.pair import NetworkPair
 
@@ -24,8 +25,8 @@ class BCP(Method):
     - first share of the training: labelled pairs alone, ``L = l(inside, y_b) + l(outside, y_a)``;
     - then, for both directions, ``L = l(labelled region, y) + unlabeled_weight l(unlabelled region, teacher's labels)``.
 
-    The teacher's labels are cleaned to the largest component of each class in each patch, which happens on the host.
-    There is no ramp. The student is shipped, as in the authors' code.
+    The teacher's labels are cleaned to the largest component of each class in each patch, which happens on the
+    host while the student looks at the mixtures. There is no ramp. The student is shipped, as in the authors' code.
 
     Where we differ from the authors' code (DeepMed-Lab-ECNU/BCP): each pair of a labelled and an unlabelled patch is mixed in
     both directions, theirs gives each half of the batch one, which a batch of one pair does not have; the teacher follows
@@ -65,10 +66,11 @@ class BCP(Method):
             return self.pretraining_terms(labeled, target, box)
         pairs = torch.arange(max(len(labeled), len(unlabeled)), device=image.device)
         mine, theirs = pairs % len(labeled), pairs % len(unlabeled)
-        labeled, target = labeled[mine], target[mine]
-        unlabeled, pseudo = unlabeled[theirs], self.teacher_labels(unlabeled)[theirs]
+        guesses = ReadBack(self.outputs.hard(self.teacher(unlabeled)))
+        labeled, target, unlabeled = labeled[mine], target[mine], unlabeled[theirs]
         mixed = torch.cat((torch.where(box, labeled, unlabeled), torch.where(box, unlabeled, labeled)))
-        inward, outward = self.cnn(mixed).chunk(2)
+        inward, outward = self.cnn(mixed).chunk(2)  # a GPU is at it while the host cleans the teacher's labels
+        pseudo = self.cleaned(guesses.wait()).to(image.device, non_blocking=True)[theirs]
         return {
             "labeled_inside": part_loss(inward, target, box, self.outputs),
             "labeled_outside": part_loss(outward, target, ~box, self.outputs),
@@ -84,9 +86,8 @@ class BCP(Method):
             "labeled_outside": part_loss(logits, target, ~box, self.outputs),
         }
 
-    def teacher_labels(self, image: Tensor) -> Tensor:
-        """The teacher's target ``(U, K, *spatial)``, cleaned."""
-        labels = self.outputs.hard(self.teacher(image))
+    def cleaned(self, labels: Tensor) -> Tensor:
+        """The teacher's target ``(U, K, *spatial)`` as the student learns it."""
         return largest_components(labels) if self.largest_component else labels
 
     def after_step(self, progress: float) -> None:
@@ -97,13 +98,12 @@ class BCP(Method):
 def largest_components(labels: Tensor) -> Tensor:
     """A target ``(B, K, *spatial)`` with all but the largest component of each foreground class, or region, set to 0.
 
-    Voxels that touch at a corner belong together, as in the authors' code. Works on the host: one read-back, and one pass of
-    scikit-image for each class that a patch holds.
+    Voxels that touch at a corner belong together, as in the authors' code. Takes and gives tensors on the CPU.
     """
-    cleaned = labels.cpu().clone(memory_format=torch.contiguous_format)  # so that flatten is a view
-    for patch in cleaned.flatten(0, 1):
-        for index in patch.unique():
-            if index > 0:
-                mask = patch == index
-                patch[mask & ~torch.as_tensor(get_largest_connected_component_mask(mask))] = 0
-    return cleaned.to(labels.device)
+    cleaned = labels.clone(memory_format=torch.contiguous_format)  # so that flatten is a view
+    for patch in cleaned.flatten(0, 1).numpy():
+        for value, box in enumerate(boxes_of(patch), 1):
+            if box is not None:
+                components, sizes = numbered(patch[box] == value)
+                patch[box][(components > 0) & (components != sizes.argmax() + 1)] = 0
+    return cleaned

@@ -17,9 +17,13 @@ class ReadBack:
         self.values = values.detach().to("cpu", non_blocking=values.is_cuda)
         self.arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
 
-    def tolist(self) -> list[float]:
-        """The values as numbers."""
+    def wait(self) -> Tensor:
+        """The values, on the CPU."""
         if self.arrived is not None:
             self.arrived.synchronize()
             self.arrived = None  # an event can be neither copied nor pickled
-        return self.values.tolist()
+        return self.values
+
+    def tolist(self) -> list[float]:
+        """The values as numbers."""
+        return self.wait().tolist()

@@ -183,6 +183,16 @@ def test_the_batch_is_split_in_half(batch, has_unlabeled, expected) -> None:
     assert split_batch(batch, has_unlabeled) == expected
 
 
+@pytest.mark.parametrize(  # 100 volumes of 10 slices, a patch being a slice: nnU-Net's 5 % are 50; a fifth of 80, 100, 200 slices
+    ("labeled", "batch"), [(8, (16, 16)), (10, (20, 20)), (20, (25, 25)), (1, (12, 12)), (100, (50, 0))]
+)
+def test_a_step_does_not_show_most_of_the_labelled_slices(labeled, batch) -> None:
+    fingerprint = make_fingerprint((1.5, 1.5, 10), (64, 64, 10), cases=100, unlabeled=100 - labeled, orientation="RAS")
+    plan = make_plan(fingerprint, 80, "cuda")
+    assert (plan.batch_labeled, plan.batch_unlabeled) == batch
+    assert ("the same few scans" in plan.why["batch_labeled"]) == (labeled < 20)
+
+
 def test_the_scales_of_the_contrast_are_the_papers_at_its_size() -> None:
     plan = make_plan(make_fingerprint((1, 1), (224, 224), unlabeled=20), 8, "cuda")
     fine, coarse = plan.contrast

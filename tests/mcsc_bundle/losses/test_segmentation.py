@@ -43,6 +43,15 @@ class TestEveryForm:
         assert torch.isfinite(logits.grad).all() and logits.grad.any()
 
 
+@pytest.mark.parametrize("loss", [nnunet_loss(), paper_loss()])
+def test_autocast_on_a_cpu_costs_no_precision(loss):
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 3, 40, 40).bfloat16(), torch.randint(0, 3, (2, 1, 40, 40), dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(logits, label)
+    assert torch.equal(mixed, loss(logits.float(), label))
+
+
 def test_ignored_voxels_by_hand():
     """Three of four voxels count: 0, 1, 0."""
     label = torch.tensor([0, 1, 0, IGNORED]).view(2, 1, 1, 2)

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from benchmarks.random_training import DEEP
 from benchmarks.random_training import METHODS as NAMED
-from mcsc_bundle.methods import BCP, MCSC, Method, base, mcsc
+from mcsc_bundle.methods import BCP, MCSC, Method, base, bcp, mcsc
 from mcsc_bundle.plan import ChannelNormalization
 from tests.mcsc_bundle.methods.cases import METHODS, batch_of, build
 
@@ -36,13 +36,14 @@ def step(method: Method, batch: dict) -> None:
 
 @pytest.fixture
 def meta(monkeypatch):
-    """Autocast does not know the meta device; what MCSC reads back on purpose, late and without waiting, is given to it."""
+    """Autocast does not know the meta device; what MCSC and BCP read back on purpose, late, is given to them."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(mcsc, "ReadBack", lambda values: SimpleNamespace(tolist=lambda: [0.5] * len(values)))
+    monkeypatch.setattr(bcp, "ReadBack", lambda values: SimpleNamespace(wait=lambda: torch.zeros_like(values, device="cpu")))
 
 
 @pytest.mark.parametrize("kind", ["slicewise", "3d"])
-@pytest.mark.parametrize("method", [method for method in METHODS if method is not BCP])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_step_reads_no_value_and_mixes_no_devices(kind, method, meta):
     plan, built = build(kind, method, deep=NAMES[method] in DEEP)
     batch = {name: tensor.to("meta") for name, tensor in batch_of(plan).items()}
@@ -59,10 +60,11 @@ def test_what_lies_outside_the_body_is_found_without_reading_a_value(meta, monke
     assert looked == ["meta"]
 
 
-def test_bcp_alone_reads_its_pseudo_labels(meta):
+def test_bcp_waits_for_its_pseudo_labels_when_the_student_has_its_work(meta, monkeypatch):
     plan, built = build("slicewise", BCP)
-    batch = {name: tensor.to("meta") for name, tensor in batch_of(plan).items()}
-    with pytest.raises(NotImplementedError, match="no data"):
-        step(to_meta(built), batch)
-    built.largest_component = False
-    step(built, batch)
+    order, clean = [], built.cleaned
+    built.cnn.register_forward_hook(lambda *_: order.append("student"))
+    built.teacher.network.register_forward_hook(lambda *_: order.append("teacher"))
+    monkeypatch.setattr(built, "cleaned", lambda labels: order.append("host") or clean(labels))
+    step(to_meta(built), {name: tensor.to("meta") for name, tensor in batch_of(plan).items()})
+    assert order == ["teacher", "student", "host"]

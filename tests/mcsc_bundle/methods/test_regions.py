@@ -74,7 +74,8 @@ def test_bcp_cleans_each_region_by_itself():
     regions = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 0, 0]]).view(1, 2, 1, 6)
     assert largest_components(regions)[0, :, 0].tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
     plan, module = build("3d", BCP, regions=True)
-    assert module.teacher_labels(batch_of(plan)["image"]).shape == (4, 2, *plan.patch_size)
+    teacher = module.outputs.hard(module.teacher(batch_of(plan)["image"]))
+    assert module.cleaned(teacher).shape == (4, 2, *plan.patch_size)
 
 
 def test_uncertainty_is_the_mean_over_the_regions():
