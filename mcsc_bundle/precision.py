@@ -54,6 +54,7 @@ def forget_overflow(module: nn.Module) -> None:
     goes on without them, but the saved network would answer NaN for ever.
     """
     for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_var is not None:
-            if not (part.running_mean.isfinite().all() and part.running_var.isfinite().all()):
-                part.reset_running_stats()
+        if not isinstance(part, nn.modules.batchnorm._BatchNorm) or part.running_var is None:
+            continue
+        if not torch.stack((part.running_mean, part.running_var)).isfinite().all():
+            part.reset_running_stats()

@@ -146,7 +146,9 @@ def test_an_overflow_is_not_kept_in_running_statistics():
     engine = trainer(network=Overflowing({2}), max_epochs=1, epoch_length=4)
     engine.run()
     assert engine.nonfinite_steps == 1
-    assert float(engine.method.norm.running_mean) == pytest.approx(2 * (1 - 0.9**2))  # two steps after the overflow, mean 2
+    assert float(engine.method.norm.running_mean) == pytest.approx(
+        2 * (1 - 0.9**2)
+    )  # two steps after the overflow, mean 2
 
 
 def test_many_bad_steps_in_a_row_stop_with_a_message():

@@ -39,7 +39,9 @@ def meta(monkeypatch):
     """Autocast does not know the meta device; what MCSC and BCP read back on purpose, late, is given to them."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(mcsc, "ReadBack", lambda values: SimpleNamespace(tolist=lambda: [0.5] * len(values)))
-    monkeypatch.setattr(bcp, "ReadBack", lambda values: SimpleNamespace(wait=lambda: torch.zeros_like(values, device="cpu")))
+    monkeypatch.setattr(
+        bcp, "ReadBack", lambda values: SimpleNamespace(wait=lambda: torch.zeros_like(values, device="cpu"))
+    )
 
 
 @pytest.mark.parametrize("kind", ["slicewise", "3d"])
