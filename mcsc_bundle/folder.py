@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, image_suffix
+from mcsc_bundle.words import listed
 
 log = logging.getLogger(__name__)
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+TEXTS = (".json", ".csv", ".tsv", ".txt", ".md", ".log", ".xlsx", ".pdf")  # that lie beside images
 DATASET_FOLDERS = ("imagesTs", "imagesTr", "images")  # of a data set folder, the first that holds images
 
 
@@ -47,6 +50,7 @@ def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any
             log.info("%s is a data set; taking its %s.", folder, name)
     if not files:
         raise FolderError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none. Check --dataset_dir.")
+    tell_of_others(files[0].parent)
     named = [CHANNEL.fullmatch(case_name(path)) for path in files]
     if channels > 1:
         grouped = any(match and match["channel"] == "0000" for match in named)
@@ -54,23 +58,24 @@ def find_cases(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any
         grouped = all(match and match["channel"] == "0000" for match in named)
     if channels == 1 and not grouped and (other := next((match for match in named if match), None)):
         log.info("Each file is a case, as the networks have one channel: %s is not taken for one of several.", other[0])
+    in_parts = any(match and int(match["channel"]) > 0 for match in named)
     cases: dict[str, list[tuple[int | None, Path]]] = defaultdict(list)
     for path, match in zip(files, named, strict=True):
         if grouped and match:
             cases[match["case"]].append((int(match["channel"]), path))
         else:
             cases[case_name(path)].append((None, path))
-    return [_item(case, cases[case], channels) for case in sorted(cases)]
+    return [_item(case, cases[case], channels, in_parts) for case in sorted(cases)]
 
 
-def _item(case: str, found: list[tuple[int | None, Path]], channels: int) -> dict[str, Any]:
-    """The case of one file, or of the channels that are there."""
+def _item(case: str, found: list[tuple[int | None, Path]], channels: int, in_parts: bool) -> dict[str, Any]:
+    """The case of one file, or of the channels that are there; ``in_parts`` if other cases have a file for each channel."""
     names = sorted(path.name for _, path in found)
     numbers = [number for number, _ in found]
     if len(found) > 1 and (None in numbers or len(set(numbers)) < len(numbers)):
         paths = [str(path) for _, path in found[:1]]
         return {"case": case, "image": paths, "error": f"expected one file for case {case}, found {names}. Keep one."}
-    if numbers in ([None], [0]):  # one file may hold all channels
+    if numbers == [None] or (numbers == [0] and not in_parts):  # one file may hold all channels
         return {"case": case, "image": [str(found[0][1])]}
     there = {number: path for number, path in found if number is not None}
     count = max(channels, 1 + max(there))
@@ -81,7 +86,23 @@ def _item(case: str, found: list[tuple[int | None, Path]], channels: int) -> dic
 
 
 def _beside(path: Path, case: str, index: int) -> Path:
-    return path.with_name(f"{case}_{index:04d}{path.name[len(case_name(path)) :]}")
+    return path.with_name(f"{case}_{index:04d}{path.name[-len(image_suffix(path) or '') :]}")
+
+
+@cache
+def tell_of_others(folder: Path) -> None:
+    """Say, once, what else lies in a folder of images and is not taken: series in folders, pairs of ``.hdr`` and ``.img``."""
+    others = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+        and path.suffix.lower() not in TEXTS
+        and not (path.is_file() and image_suffix(path))
+        if path.name not in DATASET_FOLDERS and not _dangling(path)
+    ]
+    if others:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        log.warning("%s: not used, as images are files that end in %s: %s.", folder, kinds, listed(others))
 
 
 def find_cases_or_exit(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any]]:

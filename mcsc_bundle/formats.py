@@ -18,6 +18,10 @@ from PIL import Image
 log = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+MM = {
+    "meter": 1000.0,
+    "micron": 0.001,
+}  # of NIfTI's units of length; ITK reads them so, nibabel leaves them to the caller
 FLAT_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 META_SUFFIXES = (".mha", ".mhd")
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *META_SUFFIXES, ".nrrd", *FLAT_SUFFIXES)
@@ -135,7 +139,15 @@ def _read_nifti(path: Path, dtype: type | None) -> ImageFile:
     data = np.asanyarray(image.dataobj) if dtype is None else image.get_fdata(dtype=dtype, caching="unchanged")
     data = data.reshape(shape)[None] if len(shape) < 4 else np.moveaxis(data.reshape(shape), -1, 0)
     affine = image.affine if dims == 3 else np.diag(np.array([*image.header.get_zooms()[:2], 1.0], dtype=np.float64))
-    return ImageFile(data.astype(data.dtype.newbyteorder("="), copy=False), affine)
+    return ImageFile(data.astype(data.dtype.newbyteorder("="), copy=False), _in_mm(path, image, affine))
+
+
+def _in_mm(path: Path, image: Any, affine: np.ndarray) -> np.ndarray:
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in MM:
+        return affine
+    log.warning("%s: its lengths are in the unit %s by its header; taken so.", path, unit)
+    return np.diag([MM[unit]] * (len(affine) - 1) + [1.0]) @ affine
 
 
 def _check_nifti_spacing(path: Path, image: Any, dims: int) -> None:

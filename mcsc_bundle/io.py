@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from monai.data import ImageReader, MetaTensor
@@ -109,9 +110,9 @@ def load_label(path: str | Path) -> MetaTensor:
 
 
 def case_name(path: str | Path) -> str:
-    """File name without its image suffix."""
+    """File name without its image suffix, letters with accents in one piece (macOS takes them apart)."""
     name = Path(path).name
-    return name[: len(name) - len(image_suffix(path) or "")]
+    return normalize("NFC", name[: len(name) - len(image_suffix(path) or "")])
 
 
 def spacing_mm(image: MetaTensor) -> tuple[float, ...]:
@@ -142,7 +143,8 @@ def _read_image(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     for path, file in zip(paths, files, strict=True):
         if not np.isfinite(file.data.sum(dtype=np.float64)):  # a sum needs no second volume, unlike isfinite
             raise ImageError(
-                f"{path}: expected finite intensities, received NaN or infinity. Replace them, or leave the case out."
+                f"{path}: expected finite intensities, received NaN or infinity (which numbers above 3e38 become). Replace "
+                "them, or leave the case out."
             )
         if not _same_grid(first.data.shape[1:], first.affine, file.data.shape[1:], file.affine):
             raise ImageError(

@@ -22,7 +22,11 @@ from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.normalization import normalize
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
+from mcsc_bundle.words import per_axis
 
+SPACING_RATIO = (
+    50  # beyond, a spacing is a mistake in the header: thick localisers beside thin CT differ by less than 20
+)
 UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
 
 
@@ -48,8 +52,8 @@ class PlanCheckd(MapTransform):
         """The item, checked.
 
         Raises:
-            ImageError: other dimensions or channels than planned, an image of zeros, a label on another grid or with
-                values that the plan does not know.
+            ImageError: other dimensions or channels than planned, a channel of one value alone, a spacing that cannot be in mm,
+                a label on another grid or with values that the plan does not know.
         """
         item = dict(data)
         image, *labels = (key for key in self.keys if key in item)
@@ -94,6 +98,23 @@ class PlanCheckd(MapTransform):
             )
         if not bool(image.any()):
             raise ImageError(f"{_file(image)}: expected intensities, received zeros alone. Leave the case out.")
+        for name, channel in zip(names, image.as_tensor(), strict=True):
+            if bool(channel.min() == channel.max()):
+                raise ImageError(
+                    f"{_file(image)}: expected an image, received the value {float(channel.min()):g} all over channel {name}. "
+                    "Replace the file."
+                )
+        self._check_spacing(image)
+
+    def _check_spacing(self, image: MetaTensor) -> None:
+        planned = [size for size in self.plan.spacing_mm if size is not None]
+        spacing = [size for size, count in zip(spacing_mm(image), image.shape[1:], strict=True) if count > 1]
+        if spacing and (max(spacing) > SPACING_RATIO * max(planned) or min(spacing) < min(planned) / SPACING_RATIO):
+            raise ImageError(
+                f"{_file(image)}: expected a spacing within {SPACING_RATIO} times the plan's {per_axis(self.plan.spacing_mm)} "
+                f"mm, received {per_axis(spacing_mm(image))} mm. If that is no length in mm, correct the header; else leave the "
+                "case out."
+            )
 
     def _classes(self, label: MetaTensor) -> MetaTensor:
         values = label.as_tensor().numpy()

@@ -56,5 +56,5 @@ def forget_overflow(module: nn.Module) -> None:
     for part in module.modules():
         if not isinstance(part, nn.modules.batchnorm._BatchNorm) or part.running_var is None:
             continue
-        if not torch.stack((part.running_mean, part.running_var)).isfinite().all():
+        if not all(bool(numbers.isfinite().all()) for numbers in part.buffers()):
             part.reset_running_stats()

@@ -1,7 +1,7 @@
 """Masks and probabilities on the exact grid of an image file, in its format.
 
-NIfTI keeps the image's header: affine, qform and sform with their codes, units, version. Header extensions stay behind:
-they may hold the patient's name. The other formats get the image's origin, spacing and direction from SimpleITK.
+NIfTI keeps the image's header: affine, qform and sform with their codes, units, version. Header extensions and texts stay
+behind: they may hold the patient's name. The other formats get the image's origin, spacing and direction from SimpleITK.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from monai.transforms import SaveImaged
 from mcsc_bundle.files import replacing
 from mcsc_bundle.formats import FLAT_SUFFIXES, NIFTI_SUFFIXES, image_suffix, itk_reader, open_nifti
 from mcsc_bundle.io import case_name
+
+TEXTS = ("descrip", "db_name", "aux_file")  # of a NIfTI header; ``db_name`` is not in version 2
 
 
 def write_like(array: np.ndarray, image: str | Path, path: str | Path) -> None:
@@ -51,6 +53,8 @@ def _write_nifti(array: np.ndarray, image: Any, path: Path) -> None:
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header.set_intent("none")
+    for text in set(TEXTS) & set(header.keys()):
+        header[text] = b""
     voxels = np.moveaxis(voxels, 0, -1) if len(array) > 1 else voxels[0]
     if flat:
         voxels = voxels[..., 0]

@@ -100,13 +100,14 @@ def measure_case(
     return CaseMeasurement(fingerprint, foreground)
 
 
-def label_values(path: Path) -> set[int]:
-    """Values in a label file.
+def label_values(path: Path) -> dict[int, int]:
+    """Values in a label file, and how many voxels have each.
 
     Raises:
         ImageError: the file does not open or is no label map.
     """
-    return {int(value) for value in np.unique(np.asarray(load_label(path)))}
+    values, counts = np.unique(np.asarray(load_label(path)), return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def class_indices(

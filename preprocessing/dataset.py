@@ -65,7 +65,7 @@ class Dataset:
 
 
 def read_dataset(folder: str | os.PathLike) -> Dataset:
-    """Find the cases of a data set folder. No label is opened, and of the images at most the first.
+    """Find the cases of a data set folder. No label is opened, and of the images at most three, to see what they hold.
 
     Args:
         folder: the data set, or its ``dataset.json``.
@@ -115,8 +115,14 @@ def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
     """
     count, air = max(len(case.images) for case in cases), ""
     if count == 1:
-        first = _look_at_one(cases)
-        count, last = first.channels, _look_at_one(cases[::-1]) if first.air else first
+        cases = sorted(
+            cases, key=lambda case: case.label is None
+        )  # labelled ones first: they tell what the data set is
+        first, last = _look_at_one(cases), _look_at_one(cases[::-1])
+        if first.channels != last.channels:  # one of them is not like the others
+            middle = _look_at_one(cases[len(cases) // 2 :])
+            first, last = (middle, last) if middle.channels == last.channels else (first, middle)
+        count = first.channels
         air = f"{first.case} and {last.case}" if count == 1 and first.air and last.air else ""
     if air:
         _warn_once(

@@ -140,11 +140,11 @@ def labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) ->
     """
     files = {case.name: (case.label,) for case in labeled if case.label is not None}
     results = [result for _, result in map_cases(label_values, files, choose_workers(files, workers), "Reading labels")]
-    found = set().union(*(result for result in results if isinstance(result, set)))  # the others are set aside later
-    foreground = sorted(found - {0})
+    read = [result for result in results if isinstance(result, dict)]  # the others are set aside later
+    foreground = sorted(set().union(*read) - {0})
     if not 1 <= len(foreground) < MAX_CLASSES:
         unread = next(
-            (f" The first that cannot be read: {result}" for result in results if not isinstance(result, set)), ""
+            (f" The first that cannot be read: {result}" for result in results if not isinstance(result, dict)), ""
         )
         raise DatasetError(
             f"{dataset.root}: expected 1 to {MAX_CLASSES - 1} label values besides 0 in the {len(files)} label files, "
@@ -153,6 +153,14 @@ def labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) ->
     log.warning(
         "%s declares no labels: naming the values found class_%s.", dataset.root, ", class_".join(map(str, foreground))
     )
+    for value in foreground:
+        having = [result[value] for result in read if value in result]
+        if value < 0 or 2 * len(having) < len(read):
+            log.warning(
+                "%s: the value %d is a class, too, with %s in %d of %d label files. Is it meant so? Else correct the files, or "
+                "declare the labels in dataset.json, so that these are set aside.",
+                dataset.root, value, counted(sum(having), "voxel"), len(having), len(read),
+            )  # fmt: skip
     return {"background": 0, **{f"class_{value}": value for value in foreground}}
 
 
@@ -163,7 +171,8 @@ def _set_aside_other_dims(measured: dict[str, CaseMeasurement], rejected: dict[s
     for name in [name for name, case in measured.items() if len(case.fingerprint.shape) != kept]:
         shape = measured.pop(name).fingerprint.shape
         rejected[name] = (
-            f"expected a {kept}-D image as in most cases, received shape {shape}; keep such scans in another data set."
+            f"expected a {kept}-D image as in most cases, received shape {shape}; keep such scans in another data set. (A "
+            f"slice that belongs among volumes is one of shape x, y, 1.)"
         )
     return kept
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from unicodedata import normalize
 
-from mcsc_bundle.io import IMAGE_SUFFIXES, case_name
+from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, image_suffix
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -31,13 +32,17 @@ class Listing:
         """As ``find_child``."""
         if folder not in self._entries:
             there = sorted(folder.iterdir()) if folder.is_dir() else []
-            self._entries[folder] = {entry.name.lower(): entry for entry in there}
+            self._entries[folder] = {_key(entry.name): entry for entry in there}
         entries = self._entries[folder]
-        return next((entries[name.lower()] for name in names if name.lower() in entries), None)
+        return next((entries[_key(name)] for name in names if _key(name) in entries), None)
 
     def locate(self, root: Path, relative: str) -> Path:
-        """The file that ``dataset.json`` names, found in any letter case; the path as written if there is none."""
+        """The file that ``dataset.json`` names, found in any letter case and with Windows' backslashes, too; the path as written
+        if there is none.
+        """
         exact = root / relative
+        if "\\" in relative and not exact.exists():
+            relative = relative.replace("\\", "/")
         if exact.exists() or Path(relative).is_absolute():
             return exact
         path: Path | None = root
@@ -54,6 +59,11 @@ class Listing:
                     found[match["case"]] = (*found.get(match["case"], ()), path)
             self._channels[image.parent] = found
         return self._channels[image.parent].get(case_name(image), ())
+
+
+def _key(name: str) -> str:
+    """Of names that count as one: in any letter case, and with accents in one piece or apart (as macOS stores them)."""
+    return normalize("NFC", name).lower()
 
 
 def image_files(folder: Path | None, ending: str = "") -> list[Path]:
@@ -126,4 +136,4 @@ def channels_by_case(
 
 def _beside(case: str, channels: Mapping[int, Path], index: int) -> Path:
     present = next(iter(channels.values()))
-    return present.with_name(f"{case}_{index:04d}{present.name[len(case_name(present)) :]}")
+    return present.with_name(f"{case}_{index:04d}{present.name[-len(image_suffix(present) or '') :]}")

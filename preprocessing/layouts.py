@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.folder import tell_of_others
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name
 from mcsc_bundle.words import counted
 from preprocessing.folders import (
@@ -137,7 +138,8 @@ def _label(root: Path, image: Path, item: Mapping[str, Any], listing: Listing) -
     if "label" in item:
         wanted = [listing.locate(root, item["label"])] if item["label"] else []
     else:
-        wanted = [folder / image.name for name in LABEL_FOLDERS if (folder := listing.child(root, name))]
+        folders = [folder for name in LABEL_FOLDERS if (folder := listing.child(root, name))]
+        wanted = [path for folder in folders if (path := listing.child(folder, image.name))]
     return next((path for path in wanted if path.exists()), None)
 
 
@@ -184,6 +186,10 @@ def _unlabelled(
 
 
 def _report_unused(root: Path, cases: Sequence[Case]) -> None:
+    for folder in {
+        path for path in (find_child(root, *IMAGE_FOLDERS), find_child(root, "imagesUn")) if path and path.is_dir()
+    }:
+        tell_of_others(folder)
     used = {path.resolve() for case in cases for path in case.images}
     unused = [path for path in image_files(find_child(root, *IMAGE_FOLDERS)) if path.resolve() not in used]
     if unused:

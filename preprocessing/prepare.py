@@ -22,12 +22,13 @@ from mcsc_bundle.first_stage import stage_key
 from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.io import ImageError
 from mcsc_bundle.option_values import OptionError, check_values
-from mcsc_bundle.plan import Plan, PlanError, save_json
+from mcsc_bundle.plan import Fingerprint, Plan, PlanError, save_json
 from mcsc_bundle.store import CaseStore
 from mcsc_bundle.trained import check_start, read_trained
 from mcsc_bundle.words import MANY, counted, listed
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
+from preprocessing.kept_labels import lost_labels, unlearnt_classes
 from preprocessing.preprocess import preprocess
 from preprocessing.previous import add_previous, check_previous, remember_previous
 from preprocessing.run_fingerprint import fingerprint_of_run, set_aside
@@ -164,6 +165,7 @@ def prepare(
     check_grid(plan, fingerprint)
     stage = remember_previous(run, plan, previous)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
+    _tell_of_labels(prepared, fingerprint)
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
     return prepared
@@ -243,12 +245,26 @@ def _preprocess(
         with_label, counted(len(train) - with_label, "unlabelled case"), _named(watched), _named(test),
         len(rejected) + len(failed),
     )  # fmt: skip
+    if val and not watched:
+        log.warning(
+            "Nothing will be validated: %s of the fold cannot be used, see rejected.json. Mend them, or choose another --fold.",
+            listed(val),
+        )
     if split.left_out:
         log.info(
             "In no part: %s (other scans of the patient are labelled or for the test, or the split file leaves them out).",
             listed(split.left_out),
         )
     return Prepared(plan, store, train, watched, test, len(val) + len(split.test) - len(watched) - len(test))
+
+
+def _tell_of_labels(prepared: Prepared, fingerprint: Fingerprint) -> None:
+    """What of the labels can be learnt, see ``kept_labels``."""
+    train, val = ([item["case"] for item in part if item["labeled"]] for part in (prepared.train, prepared.val))
+    for warning in unlearnt_classes(fingerprint, train, val):
+        log.warning("%s", warning)
+    for warning in lost_labels(fingerprint, prepared.plan, prepared.store, [*train, *val]):
+        log.warning("%s", warning)
 
 
 def _same_folder(one: str, other: str) -> bool:

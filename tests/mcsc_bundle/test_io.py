@@ -33,6 +33,17 @@ def test_shape_spacing_and_type(tmp_path):
     np.testing.assert_allclose(spacing_mm(image), (1, 2, 3), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("unit", "in_mm"), [("mm", 1), ("unknown", 1), ("meter", 1000), ("micron", 0.001)])
+def test_lengths_are_brought_to_mm_as_itk_does(tmp_path, unit, in_mm):
+    image = nib.Nifti1Image(volume(), AFFINE)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    read, itk = load_image(tmp_path / "a.nii"), sitk.ReadImage(str(tmp_path / "a.nii"))
+    np.testing.assert_allclose(spacing_mm(read), in_mm * np.array((1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(itk.GetSpacing(), spacing_mm(read), rtol=1e-6)
+    np.testing.assert_allclose(itk.GetOrigin(), read.affine[:3, 3] * np.array((-1, -1, 1)), rtol=1e-5)
+
+
 def test_scaled_intensities_are_the_real_ones(tmp_path):
     stored = nib.Nifti1Image(np.full((2, 2, 2), 7, np.int16), np.eye(4))
     stored.header.set_slope_inter(2.0, 100.0)

@@ -144,6 +144,10 @@ def refused(tmp_path, name):
         return item, make_plan("2d")
     if name == "zeros":
         item["image"] = [str(save(np.zeros((5, 5, 5), np.float32), tmp_path / "z.nii"))]
+    if name == "constant":
+        item["image"] = [str(save(np.full((20, 22, 12), 7, np.float32), tmp_path / "c.nii"))]
+    if name == "spacing":
+        return {"image": [str(save(blobs((20, 22, 12)), tmp_path / "s.nii", make_affine(spacing=(1, 1, 1000))))]}, plan
     if name == "grid":
         item["label"] = str(save(blobs((20, 22, 12)), tmp_path / "g.nii", make_affine("LPS")))
     if name == "values":
@@ -157,6 +161,8 @@ def refused(tmp_path, name):
         ("channels", r"expected 2 channels \(T1, T2\), received 1"),
         ("dims", "expected 2 spatial dimensions"),
         ("zeros", "zeros alone"),
+        ("constant", "received the value 7 all over channel"),
+        ("spacing", r"expected a spacing within 50 times the plan's .*, received 1 x 1 x 1000 mm"),
         ("grid", "expected the grid of its image"),
         ("values", r"received \[9\]"),
     ],

@@ -21,6 +21,7 @@ def test_nifti_header_is_kept(tmp_path, kind):
     image.header.set_slope_inter(3.0, 5.0)
     image.header.set_xyzt_units("mm", "sec")
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a name"))
+    image.header["descrip"] = image.header["aux_file"] = b"a name"
     nib.save(image, tmp_path / "a.nii.gz")
     write_like(MASK, tmp_path / "a.nii.gz", tmp_path / "m.nii.gz")
     given, made = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "m.nii.gz")
@@ -37,6 +38,7 @@ def test_nifti_header_is_kept(tmp_path, kind):
     ):
         np.testing.assert_array_equal(given.header[name], made.header[name])
     assert type(made) is kind and made.get_data_dtype() == np.uint8 and not made.header.extensions
+    assert b"a name" not in made.header.binaryblock
     np.testing.assert_array_equal(np.asarray(made.dataobj), MASK[0])
 
 

@@ -1,7 +1,10 @@
 """A folder of images and labels without a dataset.json, or with one that says little."""
 
+import unicodedata
+
 import pytest
 
+from mcsc_bundle.io import load_label
 from preprocessing.dataset import DatasetError, read_dataset
 from tests.preprocessing.scans import folder_of, mask, names, voxels, write
 
@@ -41,6 +44,30 @@ def test_a_bare_folder_takes_its_channels_from_what_can_be_read(tmp_path):
     write(tmp_path / "labels" / "b.nii", mask((3, 4, 5)))
     (tmp_path / "images" / "a.nii").write_bytes(b"cut off")
     assert read_dataset(tmp_path).channel_names == ("image_0", "image_1")
+
+
+@pytest.mark.parametrize("odd", ["a", "c", "e"])
+def test_one_series_does_not_make_all_images_series(tmp_path, odd):
+    for seed, name in enumerate("abcde"):
+        write(tmp_path / "images" / f"{name}.nii", voxels(seed, (3, 4, 5, 2) if name == odd else (3, 4, 5)))
+    for name in "bcd":
+        write(tmp_path / "labels" / f"{name}.nii", mask((3, 4, 5)))
+    assert read_dataset(tmp_path).channel_names == ("image",)
+
+
+def test_names_match_whatever_way_accents_are_stored(tmp_path):
+    write(tmp_path / "images" / f"{unicodedata.normalize('NFC', 'Jürgen')}.nii", voxels(0))
+    write(tmp_path / "labels" / f"{unicodedata.normalize('NFD', 'Jürgen')}.nii", mask())
+    (case,) = read_dataset(tmp_path).cases
+    assert case.label is not None and load_label(case.label).shape == (1, *mask().shape)
+
+
+def test_what_is_no_image_is_told(tmp_path, caplog):
+    folder = folder_of(tmp_path, ["a"], ["a"])
+    (folder / "images" / "b.hdr").touch()
+    (folder / "images" / "series").mkdir()
+    read_dataset(folder)
+    assert "not used, as images are files that end in" in caplog.text and "b.hdr, series." in caplog.text
 
 
 def test_a_bare_folder_may_list_unlabelled_cases_alone(tmp_path):

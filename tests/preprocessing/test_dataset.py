@@ -21,6 +21,12 @@ def test_dataset_json_may_be_given_itself(tmp_path):
     assert read_dataset(decathlon(tmp_path, ["a"]) / "dataset.json") == read_dataset(tmp_path)
 
 
+def test_paths_may_have_been_written_on_windows(tmp_path):
+    items = [{"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}]
+    (case,) = read_dataset(decathlon(tmp_path, ["a"], training=items)).cases
+    assert case.name == "a" and case.images[0].is_file() and case.label is not None and case.label.is_file()
+
+
 def test_a_listed_label_that_is_not_there_makes_an_unlabelled_case(tmp_path):
     (decathlon(tmp_path, ["a", "b"]) / "labelsTr" / "b.nii.gz").unlink()
     assert names(read_dataset(tmp_path), labeled=False) == ["b"]

@@ -58,6 +58,18 @@ def test_hidden_labels_of_a_bare_folder_name_no_class(tmp_path):
     assert fingerprint.labels == {"background": 0, "class_1": 1, "class_2": 2}
 
 
+def test_stray_values_of_a_bare_folder_are_told(tmp_path, caplog):
+    decathlon(tmp_path, NAMES[:4])
+    (tmp_path / "dataset.json").unlink()
+    label = mask()
+    label[0, 1, :2] = 254
+    write(label_of(tmp_path, NAMES[0]), label)
+    fingerprint, _ = fingerprint_of(tmp_path)
+    assert "class_254" in fingerprint.labels
+    assert "the value 254 is a class, too, with 2 voxels in 1 of 4 label files" in caplog.text
+    assert "the value 1 is" not in caplog.text
+
+
 def test_any_number_of_workers_gives_the_same(tmp_path):
     decathlon(tmp_path, NAMES[:4])
     image_of(tmp_path, "caseb").write_bytes(b"broken")

@@ -44,7 +44,7 @@ def test_only_what_is_missing_or_changed_is_done_again(tmp_path):
     preprocess(items, PLAN, store)
     before = times(store, "a", "b", "c")
     (store.folder / "b.json").unlink()  # as after a kill
-    save(np.ones((6, 6, 6), np.float32), tmp_path / "c.nii.gz")
+    save(np.arange(1, 217, dtype=np.float32).reshape(6, 6, 6), tmp_path / "c.nii.gz")
     save(np.ones((6, 6, 6), np.uint8), tmp_path / "c_label.nii.gz")
     preprocess(items, PLAN, store)
     after = times(store, "a", "b", "c")
