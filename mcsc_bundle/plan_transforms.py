@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -24,9 +25,10 @@ from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
 from mcsc_bundle.words import per_axis
 
-SPACING_RATIO = (
-    50  # beyond, a spacing is a mistake in the header: thick localisers beside thin CT differ by less than 20
-)
+log = logging.getLogger(__name__)
+
+SPACING_RATIO = 50  # beyond, the header is wrong: thick localisers beside thin CT differ by less than 20
+MOST_ABOVE, MOST_OUTSIDE = 0.25, 0.999  # of a CT's voxels, above and outside the values of the structures
 UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
 
 
@@ -105,6 +107,9 @@ class PlanCheckd(MapTransform):
                     "Replace the file."
                 )
         self._check_spacing(image)
+        for norm, channel in zip(self.plan.normalization, image.as_tensor(), strict=True):
+            if norm.scheme == "ct" and norm.lower is not None and norm.upper is not None:
+                _tell_of_other_values(_file(image), channel, norm.lower, norm.upper)
 
     def _check_spacing(self, image: MetaTensor) -> None:
         planned = [size for size in self.plan.spacing_mm if size is not None]
@@ -137,6 +142,19 @@ class PlanCheckd(MapTransform):
         if ignored is not None and bool(ignored.all()):
             raise ImageError(f"{_file(label)}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
         return MetaTensor(torch.from_numpy(classes), meta=label.meta, applied_operations=label.applied_operations)
+
+
+def _tell_of_other_values(file: str, channel: Tensor, lower: float, upper: float) -> None:
+    """CT stored without its offset of -1024 HU is the usual mistake: then all of a body is denser than most structures."""
+    above, below = (
+        int(torch.count_nonzero(outside)) / channel.numel() for outside in (channel > upper, channel < lower)
+    )
+    if above > MOST_ABOVE or above + below > MOST_OUTSIDE:
+        log.warning(
+            "%s: expected Hounsfield units, with the structures of the training from %.4g to %.4g, received %.0f %% of the "
+            "voxels above and %.0f %% below. If the file has another offset or scale, correct it: its mask is worth nothing.",
+            file, lower, upper, 100 * above, 100 * below,
+        )  # fmt: skip
 
 
 class PlanNormalized(MapTransform):

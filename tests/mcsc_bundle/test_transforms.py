@@ -9,6 +9,7 @@ from monai.transforms import allow_missing_keys_mode
 from mcsc_bundle.io import load_image, load_label
 from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.outputs import outputs_of
+from mcsc_bundle.plan import ChannelNormalization
 from mcsc_bundle.transforms import preprocessing, reason, restore_mask, restore_probabilities
 from tests.mcsc_bundle.images import blobs, make_affine, save, save_pair
 from tests.plans import make_plan
@@ -174,6 +175,16 @@ def test_refused_with_file_and_reason(tmp_path, name, words):
     assert str(tmp_path) in reason(error.value)
     with pytest.raises(type(error.value.__cause__), match=words):
         raise error.value.__cause__
+
+
+@pytest.mark.parametrize(("offset", "told"), [(0, False), (1024, True), (-1024, True)])
+def test_ct_with_another_offset_is_told(tmp_path, caplog, offset, told):
+    """A body of 40 HU in air of -1000, which fills half of the scan; structures from -100 to 200."""
+    plan = make_plan("3d", normalization=(ChannelNormalization("CT", "ct", False, -100, 200, 40, 50),))
+    scan = np.full((20, 22, 12), -1000, np.float32)
+    scan[:10] = 40
+    preprocessing(plan, "image")({"image": [str(save(scan + offset, tmp_path / "a.nii"))]})
+    assert ("a.nii: expected Hounsfield units" in caplog.text) == told
 
 
 class TestIgnored:
