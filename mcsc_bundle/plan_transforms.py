@@ -23,7 +23,7 @@ from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.normalization import normalize
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
-from mcsc_bundle.words import per_axis
+from mcsc_bundle.words import counted, per_axis
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class PlanCheckd(MapTransform):
         names = self.plan.channel_names
         if len(image) != len(names):
             raise ImageError(
-                f"{_file(image)}: expected {len(names)} channels ({', '.join(names)}), received {len(image)}. Give a "
+                f"{_file(image)}: expected {counted(len(names), 'channel')} ({', '.join(names)}), received {len(image)}. Give a "
                 "file for each (CASE_0000, CASE_0001, ...), or one file with all of them as its last axis."
             )
         if not bool(image.any()):

@@ -17,6 +17,7 @@ from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacin
 from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, scored_values
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
 from mcsc_bundle.plan_transforms import UNLABELLED
+from mcsc_bundle.words import counted
 from preprocessing.class_sizes import class_components, class_voxels, least_in_largest
 from preprocessing.dataset import Case
 
@@ -179,7 +180,7 @@ def check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str]) 
         return
     files = ", ".join(str(path) for path in case.images)
     raise ImageError(
-        f"{files}: expected {len(channel_names)} channels ({', '.join(channel_names)}), received {image.shape[0]} of "
+        f"{files}: expected {counted(len(channel_names), 'channel')} ({', '.join(channel_names)}), received {image.shape[0]} of "
         f"shape {tuple(image.shape[1:])}. Declare every channel under channel_names in dataset.json, or keep only the "
         f"declared ones (one volume of a 4-D series)."
     )

@@ -137,7 +137,7 @@ SHIFTED, FLIPPED = affine(origin=(0.5, 0, 0)), affine() @ np.diag([-1.0, 1, 1, 1
         ({"image": with_value(np.nan)}, r"image\.nii: expected finite"),
         ({"image": with_value(np.inf)}, r"image\.nii: expected finite"),
         ({"image": np.zeros((6, 5, 4), np.float32)}, r"image\.nii: .*value 0 all over channel MRI"),
-        ({"image": voxels(0, (6, 5, 4, 3))}, r"image\.nii: expected 1 channels \(MRI\), received 3"),
+        ({"image": voxels(0, (6, 5, 4, 3))}, r"image\.nii: expected 1 channel \(MRI\), received 3"),
         ({"image": voxels(0), "label": mask((6, 5, 3))}, r"label\.nii: expected the image's shape \(6, 5, 4\)"),
         ({"image": voxels(0), "label": mask(), "label_grid": SHIFTED}, r"label\.nii: expected the image's affine"),
         ({"image": voxels(0), "label": mask(), "label_grid": FLIPPED}, r"label\.nii: expected the image's affine"),
