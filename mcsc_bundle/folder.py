@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name, image_suffix
-from mcsc_bundle.words import listed
+from mcsc_bundle.passed_over import tell_of_others
 
 log = logging.getLogger(__name__)
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-TEXTS = (".json", ".csv", ".tsv", ".txt", ".md", ".log", ".xlsx", ".pdf")  # that lie beside images
 DATASET_FOLDERS = ("imagesTs", "imagesTr", "images")  # of a data set folder, the first that holds images
 
 
@@ -87,22 +85,6 @@ def _item(case: str, found: list[tuple[int | None, Path]], channels: int, in_par
 
 def _beside(path: Path, case: str, index: int) -> Path:
     return path.with_name(f"{case}_{index:04d}{path.name[-len(image_suffix(path) or '') :]}")
-
-
-@cache
-def tell_of_others(folder: Path) -> None:
-    """Say, once, what else lies in a folder of images and is not taken: series in folders, pairs of ``.hdr`` and ``.img``."""
-    others = [
-        path.name
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and path.suffix.lower() not in TEXTS
-        and not (path.is_file() and image_suffix(path))
-        if path.name not in DATASET_FOLDERS and not _dangling(path)
-    ]
-    if others:
-        kinds = ", ".join(IMAGE_SUFFIXES)
-        log.warning("%s: not used, as images are files that end in %s: %s.", folder, kinds, listed(others))
 
 
 def find_cases_or_exit(dataset_dir: str | Path, channels: int = 1) -> list[dict[str, Any]]:

@@ -18,10 +18,9 @@ from PIL import Image
 log = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-MM = {
-    "meter": 1000.0,
-    "micron": 0.001,
-}  # of NIfTI's units of length; ITK reads them so, nibabel leaves them to the caller
+# NIfTI's code of a unit of length (the lowest three bits of xyzt_units); ITK reads them so, nibabel leaves them to the caller.
+MM = {1: 1000.0, 3: 0.001}
+UNITS = {1: "metre", 3: "micrometre"}
 FLAT_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 META_SUFFIXES = (".mha", ".mhd")
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *META_SUFFIXES, ".nrrd", *FLAT_SUFFIXES)
@@ -143,10 +142,10 @@ def _read_nifti(path: Path, dtype: type | None) -> ImageFile:
 
 
 def _in_mm(path: Path, image: Any, affine: np.ndarray) -> np.ndarray:
-    unit = image.header.get_xyzt_units()[0]
+    unit = int(image.header["xyzt_units"]) & 7
     if unit not in MM:
         return affine
-    log.warning("%s: its lengths are in the unit %s by its header; taken so.", path, unit)
+    log.warning("%s: by its header lengths are in the unit %s; taken so.", path, UNITS[unit])
     return np.diag([MM[unit]] * (len(affine) - 1) + [1.0]) @ affine
 
 

@@ -23,12 +23,11 @@ from mcsc_bundle.labels import STORED_IGNORED
 from mcsc_bundle.normalization import normalize
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
-from mcsc_bundle.words import counted, per_axis
+from mcsc_bundle.words import counted, listed, per_axis
 
 log = logging.getLogger(__name__)
 
 SPACING_RATIO = 50  # beyond, the header is wrong: thick localisers beside thin CT differ by less than 20
-MOST_ABOVE, MOST_OUTSIDE = 0.25, 0.999  # of a CT's voxels, above and outside the values of the structures
 UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
 
 
@@ -54,7 +53,7 @@ class PlanCheckd(MapTransform):
         """The item, checked.
 
         Raises:
-            ImageError: other dimensions or channels than planned, a channel of one value alone, a spacing that cannot be in mm,
+            ImageError: other dimensions or channels than planned, channels of one value alone, a spacing that cannot be in mm,
                 a label on another grid or with values that the plan does not know.
         """
         item = dict(data)
@@ -98,23 +97,25 @@ class PlanCheckd(MapTransform):
                 f"{_file(image)}: expected {counted(len(names), 'channel')} ({', '.join(names)}), received {len(image)}. Give a "
                 "file for each (CASE_0000, CASE_0001, ...), or one file with all of them as its last axis."
             )
-        if not bool(image.any()):
-            raise ImageError(f"{_file(image)}: expected intensities, received zeros alone. Leave the case out.")
-        for name, channel in zip(names, image.as_tensor(), strict=True):
-            if bool(channel.min() == channel.max()):
-                raise ImageError(
-                    f"{_file(image)}: expected an image, received the value {float(channel.min()):g} all over channel {name}. "
-                    "Replace the file."
-                )
+        constant = [name for name, values in zip(names, image.as_tensor(), strict=True) if values.min() == values.max()]
+        if len(constant) == len(names):
+            values = image.as_tensor().flatten(1)[:, 0].tolist()
+            raise ImageError(
+                f"{_file(image)}: expected an image, received the value {listed([f'{value:g}' for value in values])} all over. "
+                "Replace the file, or leave the case out."
+            )
+        if constant:
+            log.warning("%s: channel %s has one value all over.", _file(image), listed(constant))
         self._check_spacing(image)
         for norm, channel in zip(self.plan.normalization, image.as_tensor(), strict=True):
-            if norm.scheme == "ct" and norm.lower is not None and norm.upper is not None:
-                _tell_of_other_values(_file(image), channel, norm.lower, norm.upper)
+            if norm.scheme == "ct" and norm.lower is not None:
+                _tell_of_offset(_file(image), channel, norm.lower)
 
     def _check_spacing(self, image: MetaTensor) -> None:
         planned = [size for size in self.plan.spacing_mm if size is not None]
-        spacing = [size for size, count in zip(spacing_mm(image), image.shape[1:], strict=True) if count > 1]
-        if spacing and (max(spacing) > SPACING_RATIO * max(planned) or min(spacing) < min(planned) / SPACING_RATIO):
+        spacing = sorted(size for size, count in zip(spacing_mm(image), image.shape[1:], strict=True) if count > 1)
+        spacing = spacing[: len(planned)]  # the distance of slices that are taken one by one may be any
+        if spacing and (spacing[-1] > SPACING_RATIO * max(planned) or spacing[0] < min(planned) / SPACING_RATIO):
             raise ImageError(
                 f"{_file(image)}: expected a spacing within {SPACING_RATIO} times the plan's {per_axis(self.plan.spacing_mm)} "
                 f"mm, received {per_axis(spacing_mm(image))} mm. If that is no length in mm, correct the header; else leave the "
@@ -144,16 +145,13 @@ class PlanCheckd(MapTransform):
         return MetaTensor(torch.from_numpy(classes), meta=label.meta, applied_operations=label.applied_operations)
 
 
-def _tell_of_other_values(file: str, channel: Tensor, lower: float, upper: float) -> None:
-    """CT stored without its offset of -1024 HU is the usual mistake: then all of a body is denser than most structures."""
-    above, below = (
-        int(torch.count_nonzero(outside)) / channel.numel() for outside in (channel > upper, channel < lower)
-    )
-    if above > MOST_ABOVE or above + below > MOST_OUTSIDE:
+def _tell_of_offset(file: str, channel: Tensor, lower: float) -> None:
+    """Fat and air are below 0 HU: a CT without any such voxel was stored without its offset of -1024."""
+    least = float(channel.min())
+    if lower < 0 <= least:
         log.warning(
-            "%s: expected Hounsfield units, with the structures of the training from %.4g to %.4g, received %.0f %% of the "
-            "voxels above and %.0f %% below. If the file has another offset or scale, correct it: its mask is worth nothing.",
-            file, lower, upper, 100 * above, 100 * below,
+            "%s: expected Hounsfield units, in which the structures of the training begin at %.4g, received no value below %.4g. "
+            "If the file lacks an offset (-1024), correct it: its mask is worth nothing.", file, lower, least,
         )  # fmt: skip
 
 

@@ -115,15 +115,14 @@ def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
     """
     count, air = max(len(case.images) for case in cases), ""
     if count == 1:
-        cases = sorted(
-            cases, key=lambda case: case.label is None
-        )  # labelled ones first: they tell what the data set is
-        first, last = _look_at_one(cases), _look_at_one(cases[::-1])
+        labeled = [case for case in cases if case.label is not None]  # these tell what the data set is
+        first, last = _look_at_one(labeled), _look_at_one(labeled[::-1])
         if first.channels != last.channels:  # one of them is not like the others
-            middle = _look_at_one(cases[len(cases) // 2 :])
-            first, last = (middle, last) if middle.channels == last.channels else (first, middle)
+            middle = _look_at_one(labeled[len(labeled) // 2 :])
+            first = last if middle.channels == last.channels else first
         count = first.channels
-        air = f"{first.case} and {last.case}" if count == 1 and first.air and last.air else ""
+        other = _look_at_one(cases[::-1]) if first.air else first
+        air = f"{first.case} and {other.case}" if count == 1 and first.air and other.air else ""
     if air:
         _warn_once(
             f"{root} declares no channels. {air} seem to hold air of -1000 HU: normalised as CT. {DECLARE.replace('CT', 'MR')}"

@@ -28,6 +28,7 @@ from preprocessing.split import Split
 
 log = logging.getLogger(__name__)
 
+STRAY_SHARE = 1e-3  # of all foreground voxels; a class that nobody declared and that has fewer may be a slip
 MAX_FOREGROUND = 10_000_000  # voxels per channel, all labelled cases together
 
 
@@ -153,9 +154,10 @@ def labels_in(dataset: Dataset, labeled: Sequence[Case], workers: int | None) ->
     log.warning(
         "%s declares no labels: naming the values found class_%s.", dataset.root, ", class_".join(map(str, foreground))
     )
+    total = sum(count for result in read for value, count in result.items() if value != 0)
     for value in foreground:
         having = [result[value] for result in read if value in result]
-        if value < 0 or 2 * len(having) < len(read):
+        if value < 0 or sum(having) < STRAY_SHARE * total:
             log.warning(
                 "%s: the value %d is a class, too, with %s in %d of %d label files. Is it meant so? Else correct the files, or "
                 "declare the labels in dataset.json, so that these are set aside.",

@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mcsc_bundle.folder import tell_of_others
 from mcsc_bundle.io import IMAGE_SUFFIXES, case_name
+from mcsc_bundle.passed_over import tell_of_others
 from mcsc_bundle.words import counted
 from preprocessing.folders import (
     CHANNEL,
@@ -76,7 +76,7 @@ def find_cases(root: Path, content: Mapping[str, Any], num_channels: int | None)
     else:
         cases = _matched_by_name(root, str(content.get("file_ending") or ""), num_channels)
     cases += _unlabelled(root, content, cases, num_channels, listing)
-    _report_unused(root, cases)
+    _report_unused(root, cases, listing)
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -185,13 +185,13 @@ def _unlabelled(
     return [case for case in found.values() if case not in known]
 
 
-def _report_unused(root: Path, cases: Sequence[Case]) -> None:
-    for folder in {
-        path for path in (find_child(root, *IMAGE_FOLDERS), find_child(root, "imagesUn")) if path and path.is_dir()
-    }:
-        tell_of_others(folder)
+def _report_unused(root: Path, cases: Sequence[Case], listing: Listing) -> None:
+    files = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    for names in (IMAGE_FOLDERS, ("imagesUn",), LABEL_FOLDERS):
+        if (folder := listing.child(root, *names)) is not None and folder.is_dir():
+            tell_of_others(folder, files)
     used = {path.resolve() for case in cases for path in case.images}
-    unused = [path for path in image_files(find_child(root, *IMAGE_FOLDERS)) if path.resolve() not in used]
+    unused = [path for path in image_files(listing.child(root, *IMAGE_FOLDERS)) if path.resolve() not in used]
     if unused:
         log.warning(
             'dataset.json does not list %s of %s: not used; list them under "unlabeled". First: %s.',

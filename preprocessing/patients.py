@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from preprocessing.declared import is_integer
 from preprocessing.folders import DatasetError
@@ -42,12 +43,13 @@ def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path)
         for key in {name, str(int(ending[0])) if ending else name}:
             numbered.setdefault(key, []).append(name)
     for members in _list(content.get("subject_groups"), file):
-        keys = (str(int(member)) if is_integer(str(member)) else str(member) for member in _list(members, file))
+        keys = (str(int(member)) if is_integer(str(member)) else _name(member) for member in _list(members, file))
         cases = [name for key in keys for name in numbered.get(key, ())]
         groups.update(dict.fromkeys(cases, min(cases, default="")))
     declared = content.get("groups") or {}
     if not isinstance(declared, Mapping):
         raise DatasetError(f'{file}: expected "groups" as {{case: patient}}, received a {type(declared).__name__}.')
+    declared = {_name(name): group for name, group in declared.items()}
     unknown = sorted(set(declared) - set(names))
     if unknown:
         raise DatasetError(
@@ -55,6 +57,11 @@ def patient_groups(names: Sequence[str], content: Mapping[str, Any], file: Path)
             "correct them."
         )
     return {**groups, **{name: str(group) for name, group in declared.items()}}
+
+
+def _name(declared: Any) -> str:
+    """With accents in one piece, as names of cases have them (``mcsc_bundle.io.case_name``)."""
+    return normalize("NFC", str(declared))
 
 
 def _patient_in_name(name: str) -> str:

@@ -117,7 +117,7 @@ def make_plan(
         pair=networks == "pair",
         step_seconds=CPU_STEP_SECONDS if step_seconds is None else float(step_seconds),
         family=family,
-        labeled_share=len(fingerprint.labeled) / len(fingerprint.cases),
+        labeled_share=len(fingerprint.labeled) / len(fingerprint.cases) if networks == "pair" else 1.0,
     )
     sizing = fit_networks(task)
     chosen, why, lowres = "2d", slices_only(fingerprint, configuration == "2d"), None

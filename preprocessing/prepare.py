@@ -28,7 +28,7 @@ from mcsc_bundle.trained import check_start, read_trained
 from mcsc_bundle.words import MANY, counted, listed
 from preprocessing.adopt import plan_file
 from preprocessing.dataset import Dataset, DatasetError, read_dataset
-from preprocessing.kept_labels import lost_labels, unlearnt_classes
+from preprocessing.kept_labels import kept_classes, lost_labels, unlearnt_classes
 from preprocessing.preprocess import preprocess
 from preprocessing.previous import add_previous, check_previous, remember_previous
 from preprocessing.run_fingerprint import fingerprint_of_run, set_aside
@@ -165,7 +165,7 @@ def prepare(
     check_grid(plan, fingerprint)
     stage = remember_previous(run, plan, previous)
     prepared = _preprocess(run, dataset, split, parts, plan, rejected, cache_dir, workers, stage)
-    _tell_of_labels(prepared, fingerprint)
+    _check_labels(prepared, fingerprint, began=(run / "models" / "checkpoint.pt").exists())
     if distributed and torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
     return prepared
@@ -258,12 +258,14 @@ def _preprocess(
     return Prepared(plan, store, train, watched, test, len(val) + len(split.test) - len(watched) - len(test))
 
 
-def _tell_of_labels(prepared: Prepared, fingerprint: Fingerprint) -> None:
-    """What of the labels can be learnt, see ``kept_labels``."""
+def _check_labels(prepared: Prepared, fingerprint: Fingerprint, began: bool) -> None:
+    """What of the labels can be learnt, see ``kept_labels``; if nothing, a training that has not begun is refused."""
     train, val = ([item["case"] for item in part if item["labeled"]] for part in (prepared.train, prepared.val))
-    for warning in unlearnt_classes(fingerprint, train, val):
-        log.warning("%s", warning)
-    for warning in lost_labels(fingerprint, prepared.plan, prepared.store, [*train, *val]):
+    kept = kept_classes(fingerprint, prepared.store, [*train, *val])
+    warnings = lost_labels(fingerprint, prepared.plan, kept)
+    if warnings and not began and not any(kept[case] - set(list(fingerprint.labels)[:1]) for case in train):
+        raise PlanError(f"nothing is left to be learnt. {' '.join(warnings)}")
+    for warning in (*unlearnt_classes(kept, train, val), *warnings):
         log.warning("%s", warning)
 
 

@@ -68,7 +68,7 @@ class Task:
         pair: count the Transformer too.
         step_seconds: time budget of one step on two cores, on a CPU.
         family: of the CNN.
-        labeled_share: share of the cases that are labelled.
+        labeled_share: share of the cases that are labelled; 1 for nnU-Net's own plan, which knows no others.
     """
 
     spacing_mm: tuple[float, ...]

@@ -66,11 +66,14 @@ class BCP(Method):
             return self.pretraining_terms(labeled, target, box)
         pairs = torch.arange(max(len(labeled), len(unlabeled)), device=image.device)
         mine, theirs = pairs % len(labeled), pairs % len(unlabeled)
-        guesses = ReadBack(self.outputs.hard(self.teacher(unlabeled)))
+        pseudo = self.outputs.hard(self.teacher(unlabeled))
+        on_host = ReadBack(pseudo) if self.largest_component else None
         labeled, target, unlabeled = labeled[mine], target[mine], unlabeled[theirs]
         mixed = torch.cat((torch.where(box, labeled, unlabeled), torch.where(box, unlabeled, labeled)))
-        inward, outward = self.cnn(mixed).chunk(2)  # a GPU is at it while the host cleans the teacher's labels
-        pseudo = self.cleaned(guesses.wait()).to(image.device, non_blocking=True)[theirs]
+        inward, outward = self.cnn(mixed).chunk(2)
+        if on_host is not None:  # the device is at the student's forward pass meanwhile
+            pseudo = largest_components(on_host.wait()).to(image.device, non_blocking=True)
+        pseudo = pseudo[theirs]
         return {
             "labeled_inside": part_loss(inward, target, box, self.outputs),
             "labeled_outside": part_loss(outward, target, ~box, self.outputs),
@@ -85,10 +88,6 @@ class BCP(Method):
             "labeled_inside": part_loss(logits, target.roll(1, 0), box, self.outputs),
             "labeled_outside": part_loss(logits, target, ~box, self.outputs),
         }
-
-    def cleaned(self, labels: Tensor) -> Tensor:
-        """The teacher's target ``(U, K, *spatial)`` as the student learns it."""
-        return largest_components(labels) if self.largest_component else labels
 
     def after_step(self, progress: float) -> None:
         """The teacher follows, in pretraining too."""

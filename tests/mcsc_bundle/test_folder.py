@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def found(folder, channels=1):
 )  # fmt: skip
 def test_files_become_cases(tmp_path, names, channels, cases):
     assert found(touch(tmp_path / "x y", *names), channels) == cases
+
+
+def test_a_missing_channel_is_named_whatever_way_accents_are_stored(tmp_path):
+    name = unicodedata.normalize("NFD", "Jürgen")
+    touch(tmp_path, f"{name}_0000.nii.gz", "b_0000.nii", "b_0001.nii")
+    assert found(tmp_path, 2)["Jürgen"][1] == "Jürgen_0001.nii.gz"
 
 
 def test_a_data_set_gives_its_test_images_else_its_training_images(tmp_path):

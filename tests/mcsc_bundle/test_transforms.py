@@ -161,8 +161,8 @@ def refused(tmp_path, name):
     [
         ("channels", r"expected 2 channels \(T1, T2\), received 1"),
         ("dims", "expected 2 spatial dimensions"),
-        ("zeros", "zeros alone"),
-        ("constant", "received the value 7 all over channel"),
+        ("zeros", "received the value 0 all over"),
+        ("constant", "received the value 7 all over"),
         ("spacing", r"expected a spacing within 50 times the plan's .*, received 1 x 1 x 1000 mm"),
         ("grid", "expected the grid of its image"),
         ("values", r"received \[9\]"),
@@ -177,14 +177,39 @@ def test_refused_with_file_and_reason(tmp_path, name, words):
         raise error.value.__cause__
 
 
-@pytest.mark.parametrize(("offset", "told"), [(0, False), (1024, True), (-1024, True)])
-def test_ct_with_another_offset_is_told(tmp_path, caplog, offset, told):
-    """A body of 40 HU in air of -1000, which fills half of the scan; structures from -100 to 200."""
-    plan = make_plan("3d", normalization=(ChannelNormalization("CT", "ct", False, -100, 200, 40, 50),))
+@pytest.mark.parametrize("limits", [(-179, -31), (-950, -400), (-60, 250)])  # fat, lung, soft tissue
+@pytest.mark.parametrize(("offset", "told"), [(0, False), (1024, True)])
+def test_ct_without_its_offset_is_told(tmp_path, caplog, limits, offset, told):
+    """A body of fat, muscle, bone and lung in air, which fills half of the scan."""
+    plan = make_plan("3d", normalization=(ChannelNormalization("CT", "ct", False, *limits, 40, 50),))
     scan = np.full((20, 22, 12), -1000, np.float32)
-    scan[:10] = 40
+    scan[:4], scan[4:7], scan[7:9], scan[9:12] = -100, 50, 900, -700
     preprocessing(plan, "image")({"image": [str(save(scan + offset, tmp_path / "a.nii"))]})
-    assert ("a.nii: expected Hounsfield units" in caplog.text) == told
+    assert ("a.nii: expected Hounsfield units, in which" in caplog.text) == told
+
+
+def test_a_channel_of_one_value_among_others_is_told(tmp_path, caplog):
+    plan = make_plan("3d", channel_names=("T1", "T2"), normalization=(ChannelNormalization("T1", "zscore"),) * 2)
+    files = [
+        save(np.full((20, 22, 12), 3, np.float32), tmp_path / "b.nii"),
+        save(blobs((20, 22, 12)), tmp_path / "a.nii"),
+    ]
+    assert preprocessing(plan, "image")({"image": files})["image"].isfinite().all()
+    assert "channel T1 has one value all over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("grid", "fits"), [((1, 1, 900), True), ((0.001, 1, 5), False), ((0.001, 0.001, 0.001), False)]
+)
+def test_the_distance_of_slices_may_be_any(tmp_path, grid, fits):
+    image = save(blobs((20, 22, 12)).astype(np.float32), tmp_path / "a.nii", make_affine(spacing=grid))
+    chain = preprocessing(make_plan("slicewise"), "image")
+    if fits:
+        chain({"image": [image]})
+    else:
+        with pytest.raises(RuntimeError) as error:
+            chain({"image": [image]})
+        assert "expected a spacing within 50 times" in reason(error.value)
 
 
 class TestIgnored:

@@ -6,7 +6,7 @@ import pytest
 
 from mcsc_bundle.io import load_label
 from preprocessing.dataset import DatasetError, read_dataset
-from tests.preprocessing.scans import folder_of, mask, names, voxels, write
+from tests.preprocessing.scans import declare, folder_of, mask, names, voxels, write
 
 
 def test_bare_folder_is_matched_by_name_and_leaves_its_labels_to_the_fingerprint(tmp_path, caplog):
@@ -46,10 +46,10 @@ def test_a_bare_folder_takes_its_channels_from_what_can_be_read(tmp_path):
     assert read_dataset(tmp_path).channel_names == ("image_0", "image_1")
 
 
-@pytest.mark.parametrize("odd", ["a", "c", "e"])
-def test_one_series_does_not_make_all_images_series(tmp_path, odd):
+@pytest.mark.parametrize("odd", ["a", "b", "c", "d", "ae"])
+def test_unlabelled_series_or_a_single_one_do_not_make_all_images_series(tmp_path, odd):
     for seed, name in enumerate("abcde"):
-        write(tmp_path / "images" / f"{name}.nii", voxels(seed, (3, 4, 5, 2) if name == odd else (3, 4, 5)))
+        write(tmp_path / "images" / f"{name}.nii", voxels(seed, (3, 4, 5, 2) if name in odd else (3, 4, 5)))
     for name in "bcd":
         write(tmp_path / "labels" / f"{name}.nii", mask((3, 4, 5)))
     assert read_dataset(tmp_path).channel_names == ("image",)
@@ -64,10 +64,20 @@ def test_names_match_whatever_way_accents_are_stored(tmp_path):
 
 def test_what_is_no_image_is_told(tmp_path, caplog):
     folder = folder_of(tmp_path, ["a"], ["a"])
-    (folder / "images" / "b.hdr").touch()
-    (folder / "images" / "series").mkdir()
+    write(folder / "images" / "series" / "c.nii", voxels(3))
+    for name in ("images/b.hdr", "labels/b.img", "images/README", "images/b.bval", "images/v.raw"):
+        (folder / name).touch()
     read_dataset(folder)
-    assert "not used, as images are files that end in" in caplog.text and "b.hdr, series." in caplog.text
+    told = sorted(record.message for record in caplog.records if "not used, as images" in record.message)
+    assert [message.rsplit(": ", 1)[1] for message in told] == ["b.hdr, series.", "b.img."]
+
+
+def test_folders_that_hold_listed_images_are_used(tmp_path, caplog):
+    write(tmp_path / "images" / "p1" / "t1.nii", voxels(0))
+    write(tmp_path / "labels" / "p1.nii", mask())
+    items = [{"image": "images/p1/t1.nii", "label": "labels/p1.nii"}]
+    read_dataset(declare(tmp_path, labels={"background": 0, "organ": 1}, modality={"0": "MRI"}, training=items))
+    assert "not used" not in caplog.text
 
 
 def test_a_bare_folder_may_list_unlabelled_cases_alone(tmp_path):

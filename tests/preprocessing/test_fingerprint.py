@@ -61,13 +61,18 @@ def test_hidden_labels_of_a_bare_folder_name_no_class(tmp_path):
 def test_stray_values_of_a_bare_folder_are_told(tmp_path, caplog):
     decathlon(tmp_path, NAMES[:4])
     (tmp_path / "dataset.json").unlink()
-    label = mask()
-    label[0, 1, :2] = 254
+    for seed, name in enumerate(NAMES[:4]):
+        write(image_of(tmp_path, name), voxels(seed, (20, 20, 20)))
+        write(label_of(tmp_path, name), mask((20, 20, 20)))
+    label = mask((20, 20, 20)).astype(np.int16)
+    label[0, 1, 0] = 254
+    label[0, 2] = -1
     write(label_of(tmp_path, NAMES[0]), label)
     fingerprint, _ = fingerprint_of(tmp_path)
     assert "class_254" in fingerprint.labels
-    assert "the value 254 is a class, too, with 2 voxels in 1 of 4 label files" in caplog.text
-    assert "the value 1 is" not in caplog.text
+    assert "the value 254 is a class, too, with 1 voxel in 1 of 4 label files" in caplog.text
+    assert "the value -1 is a class, too, with 20 voxels in 1 of 4 label files" in caplog.text
+    assert "the value 1 is" not in caplog.text and "the value 2 is" not in caplog.text
 
 
 def test_any_number_of_workers_gives_the_same(tmp_path):

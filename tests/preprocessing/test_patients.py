@@ -1,5 +1,8 @@
 """Cases of one patient stay together: declared, or by their names."""
 
+import json
+from unicodedata import normalize
+
 import pytest
 
 from preprocessing.dataset import read_dataset
@@ -23,6 +26,15 @@ from tests.preprocessing.scans import LABELS, decathlon, declare, folder_of
 )
 def test_patient_from_the_name(tmp_path, name, patient):
     assert read_dataset(decathlon(tmp_path, [name])).cases[0].group == patient
+
+
+@pytest.mark.parametrize("declared", [{"groups": {"Zoë": "A", "Jürgen": "A"}}, {"subject_groups": [["Zoë", "Jürgen"]]}])
+def test_declared_names_match_whatever_way_accents_are_stored(tmp_path, declared):
+    """As where a data set was made on macOS: files and ``dataset.json`` have accents apart."""
+    folder = folder_of(tmp_path, [normalize("NFD", name) for name in ("Zoë", "Jürgen")], [normalize("NFD", "Zoë")])
+    (folder / "dataset.json").write_text(normalize("NFD", json.dumps(declared, ensure_ascii=False)), encoding="utf-8")
+    one, other = read_dataset(folder).cases
+    assert one.group == other.group
 
 
 def test_names_that_may_hide_patients_are_told_unless_groups_are_declared(tmp_path, caplog):

@@ -64,9 +64,16 @@ def test_what_lies_outside_the_body_is_found_without_reading_a_value(meta, monke
 
 def test_bcp_waits_for_its_pseudo_labels_when_the_student_has_its_work(meta, monkeypatch):
     plan, built = build("slicewise", BCP)
-    order, clean = [], built.cleaned
+    order, clean = [], bcp.largest_components
     built.cnn.register_forward_hook(lambda *_: order.append("student"))
     built.teacher.network.register_forward_hook(lambda *_: order.append("teacher"))
-    monkeypatch.setattr(built, "cleaned", lambda labels: order.append("host") or clean(labels))
+    monkeypatch.setattr(bcp, "largest_components", lambda labels: order.append("host") or clean(labels))
     step(to_meta(built), {name: tensor.to("meta") for name, tensor in batch_of(plan).items()})
     assert order == ["teacher", "student", "host"]
+
+
+def test_bcp_without_cleaning_reads_nothing_back(meta, monkeypatch):
+    plan, built = build("slicewise", BCP)
+    built.largest_component = False
+    monkeypatch.setattr(bcp, "ReadBack", None)
+    step(to_meta(built), {name: tensor.to("meta") for name, tensor in batch_of(plan).items()})

@@ -237,7 +237,7 @@ class TestBCP:
     def test_both_directions_score_each_region_by_its_own_labels(self, kind):
         module, batch, terms, box, (seen, logits) = self.build(kind, 0.5)
         labeled, unlabeled = batch["image"].split(2)
-        truth, pseudo = batch["label"][:, 0], module.cleaned(module.outputs.hard(module.teacher(unlabeled)))[:, 0]
+        truth, pseudo = batch["label"][:, 0], largest_components(module.outputs.hard(module.teacher(unlabeled)))[:, 0]
         inside = box.expand(2, *box.shape[1:])
         assert torch.equal(seen[:2][inside], labeled[inside]) and torch.equal(seen[:2][~inside], unlabeled[~inside])
         assert torch.equal(seen[2:][inside], unlabeled[inside]) and torch.equal(seen[2:][~inside], labeled[~inside])
