@@ -4,9 +4,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 
 from mcsc_bundle.inferers import window_inferer
-from mcsc_bundle.precision import autocast_dtype
+from mcsc_bundle.precision import autocast_dtype, forget_overflow
 from tests.plans import make_plan
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -55,3 +56,18 @@ def test_a_gpu_predicts_in_the_precision_of_the_training(card, told, expected, m
     inferer.windows = lambda **_: lambda inputs, predict: predict(inputs)
     inferer(torch.zeros(1, 1, 16, 24).as_subclass(OnGPU), lambda x: x)
     assert seen == ([] if expected is None else [expected])
+
+
+def test_running_statistics_begin_anew_after_an_overflow_alone():
+    """Momentum 0.1, means 2: after two batches 2 (1 - 0.9^2)."""
+    norm, plain = nn.BatchNorm1d(1), nn.InstanceNorm1d(1)
+    for overflow in (False, False, True):
+        norm(torch.tensor([[1.0], [float("inf") if overflow else 3.0]]))
+        kept = norm.running_mean.clone()
+        forget_overflow(nn.Sequential(norm, plain))
+        if not overflow:
+            assert torch.equal(norm.running_mean, kept)
+    assert float(norm.running_mean) == 0 and float(norm.running_var) == 1
+    for _ in range(2):
+        norm(torch.tensor([[1.0], [3.0]]))
+    assert float(norm.running_mean) == pytest.approx(2 * (1 - 0.9**2))
