@@ -15,7 +15,7 @@ from preprocessing.case_fingerprint import class_members
 
 
 def kept_classes(fingerprint: Fingerprint, store: CaseStore, cases: Sequence[str]) -> dict[str, set[str]]:
-    """Names of the classes, or regions, that each case has on the plan's grid.
+    """Names of the classes, or regions, that each case has on the plan's grid; the background is none.
 
     Args:
         fingerprint: tells which class indices belong to a name.

@@ -263,7 +263,7 @@ def _check_labels(prepared: Prepared, fingerprint: Fingerprint, began: bool) -> 
     train, val = ([item["case"] for item in part if item["labeled"]] for part in (prepared.train, prepared.val))
     kept = kept_classes(fingerprint, prepared.store, [*train, *val])
     warnings = lost_labels(fingerprint, prepared.plan, kept)
-    if warnings and not began and not any(kept[case] - set(list(fingerprint.labels)[:1]) for case in train):
+    if warnings and not began and not any(kept[case] for case in train):
         raise PlanError(f"nothing is left to be learnt. {' '.join(warnings)}")
     for warning in (*unlearnt_classes(kept, train, val), *warnings):
         log.warning("%s", warning)
