@@ -33,6 +33,12 @@ def joint_box(boxes: Sequence[Box | None], values: Iterable[int]) -> Box | None:
     return tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*found, strict=True))
 
 
+def beside_largest(mask: np.ndarray) -> np.ndarray:
+    """The voxels of a binary mask that are not of its largest component; of equal ones the first stays."""
+    components, sizes = numbered(mask)
+    return mask & (components != sizes.argmax() + 1) if len(sizes) > 1 else np.zeros_like(mask)
+
+
 def numbered(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number of its component in each voxel of a binary mask, 0 outside; and the size of each, of number 1 first."""
     components, count = ndimage.label(mask, np.ones((3,) * mask.ndim, dtype=bool))

@@ -15,6 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from mcsc_bundle.words import warn_once
+
 log = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -145,7 +147,7 @@ def _in_mm(path: Path, image: Any, affine: np.ndarray) -> np.ndarray:
     unit = int(image.header["xyzt_units"]) & 7
     if unit not in MM:
         return affine
-    log.warning("%s: by its header lengths are in the unit %s; taken so.", path, UNITS[unit])
+    warn_once(log, f"{path}: by its header lengths are in the unit {UNITS[unit]}; taken so.")
     return np.diag([MM[unit]] * (len(affine) - 1) + [1.0]) @ affine
 
 

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from mcsc_bundle.components import boxes_of, joint_box, numbered
+from mcsc_bundle.components import beside_largest, boxes_of, joint_box, numbered
 from mcsc_bundle.labels import Values, as_tuple, inside
 
 REMOVED = "removed_voxels"
@@ -44,10 +44,9 @@ def keep_largest(mask: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 def _removed_beside(part: np.ndarray, group: Sequence[int]) -> bool:
     """Set what is beside the largest component to 0, in place; whether there was any."""
     members = inside(part, group[0] if len(group) == 1 else group)
-    components, sizes = numbered(members)
-    if len(sizes) < 2:
+    gone = beside_largest(members)
+    if not gone.any():
         return False
-    gone = members & (components != sizes.argmax() + 1)
     for value in group if len(group) > 1 else ():
         own = part == value
         left = np.count_nonzero(own & ~gone)

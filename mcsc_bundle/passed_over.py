@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 from mcsc_bundle.formats import IMAGE_SUFFIXES, image_suffix
-from mcsc_bundle.words import listed
+from mcsc_bundle.words import listed, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def tell_of_others(folder: Path, used: Iterable[Path] = ()) -> None:
     others = [path.name for path in sorted(folder.iterdir()) if path not in below and _is_scan(path)]
     if others:
         kinds = ", ".join(IMAGE_SUFFIXES)
-        _warn_once(f"{folder}: not used, as images are files that end in {kinds}: {listed(others)}.")
+        warn_once(log, f"{folder}: not used, as images are files that end in {kinds}: {listed(others)}.")
 
 
 def _is_scan(path: Path) -> bool:
@@ -35,9 +34,3 @@ def _is_scan(path: Path) -> bool:
     if path.is_dir():
         return any(file.is_file() and (image_suffix(file) or _is_scan(file)) for file in path.iterdir())
     return path.suffix.lower() in OTHER_FORMATS
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """A cross-validation reads its data set again for each fold."""
-    log.warning("%s", message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 
 MANY = 5  # names that one reads; of more the first ones are given
 
@@ -44,3 +46,9 @@ def aligned(lines: Sequence[Sequence[str]], right: bool = False) -> list[str]:
 def per_axis(values: Sequence[float | None]) -> str:
     """``(1.5, 1.5, None)`` as ``1.5 x 1.5 x own``."""
     return " x ".join("own" if value is None else f"{value:.4g}" for value in values)
+
+
+@cache
+def warn_once(log: logging.Logger, message: str) -> None:
+    """A warning that would come again: each fold of a cross-validation reads its data set, and a file is opened several times."""
+    log.warning("%s", message)

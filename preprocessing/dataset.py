@@ -8,13 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
 from mcsc_bundle.io import ImageError, load_image
-from mcsc_bundle.words import counted
+from mcsc_bundle.words import counted, warn_once
 from preprocessing.declared import (
     declared_channels,
     declared_ignore,
@@ -88,7 +87,7 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
     names = [case.name for case in cases]
     groups = patient_groups(names, content, file or root)
     if hint := look_alike(names, content):
-        _warn_once(f"{root}: {hint}")
+        warn_once(log, f"{root}: {hint}")
     dataset = Dataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -100,12 +99,6 @@ def read_dataset(folder: str | os.PathLike) -> Dataset:
     )
     _report(dataset)
     return dataset
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """A cross-validation reads its data set again for each fold."""
-    log.warning("%s", message)
 
 
 def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
@@ -124,11 +117,12 @@ def _unnamed_channels(root: Path, cases: Sequence[Case]) -> tuple[str, ...]:
         other = _look_at_one(cases[::-1]) if first.air else first
         air = f"{first.case} and {other.case}" if count == 1 and first.air and other.air else ""
     if air:
-        _warn_once(
-            f"{root} declares no channels. {air} seem to hold air of -1000 HU: normalised as CT. {DECLARE.replace('CT', 'MR')}"
+        warn_once(
+            log,
+            f"{root} declares no channels. {air} seem to hold air of -1000 HU: normalised as CT. {DECLARE.replace('CT', 'MR')}",
         )
         return ("CT",)
-    _warn_once(f"{root} declares no channels. Intensities are normalised per image (z-score). {DECLARE}")
+    warn_once(log, f"{root} declares no channels. Intensities are normalised per image (z-score). {DECLARE}")
     return ("image",) if count == 1 else tuple(f"image_{index}" for index in range(count))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mcsc_bundle.components import boxes_of, numbered
+from mcsc_bundle.components import beside_largest, boxes_of
 from mcsc_bundle.losses.consistency import part_loss
 from mcsc_bundle.methods.base import IMAGE, LABEL, Method, split_streams
 from mcsc_bundle.methods.ema import EMATeacher
@@ -103,6 +103,5 @@ def largest_components(labels: Tensor) -> Tensor:
     for patch in cleaned.flatten(0, 1).numpy():
         for value, box in enumerate(boxes_of(patch), 1):
             if box is not None:
-                components, sizes = numbered(patch[box] == value)
-                patch[box][(components > 0) & (components != sizes.argmax() + 1)] = 0
+                patch[box][beside_largest(patch[box] == value)] = 0
     return cleaned

@@ -1,6 +1,7 @@
 """Every layout gives the same cases."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def test_paths_may_have_been_written_on_windows(tmp_path):
     items = [{"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}]
     (case,) = read_dataset(decathlon(tmp_path, ["a"], training=items)).cases
     assert case.name == "a" and case.images[0].is_file() and case.label is not None and case.label.is_file()
+
+
+def test_the_label_of_a_listed_path_is_found_whatever_way_accents_are_stored(tmp_path):
+    name = unicodedata.normalize("NFC", "Jürgen")
+    decathlon(tmp_path, [name], training=[f"imagesTr/{name}.nii.gz"])
+    label = tmp_path / "labelsTr" / f"{name}.nii.gz"
+    label.rename(label.with_name(unicodedata.normalize("NFD", label.name)))
+    assert names(read_dataset(tmp_path), labeled=True) == [name]
 
 
 def test_a_listed_label_that_is_not_there_makes_an_unlabelled_case(tmp_path):
