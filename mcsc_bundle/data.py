@@ -114,8 +114,8 @@ class TwoStreamDataset(Dataset):
         low = np.minimum(patch // 2, middle - leeway)
         high = np.maximum(np.asarray(case.shape) - (patch - patch // 2), middle + leeway)
         anywhere = rng.integers(low, high + 1)
-        classes = [index for index in sorted(case.foreground) if index > 0]
-        if forced and classes:
+        classes = [index for index in sorted(case.foreground) if index > 0] if forced else []
+        if classes:
             voxels = case.foreground[classes[rng.integers(len(classes))]]
         elif stream == LABELED and case.annotated is not None and len(case.annotated):
             voxels = case.annotated

@@ -35,7 +35,7 @@ class Classes(nn.Module):
     def confident(self, logits: Tensor, least: float) -> Tensor:
         """``hard``, but ``IGNORED`` where its probability is below ``least``."""
         share, label = self.probability(logits.detach()).max(1, keepdim=True)
-        return label.masked_fill(share < least, IGNORED)
+        return label.masked_fill(~(share >= least), IGNORED)  # of a teacher that has overflowed, too: nan is no opinion
 
     def probability(self, logits: Tensor) -> Tensor:
         """``(B, C, *spatial)`` in float32."""
@@ -95,7 +95,7 @@ class Regions(Classes):
     def confident(self, logits: Tensor, least: float) -> Tensor:
         """``hard``, but ``IGNORED`` in each region whose larger probability, inside or outside, is below ``least``."""
         probability = self.probability(logits.detach())
-        return self.hard(logits).masked_fill(torch.maximum(probability, 1 - probability) < least, IGNORED)
+        return self.hard(logits).masked_fill(~(torch.maximum(probability, 1 - probability) >= least), IGNORED)
 
     def probability(self, logits: Tensor) -> Tensor:
         """``(B, regions, *spatial)`` in float32."""

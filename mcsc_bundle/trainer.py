@@ -49,10 +49,10 @@ def sum_of_terms(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def polynomial(progress: float, warmup: float = 0.0, power: float = 0.9) -> float:
-    """Learning-rate factor: linear from 0.001 over the ``warmup`` share of the training, then ``(1 - progress)^power``."""
+    """Learning-rate factor: over the ``warmup`` share of the training linear from 0.001 to 1, then ``^power`` of what is left."""
     if progress < warmup:
         return 1e-3 + (1 - 1e-3) * progress / warmup
-    return (1 - progress) ** power
+    return ((1 - progress) / (1 - warmup)) ** power
 
 
 class MCSCTrainer(SupervisedTrainer):
@@ -162,7 +162,7 @@ class MCSCTrainer(SupervisedTrainer):
         """One optimiser step (or one part of it, with ``accumulation_steps``). Fires MONAI's iteration events."""
         self._begin(engine.state.iteration)
         batch = {key: value.to(self.state.device, non_blocking=self.non_blocking) for key, value in batchdata.items()}
-        first, last = self._accumulation_window()
+        first, last, steps = self._accumulation_window()
         engine.network.train()
         if first:
             engine.optimizer.zero_grad(set_to_none=True)
@@ -174,7 +174,7 @@ class MCSCTrainer(SupervisedTrainer):
         engine.state.output.update(loss=loss.detach(), terms={name: term.detach() for name, term in terms.items()})
         engine.state.output["watched"] = dict(self.method.watched)
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        self.grad_scaler.scale(loss / self.accumulation_steps).backward()
+        self.grad_scaler.scale(loss / steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if last:
             self._step()
@@ -193,11 +193,12 @@ class MCSCTrainer(SupervisedTrainer):
             return nullcontext()
         return torch.autocast(self.state.device.type, dtype=self.autocast_dtype)
 
-    def _accumulation_window(self) -> tuple[bool, bool]:
-        """Whether this iteration begins and whether it ends an accumulated step; an epoch's end always ends one."""
+    def _accumulation_window(self) -> tuple[bool, bool, int]:
+        """Whether this iteration begins and ends an accumulated step, and of how many; an epoch's end always ends one."""
         position = (self.state.iteration - 1) % self.state.epoch_length
-        ends = (position + 1) % self.accumulation_steps == 0 or position + 1 == self.state.epoch_length
-        return position % self.accumulation_steps == 0, ends
+        begin = position - position % self.accumulation_steps
+        end = min(begin + self.accumulation_steps, self.state.epoch_length)
+        return position == begin, position + 1 == end, end - begin
 
     def _step(self) -> None:
         """Unscale, clip, step; skip and count a step whose gradients are not finite.

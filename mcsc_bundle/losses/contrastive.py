@@ -47,6 +47,7 @@ def balanced_contrastive_loss(
     ignore_index: int = -1,
     skip_background_groups: bool = True,
     chunk_size: int | None = None,
+    mean_over: Tensor | None = None,
 ) -> Tensor:
     """The local class-balanced supervised contrastive loss (formula above), a scalar in float32.
 
@@ -68,6 +69,7 @@ def balanced_contrastive_loss(
         skip_background_groups: leave groups without a foreground label out of the mean over groups, as the authors do.
             Groups without any label are always left out.
         chunk_size: edge of a tile of the similarity matrix; ``None`` chooses for the device, or its kernels. It changes no value.
+        mean_over: number to divide by in place of the groups that remain, where these are a part of more (``counted_groups``).
 
     Returns:
         Mean over the remaining groups; 0 with zero gradient if there are none.
@@ -95,7 +97,7 @@ def balanced_contrastive_loss(
         members = labels[:, None] == kept(_classes, labels.device, [num_classes])  # (G, C, N)
         members = members.to(features.dtype, memory_format=torch.contiguous_format)
         counts = members.sum(2, keepdim=True)  # (G, C, 1)
-        weights = anchor_weights(counts, balance_anchors, skip_background_groups)
+        weights = anchor_weights(counts, balance_anchors, skip_background_groups, mean_over)
         with_gradient = torch.is_grad_enabled() and features.requires_grad
         return _BalancedContrast.apply(features, members, counts, weights, temperature, chunk_size, with_gradient)
 
@@ -104,16 +106,23 @@ def _classes(shape: list[int], device: torch.device) -> Tensor:
     return torch.arange(shape[0], device=device)[:, None]
 
 
-def anchor_weights(counts: Tensor, balance_anchors: bool, skip_background_groups: bool) -> Tensor:
+def counted_groups(labels: Tensor, num_classes: int) -> Tensor:
+    """How many groups of class indices ``(G, N)`` hold foreground, a scalar: the loss is a mean over these."""
+    return ((labels > 0) & (labels < num_classes)).any(1).sum()
+
+
+def anchor_weights(
+    counts: Tensor, balance_anchors: bool, skip_background_groups: bool, mean_over: Tensor | None = None
+) -> Tensor:
     """Weight ``(G, C, 1)`` of ``l_i`` in the loss for an anchor of class c in group g.
 
     Args:
         counts: vectors of each class, ``(G, C, 1)``.
-        balance_anchors, skip_background_groups: as in ``balanced_contrastive_loss``.
+        balance_anchors, skip_background_groups, mean_over: as in ``balanced_contrastive_loss``.
     """
     counted = counts[:, 1:] if skip_background_groups else counts
     used = (counted.sum(1, keepdim=True) > 0).to(counts.dtype)
-    group = used / used.sum().clamp_(min=1)
+    group = used / (used.sum() if mean_over is None else mean_over).clamp(min=1)
     if not balance_anchors:
         return (group / counts.sum(1, keepdim=True).clamp_(min=1)).expand_as(counts)
     paired = (counts > 1).to(counts.dtype)

@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 def gather_features(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Join the groups of all ranks, so that group ``k`` holds the vectors of group ``k`` on every rank.
 
-    With ``DistributedDataParallel``, which averages gradients over the ranks, every rank then computing the same loss
-    gives the gradient of one process on the joined batch. (The authors train on one GPU.)
+    With ``DistributedDataParallel``, which averages gradients over the ranks, the gradient is that of one process on the joined
+    batch if the ranks' losses have that batch's loss as their mean. (The authors train on one GPU.)
 
     Args:
         features: ``(G, N, D)`` of this rank, the same shape on every rank.
@@ -27,6 +27,16 @@ def gather_features(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return _Gather.apply(features), _joined(labels)
 
 
+def world_size() -> int:
+    """How many processes train; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def groups_of_rank() -> slice:
+    """Which of the joined groups this rank answers for, so that all together look at each of them once."""
+    return slice(None) if _alone() else slice(dist.get_rank(), None, dist.get_world_size())
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean of what each rank has, without a gradient; without a process group the tensor itself."""
     if _alone():
@@ -37,7 +47,7 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 
 
 def _alone() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+    return world_size() == 1
 
 
 class _Gather(torch.autograd.Function):

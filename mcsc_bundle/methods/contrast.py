@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcsc_bundle.losses.blocks import local_blocks, sample_voxels
-from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
-from mcsc_bundle.losses.distributed import gather_features
+from mcsc_bundle.losses.contrastive import balanced_contrastive_loss, counted_groups
+from mcsc_bundle.losses.distributed import gather_features, groups_of_rank, world_size
 from mcsc_bundle.methods.bank import MemoryBank
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
+
+
+BLOCK_VOXELS = 64
+"""Voxels of a block, of each map, that a pixel budget leaves; of all processes together."""
 
 
 class PairProjector(nn.Module):
@@ -58,7 +62,8 @@ class MultiScaleContrast(nn.Module):
     the ``k``-th block of every map: so a group mixes positions, slices, patients and networks while its size stays
     bounded. With a pixel budget, voxels are drawn first and projected after (the projectors are pointwise), and groups
     that hold foreground are preferred, since all-background groups do not count in the loss anyway. Under
-    ``torch.distributed`` each group joins the vectors of all processes.
+    ``torch.distributed`` each group joins the vectors of all processes, of which each gives fewer to more groups and answers for
+    some of the groups: a step costs each process what it would cost alone. The mean of the processes' losses is the loss.
 
     Args:
         plan: gives the scales, the patch and the width of the projection.
@@ -114,7 +119,8 @@ class MultiScaleContrast(nn.Module):
         targets = _resized_labels(torch.cat(labels), cells).flatten(1)  # (2B, cells)
         where = local_blocks(cells, scale.block, len(targets), device=targets.device)  # (G, 2B, V)
         balanced = self.num_classes if self.balance_anchors else 0
-        where, target = choose_voxels(where, targets, scale, balanced)  # both (g, 2B, v)
+        per_block = max(1, min(math.prod(scale.block), BLOCK_VOXELS) // world_size())
+        where, target = choose_voxels(where, targets, scale, balanced, per_block)  # both (g, 2B, v)
         projector = self.projectors[index]
         sampled = _gathered(maps, where, projector.dtype)  # type: ignore[arg-type]
         vectors = projector(*sampled).flatten(1, 2)  # (g, 2B * v, D)
@@ -124,13 +130,19 @@ class MultiScaleContrast(nn.Module):
             assert isinstance(bank, MemoryBank)
             vectors, target = bank.extend(*fresh)
             bank.add(*fresh)
-        return balanced_contrastive_loss(
-            vectors, target, self.num_classes, self.temperature, balance_anchors=self.balance_anchors
+        mine = groups_of_rank()
+        return world_size() * balanced_contrastive_loss(
+            vectors[mine],
+            target[mine],
+            self.num_classes,
+            self.temperature,
+            balance_anchors=self.balance_anchors,
+            mean_over=counted_groups(target, self.num_classes),
         )
 
 
 def choose_voxels(
-    where: Tensor, targets: Tensor, scale: ContrastScale, num_classes: int = 0, per_block: int = 64
+    where: Tensor, targets: Tensor, scale: ContrastScale, num_classes: int = 0, per_block: int = BLOCK_VOXELS
 ) -> tuple[Tensor, Tensor]:
     """Cut the block groups ``(G, M, V)`` down to the pixel budget of the scale; no device synchronisation.
 

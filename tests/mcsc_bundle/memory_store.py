@@ -23,7 +23,8 @@ class MemoryCase:
 
     @property
     def foreground(self) -> dict[int, np.ndarray]:
-        kept = () if self.label is None else set(np.unique(self.label)) - {0, STORED_IGNORED}
+        assert self.label is not None, "the foreground of an unlabelled case was asked for"
+        kept = set(np.unique(self.label)) - {0, STORED_IGNORED}
         return {int(c): np.argwhere(self.label == c) for c in kept}
 
     @property

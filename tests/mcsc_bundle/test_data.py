@@ -107,7 +107,7 @@ def test_labelled_patches_hold_foreground_often():
 
 def test_unlabelled_patches_never_ask_for_a_label():
     plan = make_plan("3d")
-    data = dataset(plan)  # MemoryCase.read_label asserts
+    data = dataset(plan)  # MemoryCase.read_label and .foreground assert
     assert all("label" not in data[PatchKey(i, UNLABELED, 0)] for i in range(5))
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mcsc_bundle.ensemble import Ensemble, network_from_plan
 from mcsc_bundle.labels import IGNORED
-from mcsc_bundle.losses.consistency import hard_ce, hard_dice, probability_mse, pyramid_consistency
+from mcsc_bundle.losses.consistency import certain_mse, hard_ce, hard_dice, probability_mse, pyramid_consistency
 from mcsc_bundle.losses.segmentation import nnunet_loss, paper_loss
 from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.networks.pair import BranchPredictor
@@ -30,6 +30,13 @@ def both_ways(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_plan_says_which_kind_it_is() -> None:
     assert type(outputs_of(make_plan("3d"))) is Classes
     assert NESTED.members.tolist() == [[0, 0], [1, 1], [1, 0]]  # whole, core
+
+
+@pytest.mark.parametrize("outputs", [Classes(), NESTED])
+def test_a_teacher_that_overflowed_has_no_opinion(outputs) -> None:
+    logits = torch.tensor([torch.nan, 9.0]).view(1, 1, 2).expand(1, 3, 2) * torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1)
+    sure = outputs.confident(logits, 0.9)[:, 0]
+    assert sure.tolist() == [[IGNORED, int(outputs is NESTED)]]
 
 
 def test_a_label_becomes_a_mask_for_each_region() -> None:
@@ -59,6 +66,8 @@ class TestOneRegionIsTwoClasses:
         label = torch.randint(-1, 2, (2, 1, *shape))
         assert torch.allclose(hard_ce(region, label, ONE), hard_ce(classes, label))
         assert torch.allclose(probability_mse(region, other, ONE), probability_mse(classes, others))
+        certain = torch.rand(2, 1, *shape) > 0.5
+        assert torch.allclose(certain_mse(region, other, certain, ONE), certain_mse(classes, others, certain))
         pyramids = pyramid_consistency([region, other], ONE), pyramid_consistency([classes, others])
         assert torch.allclose(*pyramids, rtol=1e-4)
 

@@ -249,28 +249,23 @@ def test_checkpoint_of_other_cases_is_refused(tmp_path):
 
 
 def test_accumulated_steps_equal_one_large_one():
-    def run(steps, length):
-        engine = trainer(
-            network=Counting(), max_epochs=1, epoch_length=length, accumulation_steps=steps, grad_clip=None
-        )
-        engine.run()
-        return engine.method
-
-    method = run(2, 4)
-    assert method.updates == 2
+    """Also where the end of an epoch leaves one of three for the last: the loss is the weight, so its gradient is 1."""
+    method = Counting()
+    trainer(network=method, max_epochs=2, epoch_length=4, accumulation_steps=3, grad_clip=None).run()
+    assert method.gradients == pytest.approx([1, 1, 1, 1])
 
 
 class Counting(Exploding):
     def __init__(self):
         super().__init__(set())
-        self.updates = 0
+        self.gradients = []
 
     def after_step(self, progress):
-        self.updates += 1
+        self.gradients.append(float(self.weight.grad))
 
 
 @pytest.mark.parametrize(
-    ("progress", "warmup", "expected"), [(0, 0, 1), (1, 0, 0), (0.5, 0, 0.5**0.9), (0, 0.1, 0.001), (0.05, 0.1, 0.5005)]
+    ("progress", "warmup", "expected"), [(0, 0, 1), (1, 0, 0), (0.5, 0, 0.5**0.9), (0, 0.1, 0.001), (0.05, 0.1, 0.5005), (0.1, 0.1, 1), (0.55, 0.1, 0.5**0.9)]
 )
 def test_schedule(progress, warmup, expected):
     assert polynomial(progress, warmup) == pytest.approx(expected)

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
-from mcsc_bundle.losses.distributed import gather_features, mean_over_ranks
+from mcsc_bundle.losses.distributed import gather_features, groups_of_rank, mean_over_ranks, world_size
 from mcsc_bundle.methods import MultiScaleContrast, contrast
 from mcsc_bundle.networks import NetworkPair
 from tests.plans import make_plan
@@ -72,7 +72,7 @@ def rank_main(rank, folder):
     for balanced in (False, True):
         module, ranks = multi_scale(balanced)
         losses, gradients = losses_and_gradients(module, *ranks[rank])
-        torch.save((losses, [mean_over_ranks(g) for g in gradients]), f"{folder}/{rank}{balanced}.pt")  # as DDP
+        torch.save((mean_over_ranks(losses), [mean_over_ranks(g) for g in gradients]), f"{folder}/{rank}{balanced}.pt")  # as DDP
     dist.barrier()
     os._exit(0)  # gloo's destructor joins a thread that may wait for the GIL, which the destructor holds (torch 2.13)
 
@@ -106,3 +106,4 @@ def test_without_a_process_group_nothing_changes():
     gathered = gather_features(features, labels)
     assert gathered[0] is features and gathered[1] is labels
     assert mean_over_ranks(features) is features
+    assert groups_of_rank() == slice(None) and world_size() == 1

@@ -71,6 +71,15 @@ class TestMultiScaleContrast:
         for vectors, target in self.seen_by_the_loss(monkeypatch, kind):
             assert (vectors >= 100).all() and (target >= 100).all()
 
+    def test_beside_other_processes_it_costs_no_more(self, monkeypatch, kind):
+        """Four: each gives a quarter of the vectors to four times the groups, and looks at a quarter of these."""
+        alone = self.seen_by_the_loss(monkeypatch, kind)[0][1]  # the scale with a pixel budget
+        monkeypatch.setattr(contrast, "world_size", lambda: 4)
+        monkeypatch.setattr(contrast, "groups_of_rank", lambda: slice(1, None, 4))
+        monkeypatch.setattr(contrast, "gather_features", lambda *both: [torch.cat([one] * 4, 1) for one in both])
+        together = self.seen_by_the_loss(monkeypatch, kind)[0][1]
+        assert together.shape == alone.shape
+
 
 def test_groups_with_foreground_come_first():
     targets = torch.zeros(1, 64, dtype=torch.long)
@@ -105,9 +114,9 @@ class TestBalancedVoxels:
     def test_the_contrast_asks_for_it_with_its_anchors(self, monkeypatch, balanced):
         asked = []
 
-        def chosen(where, targets, scale, num_classes):
+        def chosen(where, targets, scale, num_classes, *more):
             asked.append(num_classes)
-            return choose_voxels(where, targets, scale, num_classes)
+            return choose_voxels(where, targets, scale, num_classes, *more)
 
         monkeypatch.setattr(contrast, "choose_voxels", chosen)
         plan = make_plan("slicewise", batch_labeled=2, batch_unlabeled=2)
