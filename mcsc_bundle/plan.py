@@ -139,6 +139,11 @@ class Plan:
         return tuple(index for index, entry in enumerate(self.normalization) if entry.inside_mask)
 
     @property
+    def unscaled_channels(self) -> tuple[int, ...]:
+        """Positions of the channels whose normalisation does not give them a deviation of about 1."""
+        return tuple(index for index, entry in enumerate(self.normalization) if entry.scheme not in ("zscore", "ct"))
+
+    @property
     def num_classes(self) -> int:
         """Classes or regions, background included."""
         return len(self.labels)

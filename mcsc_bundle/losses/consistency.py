@@ -74,8 +74,8 @@ def probability_mse(logits: Tensor, teacher_logits: Tensor, outputs: Classes = C
 def certain_mse(logits: Tensor, teacher_logits: Tensor, certain: Tensor, outputs: Classes = CLASSES) -> Tensor:
     """``sum m (p - q)^2 / (2 sum m)``: squared difference of probabilities where the teacher is certain (UA-MT, Yu et al., 2019).
 
-    The sum runs over voxels and classes, of a region inside and outside; the 2 is the reference code's number of classes and stays
-    for any number.
+    The sum runs over voxels and classes, of a region inside and outside; the 2 is the reference code's number of classes and
+    stays for any number.
 
     Args:
         logits, teacher_logits: ``(B, C, *spatial)``; the teacher's get no gradient.

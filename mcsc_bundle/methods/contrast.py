@@ -16,7 +16,6 @@ from mcsc_bundle.methods.bank import MemoryBank
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
 
-
 BLOCK_VOXELS = 64
 """Voxels of a block, of each map, that a pixel budget leaves; of all processes together."""
 

@@ -77,6 +77,7 @@ class MCSC(PaperMCSC):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__(networks, loss, contrast, weight, rampup, contrast_weight, deep_supervision=deep_supervision)
+        self.unscaled_channels = networks.unscaled_channels
         self.confidence, self.box_share, self.copy_paste = confidence, box_share, copy_paste
         self.teacher_power = teacher_power
         self.cnn_teacher = EMATeacher(self.cnn, decay)
@@ -129,7 +130,8 @@ class MCSC(PaperMCSC):
         partner = torch.where(choice, labeled[donors], weak.roll(1, 0))
         partner_target = torch.where(choice, target[donors], pseudo.roll(1, 0))
         box = random_boxes(len(weak), tuple(weak.shape[2:]), *self.box_share, device=weak.device)
-        mixed = self.disturbed(torch.where(box, partner, weak), partial(strong_intensity, flat_axis=self.flat_axis))
+        strong = partial(strong_intensity, flat_axis=self.flat_axis, unscaled=self.unscaled_channels)
+        mixed = self.disturbed(torch.where(box, partner, weak), strong)
         return torch.cat((labeled, mixed)), torch.where(box, partner_target, pseudo)
 
     @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,11 +44,13 @@ def one_box(shape: tuple[int, ...], share: float, device: torch.device) -> Tenso
     return mask
 
 
-def strong_intensity(image: Tensor, flat_axis: int | None = None) -> Tensor:
-    """Brightness, contrast, gamma and blur drawn per sample and channel, for normalised images ``(B, C, *spatial)``.
+def strong_intensity(image: Tensor, flat_axis: int | None = None, unscaled: Sequence[int] = ()) -> Tensor:
+    """Brightness, contrast, gamma and blur drawn per sample and channel, for images ``(B, C, *spatial)``.
 
     UniMatch's medical recipe (Yang et al., 2023: colour jitter with probability 0.8, blur 0.5), of one-channel scans there:
-    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range. No blur along ``flat_axis``, whose few,
+    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range. Brightness
+    is in units of 1, which is about the deviation of a normalised image; of ``unscaled`` channels it is in those of the patch's
+    deviation. No blur along ``flat_axis``, whose few,
     thick slices show different tissue.
     """
     dims = image.ndim - 2
@@ -60,8 +64,11 @@ def strong_intensity(image: Tensor, flat_axis: int | None = None) -> Tensor:
     span = image.amax(dim=spatial, keepdim=True) - low + 1e-6
     curved = ((image - low) / span).pow(uniform(-0.69, 0.69).exp()) * span + low
     mean = curved.mean(dim=spatial, keepdim=True)
-    jittered = (curved - mean) * uniform(0.5, 1.5) + mean + uniform(-0.5, 0.5)
-    jittered = torch.where(uniform(0, 1) < 0.8, jittered, image)
+    stretched = (curved - mean) * uniform(0.5, 1.5) + mean
+    shift = uniform(-0.5, 0.5)
+    for channel in unscaled:
+        shift[:, channel] *= image[:, channel].std(dim=tuple(range(1, dims + 1)), keepdim=True, correction=0)
+    jittered = torch.where(uniform(0, 1) < 0.8, stretched + shift, image)
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
     kernel = tuple(  # PyTorch pools no axis shorter than its kernel
         3 if size > 2 and axis != flat_axis else 1 for axis, size in enumerate(image.shape[2:])

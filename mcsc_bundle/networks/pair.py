@@ -30,6 +30,7 @@ class NetworkPair(nn.Module):
         mask_channels: how many of the last input channels are the mask of a previous stage (``mcsc_bundle.cascade``).
         body_channels: positions of the input channels that were normalised inside the body and are 0 outside.
         flat_axis: axis along which a patch holds few, thick slices; ``None`` if there is none.
+        unscaled_channels: positions of the input channels whose deviation is not about 1.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class NetworkPair(nn.Module):
         mask_channels: int = 0,
         body_channels: Sequence[int] = (),
         flat_axis: int | None = None,
+        unscaled_channels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.mask_channels, self.body_channels, self.flat_axis = mask_channels, tuple(body_channels), flat_axis
+        self.unscaled_channels = tuple(unscaled_channels)
         self.cnn = cnn
         self.transformer = transformer
         self.outputs = outputs or Classes()
@@ -61,7 +64,8 @@ class NetworkPair(nn.Module):
         """
         masks = plan.network_channels - plan.in_channels
         cnn, transformer = UNet.from_plan(plan), SwinUNet.from_plan(plan)
-        pair = cls(cnn, transformer, outputs_of(plan), masks, plan.body_channels, flat_axis(plan))
+        about = plan.body_channels, flat_axis(plan), plan.unscaled_channels
+        pair = cls(cnn, transformer, outputs_of(plan), masks, *about)
         if pretrained is not None:
             load_imagenet_weights(pair.transformer, pretrained)
         if init_from is not None:

@@ -34,7 +34,9 @@ def test_a_plan_says_which_kind_it_is() -> None:
 
 @pytest.mark.parametrize("outputs", [Classes(), NESTED])
 def test_a_teacher_that_overflowed_has_no_opinion(outputs) -> None:
-    logits = torch.tensor([torch.nan, 9.0]).view(1, 1, 2).expand(1, 3, 2) * torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1)
+    logits = torch.tensor([torch.nan, 9.0]).view(1, 1, 2).expand(1, 3, 2) * torch.tensor([1.0, -1.0, -1.0]).view(
+        1, 3, 1
+    )
     sure = outputs.confident(logits, 0.9)[:, 0]
     assert sure.tolist() == [[IGNORED, int(outputs is NESTED)]]
 

@@ -265,7 +265,16 @@ class Counting(Exploding):
 
 
 @pytest.mark.parametrize(
-    ("progress", "warmup", "expected"), [(0, 0, 1), (1, 0, 0), (0.5, 0, 0.5**0.9), (0, 0.1, 0.001), (0.05, 0.1, 0.5005), (0.1, 0.1, 1), (0.55, 0.1, 0.5**0.9)]
+    ("progress", "warmup", "expected"),
+    [
+        (0, 0, 1),
+        (1, 0, 0),
+        (0.5, 0, 0.5**0.9),
+        (0, 0.1, 0.001),
+        (0.05, 0.1, 0.5005),
+        (0.1, 0.1, 1),
+        (0.55, 0.1, 0.5**0.9),
+    ],
 )
 def test_schedule(progress, warmup, expected):
     assert polynomial(progress, warmup) == pytest.approx(expected)

@@ -47,6 +47,24 @@ def test_each_channel_has_a_range_of_its_own():
     assert torch.equal(*views)
 
 
+def test_brightness_follows_the_scale_of_a_channel_that_is_not_normalised():
+    """Raw values, or [0, 1] of a picture: ten thousand times the values, ten thousand times the change."""
+    image = torch.rand(1, 3, 8, 8)
+    views = []
+    for factor in (1.0, 1e4):
+        torch.manual_seed(0)
+        views.append(strong_intensity(image * factor, unscaled=(0, 1, 2)) / factor)
+    assert torch.allclose(*views, atol=1e-4)
+    assert not torch.equal(views[0], image)
+
+
+def test_the_method_knows_which_channels_are_not_normalised():
+    names, schemes = ("R", "T1"), ("rgb_to_0_1", "zscore")
+    both = tuple(ChannelNormalization(name, scheme) for name, scheme in zip(names, schemes, strict=True))
+    _, method = build("2d", MCSC, channel_names=names, normalization=both)
+    assert method.unscaled_channels == (0,)
+
+
 @pytest.mark.parametrize("kind", ["2d", "3d"])
 def test_what_lies_outside_a_masked_channel_stays_0(kind):
     """Of two channels one was normalised inside the body; the other's air has a brightness that may change."""
