@@ -161,7 +161,7 @@ def declared_channels(content: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         DatasetError: not names.
     """
-    entries = content.get("channel_names", content.get("modality"))
+    entries = content.get("channel_names") or content.get("modality")
     names = list(entries.values()) if isinstance(entries, Mapping) else entries
     if not isinstance(names, (str, list, tuple, type(None))) or not all(isinstance(name, str) for name in names or ()):
         raise DatasetError(

@@ -17,14 +17,7 @@ from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats, Plan,
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
 from preprocessing.mirroring import plan_mirroring, why_mirrored
-from preprocessing.nnunet_files import (
-    class_values,
-    declared_channels,
-    ignore_value,
-    number,
-    read_object,
-    region_values,
-)
+from preprocessing.nnunet_files import number, read_declared, read_object
 from preprocessing.planner import make_plan
 
 FLAT_SPACING_RATIO = 900
@@ -102,7 +95,7 @@ def read_nnunet_fingerprint(fingerprint_file: str | os.PathLike, dataset_json: s
     Raises:
         PlanError: a file is missing, lacks an entry, or has one that cannot be.
     """
-    measured, declared = read_object(fingerprint_file), read_object(dataset_json)
+    measured, content = read_object(fingerprint_file), read_object(dataset_json)
     spacings = _triples(measured, "spacings", fingerprint_file, positive=True)
     shapes = _triples(measured, "shapes_after_crop", fingerprint_file)
     if len(spacings) != len(shapes):
@@ -110,7 +103,7 @@ def read_nnunet_fingerprint(fingerprint_file: str | os.PathLike, dataset_json: s
             f"{fingerprint_file}: expected as many 'shapes_after_crop' as 'spacings', received {len(shapes)} and "
             f"{len(spacings)}. Let nnU-Net extract the fingerprint again (nnUNetv2_extract_fingerprint)."
         )
-    channels, labels = declared_channels(declared, dataset_json), class_values(declared, dataset_json)
+    declared = read_declared(content, dataset_json)
     flat = all(
         shape[0] == 1 and spacing[0] >= FLAT_SPACING_RATIO * min(spacing[1:])
         for shape, spacing in zip(shapes, spacings, strict=True)
@@ -131,14 +124,14 @@ def read_nnunet_fingerprint(fingerprint_file: str | os.PathLike, dataset_json: s
         for index, (spacing, shape) in enumerate(zip(spacings, shapes, strict=True))
     )
     return Fingerprint(
-        dataset_name=str(declared.get("name") or Path(dataset_json).resolve().parent.name),
-        channel_names=channels,
-        labels=labels,
+        dataset_name=str(content.get("name") or Path(dataset_json).resolve().parent.name),
+        channel_names=declared.channel_names,
+        labels=declared.labels,
         image_dims=2 if flat else 3,
         cases=cases,
         foreground=_foreground(measured, fingerprint_file),
-        ignore_value=ignore_value(declared, dataset_json),
-        regions=region_values(declared, dataset_json),
+        ignore_value=declared.ignore_value,
+        regions=declared.regions,
     )
 
 

@@ -19,7 +19,7 @@ from preprocessing.contrast import plan_contrast
 from preprocessing.memory import cnn_count, cnn_parameters
 from preprocessing.mirroring import plan_mirroring, sided_labels, why_mirrored
 from preprocessing.nnunet import FILE_AXES, FLAT_SPACING_RATIO
-from preprocessing.nnunet_files import class_values, declared_channels, ignore_value, read_object, region_values
+from preprocessing.nnunet_files import read_declared, read_object
 from preprocessing.planner import split_batch
 from preprocessing.sizing import Networks, Task, build_networks, memory_of_step
 from preprocessing.topology import Topology
@@ -61,9 +61,9 @@ def import_nnunet_plans(
         PlanError: a file is missing or is not nnU-Net's, there is no such configuration, or it holds a network or a
             normalisation that our plans cannot express.
     """
-    plans, declared = read_object(plans_file), read_object(dataset_json)
-    channels, labels = declared_channels(declared, dataset_json), class_values(declared, dataset_json)
-    regions = region_values(declared, dataset_json)
+    plans, content = read_object(plans_file), read_object(dataset_json)
+    declared = read_declared(content, dataset_json)
+    channels, labels = declared.channel_names, declared.labels
     name, chosen = _configuration(plans, configuration, plans_file)
     try:
         cnn, spacing = _cnn(chosen, plans_file), tuple(float(value) for value in chosen["spacing"])
@@ -77,17 +77,17 @@ def import_nnunet_plans(
         ) from None
     sliced = image_dims > len(spacing)
     median = tuple(round(float(value)) for value in chosen["median_image_size_in_voxels"])
-    classes = len(labels) + (ignore_value(declared, dataset_json) is not None)  # what nnU-Net counts
+    classes = len(labels) + (declared.ignore_value is not None)  # what nnU-Net counts
     task = Task(spacing, median, 0.0, len(channels), classes, memory_gb, "cuda", networks == "pair")
     nets = _networks(task, Topology(patch, cnn.strides, cnn.kernel_sizes), cnn)
     flops = FORWARD_AND_BACKWARD * batch * (nets.cnn_flops + nets.transformer_flops)
     labeled, rest = split_batch(batch, unlabeled)
     plan = Plan(
-        dataset_name=str(declared.get("name") or plans.get("dataset_name")),
+        dataset_name=str(content.get("name") or plans.get("dataset_name")),
         channel_names=channels,
         labels=labels,
-        ignore_value=ignore_value(declared, dataset_json),
-        regions=regions,
+        ignore_value=declared.ignore_value,
+        regions=declared.regions,
         image_dims=image_dims,
         spatial_dims=len(spacing),
         slice_axis=0 if sliced else None,

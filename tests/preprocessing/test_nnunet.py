@@ -88,10 +88,35 @@ def test_regions_take_their_values_from_their_order(tmp_path) -> None:
     assert fingerprint.ignore_value == 4  # no class: nnU-Net's networks do not predict it
 
 
+@pytest.mark.parametrize(
+    ("labels", "ignored"),
+    [
+        ({"liver": 1}, None),
+        ({"0": "background", "1": "liver"}, None),
+        ({"background": 0, "liver": 1, "Ignore": 2}, 2),
+    ],
+)
+def test_labels_are_read_as_those_of_a_data_set(tmp_path, labels, ignored) -> None:
+    fingerprint = read_nnunet_fingerprint(*write(tmp_path, labels=labels))
+    assert (fingerprint.labels, fingerprint.ignore_value) == ({"background": 0, "liver": 1}, ignored)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 5, "liver": 1}, "the value 0 for background, received 5"),
+        ({"background": 0, "liver": 1, "lesion": 1}, "each label name and value once"),
+    ],
+)
+def test_labels_that_no_data_set_may_have_are_refused(tmp_path, labels, words) -> None:
+    with pytest.raises(PlanError, match=f"dataset.json: expected {words}"):
+        read_nnunet_fingerprint(*write(tmp_path, labels=labels))
+
+
 @pytest.mark.parametrize("order", [{"regions_class_order": []}, {}])
 def test_regions_without_an_order_are_refused(tmp_path, order) -> None:
     files = write(tmp_path, labels={"background": 0, "whole": [1, 2]}, **order)
-    with pytest.raises(PlanError, match="one value in 'regions_class_order' per region"):
+    with pytest.raises(PlanError, match='expected "regions_class_order" with one value of each region'):
         read_nnunet_fingerprint(*files)
 
 
