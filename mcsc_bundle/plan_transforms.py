@@ -17,9 +17,9 @@ from monai.transforms.utils import scale_affine
 from monai.utils import MetaKeys
 from torch import Tensor
 
+from mcsc_bundle.case_checks import check_annotated, check_grid, class_indices, file_of
 from mcsc_bundle.formats import ImageError, spacing_of
-from mcsc_bundle.io import same_grid, spacing_mm
-from mcsc_bundle.labels import STORED_IGNORED
+from mcsc_bundle.io import spacing_mm
 from mcsc_bundle.normalization import normalize
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.resampling import coarse_axis, resampled_shape, resize_classes, resize_image, resize_logits
@@ -28,7 +28,6 @@ from mcsc_bundle.words import counted, listed, per_axis
 log = logging.getLogger(__name__)
 
 SPACING_RATIO = 50  # beyond, the header is wrong: thick localisers beside thin CT differ by less than 20
-UNLABELLED = "Leave its label file away: then the case trains as unlabelled."
 
 
 def _says_no_channel(image: MetaTensor) -> bool:
@@ -53,8 +52,8 @@ class PlanCheckd(MapTransform):
         """The item, checked.
 
         Raises:
-            ImageError: other dimensions or channels than planned, channels of one value alone, a spacing that cannot be in mm,
-                a label on another grid or with values that the plan does not know.
+            ImageError: other dimensions or channels than planned, one value all over each channel, a spacing that cannot be in
+                mm, a label on another grid or with values that the plan does not know.
         """
         item = dict(data)
         image, *labels = (key for key in self.keys if key in item)
@@ -62,11 +61,7 @@ class PlanCheckd(MapTransform):
             item[key] = self._with_plan_dims(item[key])
         self._check_image(item[image])
         for key in labels:
-            if not same_grid(item[image], item[key]):
-                raise ImageError(
-                    f"{_file(item[key])}: expected the grid of its image, shape {tuple(item[image].shape[1:])}, "
-                    f"received shape {tuple(item[key].shape[1:])} or another place. Resample the label to its image."
-                )
+            check_grid(item[image], item[key])
             item[key] = self._classes(item[key])
             item[key].affine = item[image].affine  # near 45 degrees rounding alone decides how an affine is reoriented
         return item
@@ -85,7 +80,7 @@ class PlanCheckd(MapTransform):
             return flat
         if image.ndim - 1 != self.plan.image_dims:
             raise ImageError(
-                f"{_file(image)}: expected {self.plan.image_dims} spatial dimensions, as the plan was made for, "
+                f"{file_of(image)}: expected {self.plan.image_dims} spatial dimensions, as the plan was made for, "
                 f"received shape {tuple(image.shape[1:])}. Give images like those of the training."
             )
         return image
@@ -94,22 +89,24 @@ class PlanCheckd(MapTransform):
         names = self.plan.channel_names
         if len(image) != len(names):
             raise ImageError(
-                f"{_file(image)}: expected {counted(len(names), 'channel')} ({', '.join(names)}), received {len(image)}. Give a "
-                "file for each (CASE_0000, CASE_0001, ...), or one file with all of them as its last axis."
+                f"{file_of(image)}: expected {counted(len(names), 'channel')} ({', '.join(names)}), received {len(image)}. Give "
+                "a file for each (CASE_0000, CASE_0001, ...), or one file with all of them as its last axis."
             )
         constant = [name for name, values in zip(names, image.as_tensor(), strict=True) if values.min() == values.max()]
         if len(constant) == len(names):
             values = image.as_tensor().flatten(1)[:, 0].tolist()
             raise ImageError(
-                f"{_file(image)}: expected an image, received the value {listed([f'{value:g}' for value in values])} all over. "
+                f"{file_of(image)}: expected an image, received the value {listed([f'{value:g}' for value in values])} all over. "
                 "Replace the file, or leave the case out."
             )
-        if constant:
-            log.warning("%s: channel %s has one value all over.", _file(image), listed(constant))
+        if (
+            constant
+        ):  # such a case is not planned or trained on (preprocessing.case_fingerprint); here a mask is better than none
+            log.warning("%s: channel %s has one value all over.", file_of(image), listed(constant))
         self._check_spacing(image)
         for norm, channel in zip(self.plan.normalization, image.as_tensor(), strict=True):
             if norm.scheme == "ct" and norm.lower is not None:
-                _tell_of_offset(_file(image), channel, norm.lower)
+                _tell_of_offset(file_of(image), channel, norm.lower)
 
     def _check_spacing(self, image: MetaTensor) -> None:
         planned = [size for size in self.plan.spacing_mm if size is not None]
@@ -117,32 +114,16 @@ class PlanCheckd(MapTransform):
         spacing = spacing[: len(planned)]  # the distance of slices that are taken one by one may be any
         if spacing and (spacing[-1] > SPACING_RATIO * max(planned) or spacing[0] < min(planned) / SPACING_RATIO):
             raise ImageError(
-                f"{_file(image)}: expected a spacing within {SPACING_RATIO} times the plan's {per_axis(self.plan.spacing_mm)} "
+                f"{file_of(image)}: expected a spacing within {SPACING_RATIO} times the plan's {per_axis(self.plan.spacing_mm)} "
                 f"mm, received {per_axis(spacing_mm(image))} mm. If that is no length in mm, correct the header; else leave the "
                 "case out."
             )
 
     def _classes(self, label: MetaTensor) -> MetaTensor:
-        values = label.as_tensor().numpy()
-        classes, known = np.zeros(values.shape, np.uint8), np.zeros(values.shape, bool)
-        for index, value in enumerate(self.plan.label_values):
-            there = values == value
-            classes[there] = index
-            known |= there
-        ignored = None if self.plan.ignore_value is None else values == self.plan.ignore_value
-        if ignored is not None:
-            classes[ignored] = STORED_IGNORED
-            known |= ignored
-        if not known.all():
-            unknown = np.unique(values[~known])[:10].tolist()
-            also = "" if ignored is None else f" or {self.plan.ignore_value} (ignore)"
-            raise ImageError(
-                f"{_file(label)}: expected the label values {dict(self.plan.labels)}{also}, received {unknown}. "
-                "Declare them in dataset.json, or correct the file."
-            )
-        if ignored is not None and bool(ignored.all()):
-            raise ImageError(f"{_file(label)}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
-        return MetaTensor(torch.from_numpy(classes), meta=label.meta, applied_operations=label.applied_operations)
+        file, plan = file_of(label), self.plan
+        classes = class_indices(label.as_tensor().numpy()[0], plan.labels, file, plan.ignore_value, plan.regions)
+        check_annotated(classes, file)
+        return MetaTensor(torch.from_numpy(classes)[None], meta=label.meta, applied_operations=label.applied_operations)
 
 
 def _tell_of_offset(file: str, channel: Tensor, lower: float) -> None:
@@ -247,7 +228,3 @@ def grid_before(trace: Mapping[str, Any], plan: Plan) -> tuple[tuple[int, ...], 
 def _stack(channels: list[Tensor]) -> Tensor:
     """``torch.stack`` that copies nothing where there is one channel."""
     return channels[0][None] if len(channels) == 1 else torch.stack(channels)
-
-
-def _file(image: Tensor) -> str:
-    return str(getattr(image, "meta", {}).get("filename_or_obj", "image"))

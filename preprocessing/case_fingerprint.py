@@ -12,11 +12,11 @@ import numpy as np
 from monai.data import MetaTensor
 from nibabel.orientations import aff2axcodes, io_orientation
 
+from mcsc_bundle.case_checks import check_annotated, check_grid, class_indices
 from mcsc_bundle.components import boxes_of
-from mcsc_bundle.io import ImageError, load_image, load_label, same_grid, spacing_mm
+from mcsc_bundle.io import ImageError, load_image, load_label, spacing_mm
 from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, scored_values
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
-from mcsc_bundle.plan_transforms import UNLABELLED
 from mcsc_bundle.words import counted
 from preprocessing.class_sizes import class_components, class_voxels, least_in_largest
 from preprocessing.dataset import Case
@@ -67,10 +67,10 @@ def measure_case(
     classes = None
     if labeled and case.label is not None:
         label = load_label(case.label)
-        check_grid(image, label, case)
+        check_grid(image, label)
         classes = class_indices(as_stored(label)[0], labels, case.label, ignore_value, regions)
+        check_annotated(classes, case.label)
     members = class_members(labels, regions)
-    ignored = 0 if classes is None or ignore_value is None else _ignored_voxels(classes, case)
     voxels = as_stored(image)
     shape, cropped = voxels.shape[:0:-1], tuple(part.stop - part.start for part in reversed(bounding_box(voxels)))
     order, orientation = _axes(image)
@@ -96,7 +96,7 @@ def measure_case(
         foreground_largest=_together(classes, members),
         patient=case.group,
         content_hash=digest,
-        ignored_voxels=ignored,
+        ignored_voxels=0 if classes is None else int(np.count_nonzero(classes == STORED_IGNORED)),
     )
     return CaseMeasurement(fingerprint, foreground)
 
@@ -109,37 +109,6 @@ def label_values(path: Path) -> dict[int, int]:
     """
     values, counts = np.unique(np.asarray(load_label(path)), return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def class_indices(
-    label: np.ndarray,
-    labels: Mapping[str, int],
-    path: Path,
-    ignore_value: int | None = None,
-    regions: Mapping[str, Sequence[int]] | None = None,
-) -> np.ndarray:
-    """Label values as positions in ``labels`` (of regions, in their values), uint8; ``STORED_IGNORED`` for ``ignore_value``.
-
-    Raises:
-        ImageError: values that are not declared.
-    """
-    declared = file_values(labels, regions or {})
-    values = np.array([*declared, *([] if ignore_value is None else [ignore_value])])
-    indices = np.array([*range(len(declared)), STORED_IGNORED][: len(values)], dtype=np.uint8)
-    order = np.argsort(values)
-    ascending, indices = values[order], indices[order]
-    classes = np.empty(label.shape, dtype=np.uint8)
-    for plane, target in zip(label, classes, strict=True):  # plane by plane: no second volume of 64-bit positions
-        position = np.searchsorted(ascending, plane).clip(max=len(values) - 1)
-        if not np.array_equal(ascending[position], plane):
-            unknown = sorted({int(value) for value in np.unique(label)} - set(values.tolist()))
-            also = "" if ignore_value is None else f" or {ignore_value} (ignore)"
-            raise ImageError(
-                f"{path}: expected the declared label values {dict(regions or labels)}{also}, received {unknown[:10]}. "
-                f"Declare them in dataset.json, or correct the file."
-            )
-        target[...] = indices[position]
-    return classes
 
 
 def bounding_box(voxels: np.ndarray) -> tuple[slice, ...]:
@@ -186,22 +155,8 @@ def check_channels(image: MetaTensor, case: Case, channel_names: Sequence[str]) 
     )
 
 
-def check_grid(image: MetaTensor, label: MetaTensor, case: Case) -> None:
-    """Raises ``ImageError`` if image and label lie on different grids."""
-    if image.shape[1:] != label.shape[1:]:
-        raise ImageError(
-            f"{case.label}: expected the image's shape {tuple(image.shape[1:])}, received {tuple(label.shape[1:])}. "
-            f"Resample the label onto the image's grid ({case.images[0]})."
-        )
-    if not same_grid(image, label):
-        ours, theirs = (np.round(np.asarray(part.affine), 4).tolist() for part in (image, label))
-        raise ImageError(
-            f"{case.label}: expected the image's affine {ours} ({case.images[0]}), received {theirs}. "
-            f"If the voxels match, copy the image's header to the label; else resample the label."
-        )
-
-
 def _check_not_constant(stats: Sequence[IntensityStats], case: Case, channel_names: Sequence[str]) -> None:
+    # One is enough: it teaches nothing and would enter the plan. At inference ``PlanCheckd`` tells of it and gives a mask.
     for name, channel in zip(channel_names, stats, strict=True):
         if channel.min == channel.max:
             files = ", ".join(str(path) for path in case.images)
@@ -261,13 +216,6 @@ def class_members(
 def _together(classes: np.ndarray | None, members: Mapping[str, Sequence[int]]) -> float:
     """``least_in_largest`` where there is a label of several classes; of one it would be the class's own share."""
     return 0.0 if classes is None or len(members) <= 2 else least_in_largest(classes, members)
-
-
-def _ignored_voxels(classes: np.ndarray, case: Case) -> int:
-    ignored = int(np.count_nonzero(classes == STORED_IGNORED))
-    if ignored == classes.size:
-        raise ImageError(f"{case.label}: expected annotated voxels, received ignored ones alone. {UNLABELLED}")
-    return ignored
 
 
 def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:

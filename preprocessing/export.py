@@ -23,18 +23,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from mcsc_bundle.case_checks import check_grid, class_indices
 from mcsc_bundle.formats import itk_reader
 from mcsc_bundle.io import ImageError, load_image, load_label
 from mcsc_bundle.labels import STORED_IGNORED, file_values
 from mcsc_bundle.writer import write_like
-from preprocessing.case_fingerprint import (
-    as_stored,
-    check_channels,
-    check_grid,
-    class_indices,
-    class_members,
-    content_hash,
-)
+from preprocessing.case_fingerprint import as_stored, check_channels, class_members, content_hash
 from preprocessing.dataset import Case, Dataset, read_dataset
 from preprocessing.declared import IGNORE
 from preprocessing.fingerprint import duplicates, labels_in
@@ -140,7 +134,7 @@ def export_case(
     classes = None
     if part != "unlabeled" and case.label is not None:
         label = load_label(case.label)
-        check_grid(image, label, case)
+        check_grid(image, label)
         classes = class_indices(np.asarray(label)[0], labels, case.label, ignore_value, regions)
         classes[classes == STORED_IGNORED] = len(file_values(labels, regions or {}))
     as_they_are = _readable_by_nnunet(case.images)

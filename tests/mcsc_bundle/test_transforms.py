@@ -151,7 +151,13 @@ def refused(tmp_path, name):
         return {"image": [str(save(blobs((20, 22, 12)), tmp_path / "s.nii", make_affine(spacing=(1, 1, 1000))))]}, plan
     if name == "grid":
         item["label"] = str(save(blobs((20, 22, 12)), tmp_path / "g.nii", make_affine("LPS")))
-    if name == "values":
+    if name == "shape":
+        item["label"] = str(save(blobs((20, 22, 11)), tmp_path / "g.nii"))
+    if name == "regions":
+        plan = make_plan("3d", labels={"background": 0, "whole": 1, "core": 2}, regions={"whole": (1, 2), "core": (2,)})
+    if name == "ignored":
+        plan = make_plan("3d", ignore_value=9)
+    if name in ("values", "regions", "ignored"):
         item["label"] = str(save(np.full((20, 22, 12), 9, np.uint8), tmp_path / "v.nii"))
     return item, plan
 
@@ -164,8 +170,11 @@ def refused(tmp_path, name):
         ("zeros", "received the value 0 all over"),
         ("constant", "received the value 7 all over"),
         ("spacing", r"expected a spacing within 50 times the plan's .*, received 1 x 1 x 1000 mm"),
-        ("grid", "expected the grid of its image"),
+        ("grid", r"g\.nii: expected the image's affine .* \(.*a\.nii\.gz\), received"),
+        ("shape", r"g\.nii: expected the image's shape \(20, 22, 12\), received \(20, 22, 11\)"),
         ("values", r"received \[9\]"),
+        ("regions", r"expected the declared label values {'whole': \(1, 2\), 'core': \(2,\)}, received \[9\]"),
+        ("ignored", "received ignored ones alone. Leave its label file away"),
     ],
 )
 def test_refused_with_file_and_reason(tmp_path, name, words):

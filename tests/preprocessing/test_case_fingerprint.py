@@ -137,6 +137,10 @@ SHIFTED, FLIPPED = affine(origin=(0.5, 0, 0)), affine() @ np.diag([-1.0, 1, 1, 1
         ({"image": with_value(np.nan)}, r"image\.nii: expected finite"),
         ({"image": with_value(np.inf)}, r"image\.nii: expected finite"),
         ({"image": np.zeros((6, 5, 4), np.float32)}, r"image\.nii: .*value 0 all over channel MRI"),
+        (
+            {"image": np.stack((voxels(0), np.full((6, 5, 4), 7, np.float32)), axis=-1), "channels": ("T1", "T2")},
+            r"value 7 all over channel T2",  # at inference it is told, and the mask made
+        ),
         ({"image": voxels(0, (6, 5, 4, 3))}, r"image\.nii: expected 1 channel \(MRI\), received 3"),
         ({"image": voxels(0), "label": mask((6, 5, 3))}, r"label\.nii: expected the image's shape \(6, 5, 4\)"),
         ({"image": voxels(0), "label": mask(), "label_grid": SHIFTED}, r"label\.nii: expected the image's affine"),
