@@ -99,9 +99,7 @@ class PlanCheckd(MapTransform):
                 f"{file_of(image)}: expected an image, received the value {listed([f'{value:g}' for value in values])} all over. "
                 "Replace the file, or leave the case out."
             )
-        if (
-            constant
-        ):  # such a case is not planned or trained on (preprocessing.case_fingerprint); here a mask is better than none
+        if constant:  # training leaves such a case out; here a mask is better than none
             log.warning("%s: channel %s has one value all over.", file_of(image), listed(constant))
         self._check_spacing(image)
         for norm, channel in zip(self.plan.normalization, image.as_tensor(), strict=True):
