@@ -86,7 +86,7 @@ def look_alike(names: Iterable[str], content: Mapping[str, Any]) -> str:
         return ""
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
-        if match := COUNTED.fullmatch(name):
+        if _patient_in_name(name) == name and (match := COUNTED.fullmatch(name)):
             alike.setdefault(match[1], []).append(name)
     several = [members for members in alike.values() if len(members) > 1]
     if not several or (len(alike) == 1 and len(several[0]) > FEW_SCANS):

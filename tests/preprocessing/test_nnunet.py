@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from mcsc_bundle.plan import PlanError
+from mcsc_bundle.plan import Plan, PlanError
 from preprocessing.nnunet import plan_from_nnunet, read_nnunet_fingerprint
+from preprocessing.verbs import plan
 
 STATISTICS = {
     "mean": 1.0,
@@ -33,6 +34,14 @@ def write(folder, spacing=(3.0, 1.0, 1.0), shape=(20, 64, 64), cases=4, **declar
     for path, value in zip(files, (measured, content), strict=True):
         path.write_text(json.dumps(value))
     return files
+
+
+def test_the_documented_command_gives_nnunets_plan(tmp_path) -> None:
+    """Both options mean something else to the config of a training."""
+    fingerprint, dataset_json = map(str, write(tmp_path))
+    options = {"networks": "cnn", "device": "cuda", "memory_gb": 8}
+    plan(str(tmp_path / "plan.json"), dataset_json, fingerprint, **options)
+    assert Plan.load(tmp_path / "plan.json") == plan_from_nnunet(fingerprint, dataset_json, **options)
 
 
 @pytest.mark.parametrize(

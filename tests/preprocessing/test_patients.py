@@ -48,6 +48,9 @@ def test_names_that_may_hide_patients_are_told_unless_groups_are_declared(tmp_pa
     assert "30 cases have names like P0_0 and P0_1" in caplog.text
     caplog.clear()
     read_dataset(decathlon(tmp_path / "declared", ["P4-1", "P4-2"], groups={"P4-1": "P4", "P4-2": "P4"}))
+    read_dataset(
+        decathlon(tmp_path / "told apart", ["patient1_frame01", "patient1_frame12", "sub-04_ses-01", "sub-04_ses-02"])
+    )
     read_dataset(decathlon(tmp_path / "others", ["P4-1", "P5-1", "h_001", "h_002"]))
     read_dataset(decathlon(tmp_path / "many", [f"LUNA16_scan_{number}" for number in range(20)]))
     assert "have names like" not in caplog.text
