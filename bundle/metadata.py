@@ -21,6 +21,7 @@ from bundle.terms import PROJECT, Credits
 from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.fingerprint import IntensityStats
 from mcsc_bundle.plan import ChannelNormalization, Plan
+from mcsc_bundle.postprocessing import class_dice
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 CORE = ("monai", "torch", "numpy")  # with entries of their own
@@ -191,18 +192,12 @@ def _normalized_bounds(entry: ChannelNormalization, measured: IntensityStats) ->
 
 
 def eval_metrics(scores: Iterable[CaseMetric]) -> dict[str, float]:
-    """Mean Dice over the held-out cases, of each class and of all; empty if the run was not evaluated."""
-    by_class: dict[str, list[float]] = {}
-    by_case: dict[str, list[float]] = {}
-    for row in scores:
-        if not math.isnan(row.dice):
-            by_class.setdefault(row.class_name, []).append(row.dice)
-            by_case.setdefault(row.case, []).append(row.dice)
-    if not by_case:
+    """Mean Dice of each class over the held-out cases, and the mean of these; empty if the run was not evaluated."""
+    classes = class_dice(scores)
+    if not classes:
         return {}
-    mean = float(np.mean([np.mean(values) for values in by_case.values()]))
-    per_class = {f"dice_{name}": round(float(np.mean(values)), 4) for name, values in by_class.items()}
-    return {"mean_dice": round(mean, 4), **per_class}
+    mean = float(np.mean(list(classes.values())))
+    return {"mean_dice": round(mean, 4), **{f"dice_{name}": round(dice, 4) for name, dice in classes.items()}}
 
 
 def exact_version(distribution: str) -> str:

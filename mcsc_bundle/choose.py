@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.choice import AND, FILE, Candidate, Choice, best_of
 from mcsc_bundle.devices import out_of_memory
 from mcsc_bundle.files import DiskError
@@ -35,7 +36,7 @@ from mcsc_bundle.metrics import masks_in, score_cases
 from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
 from mcsc_bundle.plan_files import load_json
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
-from mcsc_bundle.postprocessing import Postprocessing, decide, mean_dice
+from mcsc_bundle.postprocessing import Postprocessing, class_dice, decide
 from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.trained import ACCOUNT, account, read_trained
 from mcsc_bundle.trained_run import TrainedRun
@@ -265,7 +266,7 @@ def _single_dice(run: Path, split: Sequence[Sequence[str]]) -> dict[str, float]:
     rows = [
         row for fold in range(len(split)) for row in scores_of_fold(run, fold, own[fold]) if row.case in split[fold]
     ]
-    return mean_dice([{row.class_name: row.dice} for row in rows])
+    return class_dice(rows)
 
 
 def _pair_folder(runs: Path, pair: Sequence[str], fold: int) -> Path:
@@ -275,7 +276,7 @@ def _pair_folder(runs: Path, pair: Sequence[str], fold: int) -> Path:
 def _pair_dice(
     runs: Path, pair: Sequence[str], plan: Plan, split: Sequence[Sequence[str]], references: Mapping[str, str]
 ) -> dict[str, float]:
-    rows: list[dict[str, float]] = []
+    rows: list[CaseMetric] = []
     for fold, cases in enumerate(split):
         folder = _pair_folder(runs, pair, fold)
         if not cases:
@@ -284,8 +285,8 @@ def _pair_dice(
         scored, failed = score_cases(folder, own, plan.scored_values, ignore_value=plan.ignore_value)
         if failed:
             raise ChoiceError(f"masks of {AND.join(pair)} could not be scored: {failed}. Delete {folder} and repeat.")
-        rows += [{row.class_name: row.dice} for row in scored]
-    return mean_dice(rows)
+        rows += scored
+    return class_dice(rows)
 
 
 def _decide_postprocessing(

@@ -17,7 +17,7 @@ from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.files import replacing
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan
-from mcsc_bundle.postprocessing import FILE, Postprocessing, decide, mean_dice
+from mcsc_bundle.postprocessing import FILE, Postprocessing, class_dice, decide
 from mcsc_bundle.trained import ACCOUNT, account, read_trained
 from mcsc_bundle.words import aligned
 
@@ -183,8 +183,8 @@ def table(rows: Mapping[int, Sequence[CaseMetric]]) -> str:
 
 def _with_mean(rows: Iterable[CaseMetric]) -> dict[str, float]:
     """Mean Dice of each class over its cases, and the mean of these."""
-    classes = mean_dice([{row.class_name: row.dice} for row in rows])
-    return {**classes, "mean": float(np.mean(list(classes.values())))} if classes else {}
+    classes = class_dice(rows)
+    return {**classes, "mean of classes": float(np.mean(list(classes.values())))} if classes else {}
 
 
 def _write_csv(path: Path, rows: Mapping[int, Sequence[CaseMetric]]) -> bool:

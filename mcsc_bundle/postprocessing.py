@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from mcsc_bundle.case_metrics import without_ignored
+from mcsc_bundle.case_metrics import CaseMetric, without_ignored
 from mcsc_bundle.choice import AND, read_choice
 from mcsc_bundle.choice import FILE as CHOICE
 from mcsc_bundle.ensemble import FOLD
@@ -202,6 +202,11 @@ def mean_dice(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for case in cases for name in case)
     scored = {name: [case[name] for case in cases if not math.isnan(case.get(name, math.nan))] for name in names}
     return {name: float(np.mean(scores)) for name, scores in scored.items() if scores}
+
+
+def class_dice(rows: Iterable[CaseMetric]) -> dict[str, float]:
+    """``mean_dice`` of the rows of ``metrics.csv``."""
+    return mean_dice([{row.class_name: row.dice} for row in rows])
 
 
 def _mean_dice(

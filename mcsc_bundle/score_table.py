@@ -1,4 +1,4 @@
-"""The table over cases: mean and spread of each class, and of the classes together.
+"""The table over cases: mean and spread of each class, and of each case's mean over its classes.
 
 The mean distance of a class that was missed in one case is infinite; the mean over the cases where it was found stands beside it.
 """
@@ -36,7 +36,7 @@ def summary_rows(rows: Sequence[CaseMetric]) -> list[list[str]]:
     for name in dict.fromkeys(row.class_name for row in rows):
         lines.append(_table_line(name, [[row] for row in rows if row.class_name == name]))
     by_case = [[row for row in rows if row.case == case] for case in dict.fromkeys(row.case for row in rows)]
-    return [*lines, _table_line("mean", by_case)]
+    return [*lines, _table_line("mean of cases", by_case)]
 
 
 def _table_line(name: str, cases: Sequence[Sequence[CaseMetric]]) -> list[str]:

@@ -11,10 +11,11 @@ import torch
 from bundle.__main__ import main
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
-from bundle.metadata import describe, display_name, required_packages
+from bundle.metadata import describe, display_name, eval_metrics, required_packages
 from bundle.pack import data_terms, pack
 from bundle.terms import Credits, DataTerms
 from bundle.verify import verify
+from mcsc_bundle.case_metrics import CaseMetric
 from mcsc_bundle.options import references_in
 from mcsc_bundle.plan import ChannelNormalization, Plan
 from mcsc_bundle.postprocessing import Postprocessing, Step
@@ -69,6 +70,13 @@ def test_metadata_come_from_plan_and_run(tmp_path):
     packages = seen["required_packages_version"]
     assert {"nibabel", "blosc2", "scipy"} <= set(packages) and not {"torch", "os", "mcsc_bundle"} & set(packages)
     assert not any("+" in version for version in (*packages.values(), seen["pytorch_version"]))
+
+
+def test_the_mean_dice_is_that_of_the_classes():
+    """Class a 0.6, class b 0.2, which one case does not have; the mean of the two cases' means would be 0.525."""
+    dice = {("x", "a"): 0.5, ("x", "b"): 0.2, ("y", "a"): 0.7, ("y", "b"): float("nan")}
+    rows = [CaseMetric(*names, value, value, 0.0, 0.0, 1, 1) for names, value in dice.items()]
+    assert eval_metrics(rows) == {"mean_dice": 0.4, "dice_a": 0.6, "dice_b": 0.2}
 
 
 def test_authors_copyright_and_description_are_whose_they_are(tmp_path):

@@ -105,12 +105,12 @@ def test_overall_spread_is_over_cases_not_over_classes():
         for name, dice in zip("ab", dices, strict=True)
     ]
     lines = summary_table(rows).splitlines()
-    assert "0.500 +- 0.500" in lines[1] and "0.500 +- 0.000" in lines[3] and lines[3].startswith("mean")
+    assert "0.500 +- 0.500" in lines[1] and "0.500 +- 0.000" in lines[3] and lines[3].startswith("mean of cases")
 
 
 def test_a_class_that_a_case_does_not_have_leaves_its_mean_alone():
     present, absent = score(masks((1, 1, 1)), masks((1, 1, 1))), score(masks(), masks())
-    assert summary_table([present, absent]).splitlines()[2].split()[:2] == ["mean", "1.000"]
+    assert summary_table([present, absent]).splitlines()[2].split()[:4] == ["mean", "of", "cases", "1.000"]
 
 
 def test_touching_the_border():
