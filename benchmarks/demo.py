@@ -17,8 +17,10 @@ import sys
 import time
 from pathlib import Path
 
+from monai.apps import DecathlonDataset
+
 from mcsc_bundle.case_metrics import read_metrics
-from preprocessing.phantom import download_decathlon, make_phantom_dataset
+from preprocessing.phantom import make_phantom_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 18  # of 25 steps
@@ -50,6 +52,29 @@ def predict_test(data: Path, run: Path, masks: Path, plan: Path, scores: Path, *
 def dice_percent(scores: Path) -> float:
     """Mean Dice over all cases and classes of a ``metrics.csv``."""
     return 100 * statistics.mean(row.dice for row in read_metrics(scores) if not math.isnan(row.dice))
+
+
+def download_decathlon(folder: Path, task: str) -> Path:
+    """Fetch a task of the Medical Segmentation Decathlon by MONAI, for those who are online.
+
+    Args:
+        folder: the task becomes a folder in it.
+        task: e.g. ``Task04_Hippocampus``.
+
+    Raises:
+        SystemExit: no such task, or it cannot be fetched.
+    """
+    if task not in DecathlonDataset.resource:
+        raise SystemExit(f"error: expected a task of {sorted(DecathlonDataset.resource)}, received {task!r}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        DecathlonDataset(root_dir=str(folder), task=task, section="training", download=True, cache_num=0)
+    except (OSError, RuntimeError) as error:
+        raise SystemExit(
+            f"error: could not download {task} ({error}). Without a network run `make demo`, which makes its own data, "
+            f"or unpack the task into {folder} by hand."
+        ) from None
+    return folder / task
 
 
 def main() -> None:

@@ -31,17 +31,17 @@ TENSORRT: dict[str, Any] = {
 """As the zoo's bundles have it: TensorRT's engines are TorchScript files, which hold their weights and precision."""
 
 
-def packed_configs(plan: Plan, members: int = 1, source: Path = REPOSITORY / "configs") -> dict[str, dict[str, Any]]:
+def packed_configs(plan: Plan, members: int = 1) -> dict[str, dict[str, Any]]:
     """Config files by name, without the metadata.
 
     Args:
         plan: of the run.
         members: how many networks are averaged.
-        source: the repository's configs.
 
     Raises:
         PackError: not started from a checkout, or a name in the plan that MONAI would take for an expression.
     """
+    source = REPOSITORY / "configs"
     if not (source / "train.yaml").exists():
         raise PackError(f"expected the configs of the repository in {source}. Pack from a checkout of the project.")
     inference = _inference(plan, members, ConfigParser.load_config_file(str(source / "inference.json")))

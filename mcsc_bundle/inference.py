@@ -27,7 +27,7 @@ from mcsc_bundle.predictions import Predictions
 from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.words import counted
-from mcsc_bundle.writer import SaveImageMaskd
+from mcsc_bundle.writer import PROBABILITIES, SaveImageMaskd
 
 __all__ = ["CaseDataset", "CaseEvaluator", "postprocessing", "window_inferer"]
 
@@ -80,7 +80,7 @@ def postprocessing(
         largest: classes whose largest component is kept, together, step by step (``mcsc_bundle.postprocessing``).
         others: configurations to average with, on the original grid (``mcsc_bundle.joined``).
     """
-    probabilities = "probabilities" if save_probabilities else None
+    probabilities = PROBABILITIES if save_probabilities else None
     steps: list[MapTransform] = [RestoreMaskd("pred", plan, transform, "image", probabilities)]
     if others:
         steps = [RestoreJoinedd("pred", plan, transform, "image", probabilities, others=others)]

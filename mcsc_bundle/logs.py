@@ -17,6 +17,8 @@ from mcsc_bundle.trainer import MCSCTrainer
 
 log = logging.getLogger(__name__)
 
+METRIC = "val_mean_dice"  # of configs/train.yaml; its details are (cases, classes without background)
+
 
 class Means:
     """Means of named scalars, without NaN and infinity, kept where these are: nothing is read from a GPU before the end."""
@@ -139,18 +141,17 @@ class Pace:
 class ValidationLog:
     """Mean Dice and Dice of each class at every validation, to ``validation.csv`` and the console.
 
+    The mean is MONAI's, over the cases, of each case's mean over its classes.
+
     Args:
         output_dir: the run folder.
         class_names: of the plan, background first.
         epoch_length: iterations of a training epoch.
-        metric: name of the per-class metric; its details are ``(cases, classes without background)``.
     """
 
-    def __init__(
-        self, output_dir: str, class_names: tuple[str, ...], epoch_length: int, metric: str = "val_mean_dice"
-    ) -> None:
+    def __init__(self, output_dir: str, class_names: tuple[str, ...], epoch_length: int) -> None:
         self.csv = CSVLog(os.path.join(output_dir, "validation.csv"))
-        self.class_names, self.epoch_length, self.metric = class_names, epoch_length, metric
+        self.class_names, self.epoch_length = class_names, epoch_length
 
     def attach(self, engine: Evaluator) -> None:
         """Listen to the evaluator."""
@@ -161,9 +162,9 @@ class ValidationLog:
             return
         epoch, iteration = engine.state.epoch, engine.state.epoch * self.epoch_length
         self.csv.truncate(iteration - 1)
-        scores = engine.state.metric_details[self.metric].nanmean(0)  # type: ignore[attr-defined]
+        scores = engine.state.metric_details[METRIC].nanmean(0)  # type: ignore[attr-defined]
         per_class = dict(zip(self.class_names[1:], (round(float(score), 4) for score in scores), strict=True))
-        mean = engine.state.metrics[self.metric]
+        mean = engine.state.metrics[METRIC]
         self.csv.append({"epoch": epoch, "iteration": iteration, "mean_dice": round(float(mean), 4), **per_class})
         log.info("validation after epoch %d: mean Dice %.4f  %s", epoch, mean, per_class)
 

@@ -27,9 +27,7 @@ from mcsc_bundle.plan_transforms import PlanCheckd, PlanNormalized, PlanResample
 from mcsc_bundle.resampling import largest_resized, last_above_zero, resize_logits
 
 
-def preprocessing(
-    plan: Plan, keys: Sequence[str] | str = ("image", "label"), allow_missing_keys: bool = True
-) -> Compose:
+def preprocessing(plan: Plan, keys: Sequence[str] | str = ("image", "label")) -> Compose:
     """From files to the plan's grid.
 
     Takes ``{"image": path or list of paths, "label": path}`` and gives float32 ``(C, *spatial)`` and uint8 class
@@ -37,14 +35,13 @@ def preprocessing(
 
     Args:
         plan: the plan.
-        keys: of the image and, if there is one, of the label.
-        allow_missing_keys: whether an item may come without a label.
+        keys: of the image and, if there is one, of the label, which an item may come without.
     """
     image, *labels = (keys,) if isinstance(keys, str) else tuple(keys)
-    present, missing = (image, *labels), allow_missing_keys
+    present = (image, *labels)
     steps: list[MapTransform] = [LoadImaged(image, reader=ScanReader)]
     if labels:
-        steps.append(LoadImaged(labels, reader=LabelReader, dtype=None, allow_missing_keys=missing))
+        steps.append(LoadImaged(labels, reader=LabelReader, dtype=None, allow_missing_keys=True))
     steps.append(PlanCheckd(present, plan))
     steps.append(
         CropForegroundd(
@@ -53,11 +50,11 @@ def preprocessing(
             select_fn=_is_not_zero,
             start_coord_key=None,
             end_coord_key=None,
-            allow_missing_keys=missing,
+            allow_missing_keys=True,
         )
     )
     if plan.orientation is not None:
-        steps.append(Orientationd(present, axcodes=plan.orientation, labels=None, allow_missing_keys=missing))
+        steps.append(Orientationd(present, axcodes=plan.orientation, labels=None, allow_missing_keys=True))
     return Compose([*steps, PlanNormalized(image, plan), PlanResampled(present, plan)])
 
 

@@ -20,6 +20,7 @@ from mcsc_bundle.files import replacing
 from mcsc_bundle.formats import FLAT_SUFFIXES, NIFTI_SUFFIXES, image_suffix, itk_reader, open_nifti
 from mcsc_bundle.io import case_name
 
+PROBABILITIES = "probabilities"  # key of an item's probabilities ``(C, *spatial)``, which are written where it has them
 TEXTS = ("descrip", "db_name", "aux_file")  # of a NIfTI header; ``db_name`` is not in version 2
 
 
@@ -108,20 +109,19 @@ class SaveImageMaskd(SaveImaged):
     Args:
         keys: of the mask ``(1, *spatial)``; its metadata name the image file (``filename_or_obj``) and the ``case``.
         output_dir: the folder.
-        probabilities_key: of probabilities ``(C, *spatial)`` to write as well, where the item has them.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, probabilities_key: str = "probabilities") -> None:
+    def __init__(self, keys: KeysCollection, output_dir: str | Path) -> None:
         super().__init__(keys, output_dir=output_dir)
-        self.output_dir, self.probabilities_key = output_dir, probabilities_key
+        self.output_dir = output_dir
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item as it is, its files written; the mask last, as it tells that the case is done."""
         item = dict(data)
-        for key in (self.probabilities_key, *self.key_iterator(item)):
+        for key in (PROBABILITIES, *self.key_iterator(item)):
             if key in item:
                 image = item[key].meta["filename_or_obj"]
                 case = item[key].meta.get("case", case_name(image))
-                path = mask_file(self.output_dir, case, image, probabilities=key == self.probabilities_key)
+                path = mask_file(self.output_dir, case, image, probabilities=key == PROBABILITIES)
                 write_like(item[key].as_tensor().numpy(), image, path)
         return item

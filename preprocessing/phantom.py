@@ -19,7 +19,6 @@ from typing import Any
 import fire
 import nibabel as nib
 import numpy as np
-from monai.apps import DecathlonDataset
 
 from mcsc_bundle.files import replacing
 from mcsc_bundle.plan import save_json
@@ -103,29 +102,6 @@ def _scan(
     if scanner.flipped:
         (image, _), (label, affine) = store_flipped(image, affine), store_flipped(label, affine)
     return _nifti(image, affine), _nifti(label, affine)
-
-
-def download_decathlon(folder: str | os.PathLike, task: str) -> Path:
-    """Fetch a task of the Medical Segmentation Decathlon by MONAI, for those who are online.
-
-    Args:
-        folder: the task becomes a folder in it.
-        task: e.g. ``Task04_Hippocampus``.
-
-    Raises:
-        SystemExit: no such task, or it cannot be fetched.
-    """
-    if task not in DecathlonDataset.resource:
-        raise SystemExit(f"error: expected a task of {sorted(DecathlonDataset.resource)}, received {task!r}.")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    try:
-        DecathlonDataset(root_dir=str(folder), task=task, section="training", download=True, cache_num=0)
-    except (OSError, RuntimeError) as error:
-        raise SystemExit(
-            f"error: could not download {task} ({error}). Without a network run `make demo`, which makes its own data, "
-            f"or unpack the task into {folder} by hand."
-        ) from None
-    return Path(folder) / task
 
 
 def _nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:

@@ -12,11 +12,7 @@ from mcsc_bundle.constants import kept
 
 
 def local_blocks(
-    shape: Sequence[int],
-    block: Sequence[int],
-    maps: int,
-    device: torch.device | str | None = None,
-    generator: torch.Generator | None = None,
+    shape: Sequence[int], block: Sequence[int], maps: int, device: torch.device | str | None = None
 ) -> Tensor:
     """Voxels of each group: each map shuffles its blocks, group ``k`` takes the ``k``-th block of every map.
 
@@ -29,7 +25,6 @@ def local_blocks(
         block: edges of a block, in voxels of the map.
         maps: number of maps, M.
         device: where the result is made, without synchronisation.
-        generator: source of the offset and of the shuffles; ``None`` takes the device's own.
 
     Returns:
         Indices into the flattened map, ``(groups, M, voxels of a block)``, the last axis of a block fastest.
@@ -46,11 +41,11 @@ def local_blocks(
     device = torch.get_default_device() if device is None else torch.device(device)
     shape, block = tuple(shape), tuple(block)
     corners = kept(_corners, device, shape, block)
-    order = _uniform((len(corners), maps), device, generator).argsort(0)  # one shuffle per map
+    order = torch.rand((len(corners), maps), device=device).argsort(0)  # one shuffle per map
     chosen = corners[order]
     for axis, (size, edge) in enumerate(zip(shape, block, strict=True)):
         if size % edge:
-            offset = torch.randint(size % edge + 1, (1,), device=device, generator=generator)
+            offset = torch.randint(size % edge + 1, (1,), device=device)
             chosen = torch.add(chosen, offset, alpha=prod(shape[axis + 1 :]))
     return chosen.unsqueeze(2) + kept(_inside, device, shape, block)
 
@@ -74,13 +69,7 @@ def _flat(places: list[Tensor], shape: list[int]) -> Tensor:
     return flat
 
 
-def sample_voxels(
-    where: Tensor,
-    pixels: int,
-    labels: Tensor | None = None,
-    num_classes: int = 0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def sample_voxels(where: Tensor, pixels: int, labels: Tensor | None = None, num_classes: int = 0) -> Tensor:
     """At most ``pixels`` voxels of every block, drawn without repetition; no device synchronisation.
 
     The projectors are pointwise, so sampling before them saves their work too. The authors take every pixel.
@@ -91,26 +80,18 @@ def sample_voxels(
         labels: class indices ``(M, voxels of the map)`` below ``num_classes``. If given, the classes present in a block give
             equally many voxels, each as far as it has them, and negative labels come last. ``None`` draws all voxels alike.
         num_classes: of ``labels``.
-        generator: source of the draw; ``None`` takes the device's own.
 
     Returns:
         ``(G, M, min(pixels, V))``.
     """
     if pixels >= where.shape[2]:
         return where
-    keys = _uniform(where.shape, where.device, generator)
+    keys = torch.rand(where.shape, device=where.device)
     if labels is not None:
         found = labels.expand(len(where), -1, -1).gather(2, where)
         # the k-th smallest of n uniform numbers is about k / n: times n, every class's k-th voxel comes at about k
         keys = (keys * _class_sizes(found, num_classes)).masked_fill_(found < 0, torch.inf)
     return where.gather(2, keys.topk(pixels, dim=2, largest=False).indices)
-
-
-def _uniform(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Numbers in [0, 1); ``torch.rand`` told of no generator takes no symbolic sizes (``torch.compile``)."""
-    if generator is None:
-        return torch.rand(shape, device=device)
-    return torch.rand(shape, device=device, generator=generator)
 
 
 def _class_sizes(labels: Tensor, num_classes: int) -> Tensor:

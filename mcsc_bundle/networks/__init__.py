@@ -1,6 +1,6 @@
 """The networks: a U-Net and a Swin-Unet shaped by the plan, and the pair of both.
 
-``unet_from_plan`` and ``swin_unet_from_plan`` can stand as ``_target_`` of ``network_def`` in a config.
+``unet_from_plan`` can stand as ``_target_`` of ``network_def`` in a config.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ __all__ = [
     "UNet",
     "load_imagenet_weights",
     "pair_or_exit",
-    "swin_unet_from_plan",
     "unet_from_plan",
 ]
 
@@ -26,8 +25,3 @@ __all__ = [
 def unet_from_plan(plan: Plan) -> UNet:
     """The CNN of ``plan``."""
     return UNet.from_plan(plan)
-
-
-def swin_unet_from_plan(plan: Plan) -> SwinUNet:
-    """The Transformer of ``plan``, from scratch."""
-    return SwinUNet.from_plan(plan)

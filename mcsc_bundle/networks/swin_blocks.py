@@ -72,7 +72,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and a two-layer perceptron, each after a LayerNorm and added to its input.
+    """Window attention and a two-layer perceptron, four times as wide inside, each after a LayerNorm and added to its input.
 
     A window is cut down to the grid where the grid is smaller. Grids that are no multiple of the window are padded
     inside; no token attends to padding.
@@ -80,7 +80,6 @@ class SwinBlock(nn.Module):
     Args:
         channels, heads, window: see ``WindowAttention``.
         shifted: move the windows by half a window, so that neighbouring windows exchange information.
-        mlp_ratio: hidden over outer width of the perceptron.
         drop_path: probability of leaving a branch out for a sample in training (stochastic depth).
     """
 
@@ -90,7 +89,6 @@ class SwinBlock(nn.Module):
         heads: int,
         window: Sequence[int],
         shifted: bool,
-        mlp_ratio: int = 4,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -100,7 +98,7 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, heads, window)
         self.norm2 = nn.LayerNorm(channels)
-        hidden = mlp_ratio * channels
+        hidden = 4 * channels
         layers = {"fc1": nn.Linear(channels, hidden), "act": nn.GELU(), "fc2": nn.Linear(hidden, channels)}
         self.mlp = nn.Sequential(OrderedDict(layers))
 

@@ -5,12 +5,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.apps import DecathlonDataset
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 
 from preprocessing.dataset import read_dataset
-from preprocessing.phantom import LABELED_KINDS, download_decathlon, make_case, make_phantom_dataset
+from preprocessing.phantom import LABELED_KINDS, make_case, make_phantom_dataset
 from preprocessing.phantom_anatomy import KINDS, LV, MYO, RV, draw_heart, labels
 from preprocessing.phantom_scanner import store_flipped
 
@@ -174,17 +173,3 @@ def test_thresholds_fail_even_when_fitted_on_the_truth(labelled):
         intensities, truth = np.asarray(image.dataobj), np.asarray(label.dataobj)
         scores.append(np.mean([_best_window(intensities, truth == value) for value in (RV, MYO, LV)]))
     assert np.mean(scores) < 0.65 and max(scores) < 0.8  # the demo asks a network for 0.8 in every class
-
-
-def test_offline_download_says_what_else_to_do(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(DecathlonDataset, "__init__", refuse)
-    with pytest.raises(SystemExit, match=r"could not download Task04_Hippocampus \(no route to host\).*make demo"):
-        download_decathlon(tmp_path, "Task04_Hippocampus")
-
-
-def test_unknown_task_lists_the_known_ones(tmp_path):
-    with pytest.raises(SystemExit, match=r"Task04_Hippocampus.*received 'Task99'"):
-        download_decathlon(tmp_path, "Task99")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mcsc_bundle.networks import SwinUNet, swin_unet_from_plan
+from mcsc_bundle.networks import SwinUNet
 from mcsc_bundle.plan import Plan
 from tests.mcsc_bundle.networks.test_unet import image_for, reloaded
 from tests.plans import KINDS, make_plan
@@ -127,12 +127,12 @@ def test_same_seed_same_weights() -> None:
 
 @pytest.mark.parametrize("kind", ["2d", "anisotropic"])
 def test_scripted_network_equals_eager(kind: str) -> None:
-    network, x = swin_unet_from_plan(make_plan(kind)).eval(), image_for(kind)
+    network, x = SwinUNet.from_plan(make_plan(kind)).eval(), image_for(kind)
     scripted = reloaded(torch.jit.script(network))
     torch.testing.assert_close(scripted(x), network(x))
     torch.testing.assert_close(scripted.features(x), network.features(x))
 
 
 def test_scripted_network_takes_other_sizes() -> None:
-    network, x = swin_unet_from_plan(make_plan("3d")).eval(), torch.randn(1, 1, 5, 9, 14)
+    network, x = SwinUNet.from_plan(make_plan("3d")).eval(), torch.randn(1, 1, 5, 9, 14)
     torch.testing.assert_close(torch.jit.script(network)(x), network(x))
