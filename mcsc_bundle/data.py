@@ -141,6 +141,7 @@ class BatchKeys(Sampler[list[PatchKey]]):
 
     Args:
         plan: batch sizes of one process.
+        unlabeled: whether there are unlabelled cases; without, batches hold labelled patches alone.
         rank, world_size: this process among all.
     """
 
@@ -174,6 +175,7 @@ class TwoStreamLoader(DataLoader):
         dataset: the patches.
         num_workers: loader processes; 0 reads in the training process.
         rank, world_size: this process among all; ``None`` asks ``torch.distributed``.
+        pin_memory: whether batches come in pinned memory, from which a GPU copies faster.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class CheckpointHandler:
     validation; ``pair.pt`` all branches that inference can choose from; ``trained.json`` the plan that trains them.
 
     MONAI's ``CheckpointSaver`` and ``CheckpointLoader`` do not serve here: they forget the best metric on a resume, save the
-    training state under a name that changes, and do not hold the scaler (ECOSYSTEM 0, facts 6 and 7).
+    training state under a name that changes, and do not hold the scaler.
 
     Args:
         models_dir: folder of the files.
@@ -99,8 +99,8 @@ class CheckpointHandler:
         state = _read_checkpoint(path)
         if state["training_key"] != self.training_key:
             raise CheckpointError(
-                f"{path} was trained on other cases or labels (another fold?). Train with the same ones, or choose "
-                "another output_dir."
+                f"{path}: expected a training on these cases and labels, received one on others (of another fold?). Train with "
+                "its own, or choose another output_dir."
             )
         if self.plan is not None:
             try:

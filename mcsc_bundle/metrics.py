@@ -113,6 +113,13 @@ def score_folder(
 ) -> None:
     """Command line: score a folder of masks against a folder of label files of the same names.
 
+    Args:
+        prediction_dir: masks.
+        reference_dir: label files, on the grids of the masks.
+        plan: ``plan.json``, for the classes.
+        output: ``metrics.csv`` to write.
+        tolerance_mm: of the surface Dice.
+
     Raises:
         SystemExit: with code 1 if a case could not be scored, or with a message if nothing can be.
     """

@@ -32,8 +32,8 @@ class CNNPlan:
     """Shape of the U-Net. Entry ``i`` of each tuple is resolution stage ``i``, from full size to the bottleneck.
 
     Args:
-        preset: ``plan`` (shaped by the fields below), ``resenc`` (the same with a residual encoder) or ``paper`` (METHOD:
-            SSL4MIS 2-D U-Net; the fields describe it).
+        preset: ``plan`` (shaped by the fields below), ``resenc`` (the same with a residual encoder) or ``paper`` (the
+            2-D U-Net of SSL4MIS; the fields describe it).
         features: channels of each stage.
         kernel_sizes: convolution kernel of each stage, per network axis.
         strides: downsampling on entering each stage, per network axis; the first is all ones.

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from matplotlib.figure import Figure
 from mcsc_bundle.case_metrics import CaseMetric, read_metrics
 from mcsc_bundle.csv_log import read_rows, watched
 from mcsc_bundle.figures import dice_figure, loss_figure, overlay_figure, validation_figure, watched_figure
-from mcsc_bundle.files import replacing, save_text
+from mcsc_bundle.files import DiskError, replacing, save_text
+from mcsc_bundle.flags import check_flags_or_exit
 from mcsc_bundle.io import load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import painted
 from mcsc_bundle.metrics import masks_in
@@ -155,9 +157,9 @@ def _case_overlay(
 ) -> Figure:
     image, mask = load_image(Path(image_file)), load_label(Path(mask_file))
     reference = load_label(Path(reference_file)) if reference_file is not None else None
-    for other in (mask, reference):
+    for file, other in ((mask_file, mask), (reference_file, reference)):
         if other is not None and not same_grid(image, other):
-            raise ValueError(f"expected the mask and the reference on the grid of {image_file}.")
+            raise ValueError(f"expected {file} on the grid of {image_file}, received another. Give files of one scan.")
     values = np.asarray(mask[0])
     classes = dict(list(plan.labels.items())[1:]) if plan else {f"{v}": int(v) for v in np.unique(values) if v}
     truth = None if reference is None else np.asarray(reference[0])
@@ -200,13 +202,23 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def report(run_dir: str, images: str | None = None, references: str | None = None) -> None:
-    """Command line: write the report of a run folder; images and references are folders of files named as the masks."""
+    """Command line: write the report of a run folder.
+
+    Args:
+        run_dir: the run folder.
+        images: folder of image files named as the masks, for the pictures; ``None`` draws none.
+        references: folder of label files named as the masks, drawn over them.
+
+    Raises:
+        SystemExit: a folder is not there or the report cannot be written; the message says which.
+    """
     try:
         path = write_report(run_dir, masks_in(images) if images else None, masks_in(references) if references else None)
-    except ValueError as error:
+    except (ValueError, DiskError) as error:
         raise SystemExit(f"error: {error}") from None
     print(path)
 
 
 if __name__ == "__main__":
+    check_flags_or_exit(sys.argv[1:], report)
     fire.Fire(report)

@@ -116,7 +116,7 @@ class CaseStore:
     Args:
         folder: of all plans' cases; those of this plan lie in ``folder/key``.
         key: ``plan.data_key``; cases stored under another key are never read.
-        stage: of a cascade, ``cascade.stage_key`` of the stage before; masks stored under another key are never read.
+        stage: of a cascade, ``first_stage.stage_key`` of the stage before; masks stored under another key are never read.
     """
 
     def __init__(self, folder: str | os.PathLike, key: str, stage: str = "") -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import fire
 import nibabel as nib
 import numpy as np
 
-from mcsc_bundle.files import replacing
+from mcsc_bundle.files import DiskError, replacing
+from mcsc_bundle.flags import check_flags_or_exit
 from mcsc_bundle.plan import save_json
 from preprocessing.phantom_anatomy import KINDS, LV, MYO, RV, draw_chest, draw_heart
 from preprocessing.phantom_scanner import SCANNERS, Scanner, acquire, draw_affine, draw_grid, store_flipped
@@ -123,4 +125,8 @@ def _write(image: nib.Nifti1Image, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(make_phantom_dataset)
+    check_flags_or_exit(sys.argv[1:], make_phantom_dataset)
+    try:
+        fire.Fire(make_phantom_dataset)
+    except DiskError as error:
+        raise SystemExit(f"error: {error}") from None

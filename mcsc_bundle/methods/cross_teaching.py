@@ -13,7 +13,7 @@ from mcsc_bundle.networks.pair import NetworkPair
 
 
 class CrossTeaching(Method):
-    """``L = sum_k L_s,k + w(t) [Dice(p1_u, argmax p2_u) + Dice(p2_u, argmax p1_u)]``, METHOD of SSL4MIS.
+    """``L = sum_k L_s,k + w(t) [Dice(p1_u, argmax p2_u) + Dice(p2_u, argmax p1_u)]``, as SSL4MIS trains it.
 
     MCSC is this plus the contrast; ``MCSC`` therefore builds on ``supervised_terms`` and ``cross_terms`` below.
 

@@ -58,6 +58,8 @@ def test_a_misspelt_option_is_refused_and_named(word, answer):
         ["bundle", "verify", "nowhere", "--runs", "False"],
         ["mcsc_bundle", "suggest", "nowhere", "--nn", "1"],
         ["mcsc_bundle.metrics", "--ouput", "metrics.csv"],
+        ["mcsc_bundle.report", "nowhere", "--image", "nowhere"],
+        ["preprocessing.phantom", "nowhere", "--label", "4"],
         ["preprocessing", "show", "nowhere", "--al"],
     ],
 )

@@ -77,12 +77,16 @@ def test_a_mask_on_another_grid_is_named_and_the_page_is_written(run, caplog):
     nib.save(nib.Nifti1Image(np.ones((8, 8, 4), np.uint8), np.eye(4)), run / "image.nii.gz")
     nib.save(nib.Nifti1Image(np.ones((8, 8, 3), np.uint8), np.eye(4)), run / "masks" / "one.nii.gz")
     assert write_report(run, {"one": run / "image.nii.gz"}).exists()
-    assert "case one is not drawn" in caplog.text and not (run / "overlay.png").exists()
+    assert "case one is not drawn: expected " in caplog.text and "received another. Give" in caplog.text
+    assert not (run / "overlay.png").exists()
 
 
 def test_no_such_folder_is_said_in_words(tmp_path):
     with pytest.raises(SystemExit, match="error: expected a run folder"):
         report(tmp_path / "nowhere")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(SystemExit, match=r"error: .*report\.html: cannot be written"):
+        report(tmp_path)
 
 
 def test_page_loads_nothing_from_elsewhere(run):

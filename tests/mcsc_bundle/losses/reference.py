@@ -4,7 +4,7 @@ import torch
 
 
 def contrastive_loss(features, labels, temperature=0.1, balance_anchors=False, ignored=-1, skip_background_groups=True):
-    """Mean over the groups that count; see METHOD 1.4 as quoted in ``docs/method.md``."""
+    """Mean over the groups that count; see ``docs/method.md``."""
     groups = []
     for z, y in zip(features.double(), labels.tolist(), strict=True):
         known = [i for i, label in enumerate(y) if label != ignored]
