@@ -71,7 +71,9 @@ def read_file(path: Path, dtype: type | None) -> ImageFile:
     if not path.is_file():
         raise ImageError(f"{path}: expected an image file, found none. Check the path.")
     if suffix is None:
-        raise ImageError(f"{path}: expected a file ending in {', '.join(IMAGE_SUFFIXES)}. Convert it.")
+        raise ImageError(
+            f"{path}: expected a file ending in {', '.join(IMAGE_SUFFIXES)}, received {path.suffix or 'none'}. Convert it."
+        )
     try:
         file = _read_nifti(path, dtype) if suffix in NIFTI_SUFFIXES else _read_itk(path, dtype)
     except ImageError:

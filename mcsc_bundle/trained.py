@@ -201,7 +201,9 @@ def check_held_out(models_dir: str | Path, cases: Sequence[Mapping[str, Any]], t
     if checkpoint.exists() and training_key:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         if state.get("training_key", training_key) not in ("", training_key):
-            raise HeldOutError(f"{checkpoint} was trained on other cases than these options give. {remedy}")
+            raise HeldOutError(
+                f"expected the cases that {checkpoint} was trained with, received options of others. {remedy}"
+            )
 
 
 def check_held_out_or_exit(models_dir: str | Path, cases: Sequence[Mapping[str, Any]], training_key: str = "") -> None:

@@ -285,7 +285,7 @@ class MCSCTrainer(SupervisedTrainer):
         deep = [has_heads(weights) for weights in (state["method"], self.method.state_dict())]
         if deep[0] != deep[1]:
             raise CheckpointError(
-                f"the checkpoint is of a training {'with' if deep[0] else 'without'} deep supervision. Give --deep_supervision "
+                f"deep supervision: expected {deep[0]} as in the checkpoint, received {deep[1]}. Give --deep_supervision "
                 f"{deep[0]}, or start in another output_dir."
             )
         asked = [settings_of(group) for group in self.optimizer.param_groups]
@@ -294,7 +294,7 @@ class MCSCTrainer(SupervisedTrainer):
             self.optimizer.load_state_dict(computed_as(self.optimizer.param_groups, state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoint is of another method or plan: {str(error).splitlines()[0]} "
+                f"expected the method and plan of the checkpoint, received others: {str(error).splitlines()[0]} "
                 "Keep both, or start in another output_dir."
             ) from None
         if state.get("seed", self.seed) != self.seed:

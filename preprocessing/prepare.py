@@ -238,7 +238,10 @@ def _preprocess(
         [usable[name] for name in names if name in usable] for names in ((*labeled, *unlabeled), val, split.test)
     )
     if not any(bool(item["labeled"]) for item in train):
-        raise DatasetError(f"{dataset.root}: no labelled case is left to train on; see {run / 'rejected.json'}.")
+        raise DatasetError(
+            f"{dataset.root}: expected a labelled case to train on, received none that can be used: {run / 'rejected.json'} says "
+            "why of each. Mend one."
+        )
     with_label = sum(bool(item["labeled"]) for item in train)
     log.info(
         "Training part: %d labelled and %s; validation: %s; test: %s; set aside: %d.",

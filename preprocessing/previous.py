@@ -156,5 +156,7 @@ def _predicted(items: Sequence[Mapping[str, Any]], folder: Path, runs: Sequence[
         path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
         ended = subprocess.run(command, env={**alone, "PYTHONPATH": path.strip(os.pathsep)}, check=False)
     if ended.returncode not in (0, 1):  # 1: some could not be predicted, and are set aside
-        raise PlanError(f"The masks of {folder} for the next stage could not be made; the reason is above.")
+        raise PlanError(
+            f"expected masks of {folder} for the next stage, received none; the reason is above. Mend it and repeat."
+        )
     return masks_in(output) if output.exists() else {}

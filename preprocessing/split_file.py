@@ -25,7 +25,7 @@ def read_split_file(path: Path, has_label: Mapping[str, bool]) -> dict[str, tupl
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
-            f"expected split_file to be a readable text or JSON file, received {path}: {error}."
+            f"expected split_file to be a readable text or JSON file, received {path}: {error}. Check the path."
         ) from None
     listed = _json_parts(path, text) if text.lstrip().startswith(("{", "[")) else {"labeled": _lines(text)}
     parts = {  # a file's name stands for its case
@@ -40,7 +40,9 @@ def read_split_file(path: Path, has_label: Mapping[str, bool]) -> dict[str, tupl
                 hint = f"did you mean {' or '.join(near)}?" if near else f"cases are named like {min(has_label)}."
                 raise DatasetError(f"{path}: {part} case {name!r} is not in the data set; {hint}")
             if name in seen:
-                raise DatasetError(f"{path}: expected each case once, received {name!r} again under {part}.")
+                raise DatasetError(
+                    f"{path}: expected each case once, received {name!r} again under {part}. Remove one."
+                )
             if part != "unlabeled" and not has_label[name]:
                 raise DatasetError(f"{path}: {part} case {name!r} has no label in the data set; list it as unlabeled.")
             seen.add(name)
@@ -56,7 +58,7 @@ def _json_parts(path: Path, text: str) -> dict[str, tuple[str, ...]]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}.") from None
+        raise DatasetError(f"{path} is not valid JSON: {error}. Mend it.") from None
     content = {"labeled": content} if isinstance(content, list) else content
     spelled = {"labelled": "labeled", "unlabelled": "unlabeled"}
     parts = {spelled.get(key.lower(), key.lower()): value for key, value in content.items()}
@@ -65,6 +67,6 @@ def _json_parts(path: Path, text: str) -> dict[str, tuple[str, ...]]:
     if not names or not all(isinstance(name, str) for name in names):
         raise DatasetError(
             f'{path}: expected lists of case names under "labeled", "unlabeled", "test", received '
-            f"{text[:80].strip()}..."
+            f"{text[:80].strip()}... Write such lists."
         )
     return {key: tuple(value) for key, value in parts.items()}

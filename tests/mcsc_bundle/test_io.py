@@ -142,7 +142,10 @@ def refused(tmp_path):
     return {
         "nothing": (tmp_path / "nothing.nii", "found none"),
         "folder": (tmp_path, "received a folder"),
-        "suffix": (save(volume(), tmp_path / "a.nii").rename(tmp_path / "a.jpg"), "expected a file ending in"),
+        "suffix": (
+            save(volume(), tmp_path / "a.nii").rename(tmp_path / "a.jpg"),
+            r"a file ending in .*, received \.jpg",
+        ),
         "cut": (path, "cannot be read"),
         "nan": (save(nan, tmp_path / "nan.nii"), "NaN or infinity"),
         "5d": (save(volume((2, 2, 2, 1, 3)), tmp_path / "five.nii"), "2, 3 or 4 dimensions"),

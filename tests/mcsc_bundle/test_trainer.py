@@ -162,7 +162,7 @@ def test_deep_supervision_is_named_where_a_checkpoint_is_of_a_training_without(t
         return trainer(tmp_path, network=Supervised(networks, nnunet_loss(), deep_supervision=deep))
 
     started(False).run()
-    with pytest.raises(CheckpointError, match=r"without deep supervision\. Give --deep_supervision False"):
+    with pytest.raises(CheckpointError, match=r"expected False as .*, received True\. Give --deep_supervision False"):
         started(True).run()
 
 
@@ -244,7 +244,7 @@ def test_checkpoint_of_other_cases_is_refused(tmp_path):
     trainer(tmp_path).run()
     other = trainer(max_epochs=3)
     CheckpointHandler(tmp_path / "models", training_key="other cases").attach(other)
-    with pytest.raises(SystemExit, match="trained on other cases"):
+    with pytest.raises(SystemExit, match="expected a training on these cases and labels, received one on others"):
         other.run_or_exit()
 
 
