@@ -83,5 +83,5 @@ def test_verify_names_it_without_running_anything(home, tmp_path, tamper):
     checklist = verify(bundle)
     point = "metadata is true" if tamper is lie else "checksums"
     assert point in [point.name for point in checklist.failed]
-    assert all(point.passed is None for point in checklist.points if point.name == "runs elsewhere")
+    assert [point.passed for point in checklist.points if point.name == "runs elsewhere"] == [None]
     assert not marker.exists()

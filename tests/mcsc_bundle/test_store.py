@@ -5,7 +5,6 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.labels import STORED_IGNORED
@@ -37,7 +36,7 @@ def test_a_patch_read_can_become_a_tensor_and_be_changed(tmp_path):
     store = CaseStore(tmp_path, "key")
     store.write("a", *random_case((9, 9, 9)), "hash")
     for start in ((0, 0, 0), (-1, 0, 0)):
-        torch.from_numpy(store.open("a").read_image(start, (4, 4, 4))).add_(1)
+        assert store.open("a").read_image(start, (4, 4, 4)).flags.writeable
 
 
 def test_what_a_case_knows(tmp_path):
