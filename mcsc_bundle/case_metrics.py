@@ -13,7 +13,6 @@ structure that reaches into them ends at their border in both.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import os
@@ -26,7 +25,8 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 
-from mcsc_bundle.files import replacing
+from mcsc_bundle.components import boxes_of
+from mcsc_bundle.csv_log import read_rows, write_rows
 from mcsc_bundle.labels import Values, as_tuple, inside
 
 SURFACE_TOLERANCE_MM = 2.0
@@ -55,6 +55,9 @@ class CaseMetric:
     predicted_voxels: int
     reference_voxels: int
     tolerance_mm: float = SURFACE_TOLERANCE_MM
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(CaseMetric))  # of metrics.csv
 
 
 def case_metrics(
@@ -118,7 +121,8 @@ def _class_metric(
         distance = math.nan if not any(sizes) else math.inf
         return CaseMetric(case, name, score, score, distance, distance, *sizes, tolerance_mm)
     dice = 2 * int((prediction & reference).sum()) / sum(sizes)
-    box = _joint_box(prediction | reference)
+    # of both masks: nothing outside it has a surface, and its border counts as one
+    box = boxes_of((prediction | reference).view(np.uint8))[0]
     mine, truth = (torch.from_numpy(mask[box])[None, None] for mask in (prediction, reference))
     spacing = tuple(float(s) for s in spacing_mm)
     with warnings.catch_warnings():
@@ -129,25 +133,12 @@ def _class_metric(
     return CaseMetric(case, name, dice, float(surface), float(hd95), float(asd), *sizes, tolerance_mm)
 
 
-def _joint_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Box of both masks: nothing outside it has a surface, and its border counts as one."""
-    box = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(inside[0], inside[-1] + 1))
-    return tuple(box)
-
-
 def write_metrics(rows: Sequence[CaseMetric], path: str | os.PathLike) -> None:
     """``metrics.csv``: one row per case and class, written whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(CaseMetric)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_rows(path, map(dataclasses.asdict, rows), COLUMNS)
 
 
 def read_metrics(path: str | os.PathLike) -> list[CaseMetric]:
-    """The rows of ``metrics.csv``."""
+    """The rows of ``metrics.csv``; none if there is no such file."""
     types = {"case": str, "class_name": str, "predicted_voxels": int, "reference_voxels": int}
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [CaseMetric(**{k: types.get(k, float)(v) for k, v in row.items()}) for row in csv.DictReader(file)]
+    return [CaseMetric(**{k: types.get(k, float)(v) for k, v in row.items()}) for row in read_rows(Path(path))]

@@ -1,9 +1,11 @@
-"""The tables that a training writes, a row per epoch: ``log.csv`` and ``validation.csv``."""
+"""Tables as CSV files; of those that a training writes, a row per epoch: ``log.csv`` and ``validation.csv``."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+import io
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,23 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None) -> bytes:
+    """The content of a CSV file; ``None`` takes the columns of all rows as they come. What a row lacks is left empty."""
+    rows, buffer = list(rows), io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(columns or dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def write_rows(
+    path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None
+) -> None:
+    """Write a CSV file, whole or not at all; see ``as_csv`` and ``replacing``."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(as_csv(rows, columns))
+
+
 class CSVLog:
     """Appends one row per epoch to a CSV file; a resume first drops the rows after the point it goes on from.
 
@@ -45,14 +64,9 @@ class CSVLog:
         """Forget rows past ``iteration``: they belong to work that was lost."""
         if self.path.exists():
             rows = read_rows(self.path)
-            self._write([row for row in rows if row["iteration"].isdigit() and int(row["iteration"]) <= iteration])
+            kept = [row for row in rows if row["iteration"].isdigit() and int(row["iteration"]) <= iteration]
+            write_rows(self.path, kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; new columns widen the file."""
-        self._write([*read_rows(self.path), row])
-
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(self.path, [*read_rows(self.path), row])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mcsc_bundle.case_metrics import CaseMetric, read_metrics
+from mcsc_bundle.csv_log import as_csv, write_rows
 from mcsc_bundle.ensemble import run_folders
-from mcsc_bundle.files import replacing
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.postprocessing import FILE, Postprocessing, class_dice, decide
@@ -189,13 +187,8 @@ def _with_mean(rows: Iterable[CaseMetric]) -> dict[str, float]:
 
 def _write_csv(path: Path, rows: Mapping[int, Sequence[CaseMetric]]) -> bool:
     """One row per case and class, with its fold. True if the file held the same before."""
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, ["fold", *(field.name for field in dataclasses.fields(CaseMetric))])
-    writer.writeheader()
-    writer.writerows({"fold": fold, **dataclasses.asdict(row)} for fold, of_fold in rows.items() for row in of_fold)
-    text = buffer.getvalue().encode()
-    if path.exists() and path.read_bytes() == text:
-        return True
-    with replacing(path) as temporary:
-        temporary.write_bytes(text)
-    return False
+    cells = [{"fold": fold, **dataclasses.asdict(row)} for fold, of_fold in rows.items() for row in of_fold]
+    unchanged = path.exists() and path.read_bytes() == as_csv(cells)
+    if not unchanged:
+        write_rows(path, cells)
+    return unchanged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shlex
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from mcsc_bundle.csv_log import read_rows
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.options import CommandLine, command_line
 from mcsc_bundle.words import counted
@@ -48,8 +48,7 @@ class NextSteps:
         validation = self.folder / "validation.csv"
         if not validation.exists():
             return [*lines, self._why_not_validated()]
-        with validation.open(newline="", encoding="utf-8") as file:
-            scores = {int(row["epoch"]): float(row["mean_dice"]) for row in csv.DictReader(file)}
+        scores = {int(row["epoch"]): float(row["mean_dice"]) for row in read_rows(validation)}
         last, best = max(scores), max(scores, key=lambda key: scores[key])
         lines.append(
             f"Validation: mean Dice {scores[last]:.4f} after epoch {last}, at best {scores[best]:.4f} after epoch {best} "

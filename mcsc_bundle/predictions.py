@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from mcsc_bundle.files import DiskError, replacing
+from mcsc_bundle.csv_log import read_rows, write_rows
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.formats import IMAGE_SUFFIXES
 from mcsc_bundle.io import case_name
 from mcsc_bundle.keep_largest import REMOVED
@@ -217,10 +217,7 @@ class Predictions:
         rows = [all_rows[name] for name in sorted(all_rows)]
         columns = dict.fromkeys(["case", "error", *(key for row in rows for key in row)])
         try:
-            with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(path, rows, sorted(columns, key=lambda key: key in ("error", "settings", "inputs")))
         except DiskError as error:  # without the account nobody would know what is done
             raise SystemExit(f"error: {error}") from None
 
@@ -247,13 +244,9 @@ def _wait_for_all() -> None:
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            row["case"]: {key: value for key, value in row.items() if value or key == "error"}
-            for row in csv.DictReader(file)
-        }
+    return {
+        row["case"]: {key: value for key, value in row.items() if value or key == "error"} for row in read_rows(path)
+    }
 
 
 def _files_key(paths: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def write_report(run_dir: str | os.PathLike, images: Files | None = None, refere
     if not run.is_dir():
         raise ValueError(f"expected a run folder, received {run}. Check the path.")
     plan = Plan.load(run / "plan.json") if (run / "plan.json").exists() else None
-    scores = read_metrics(run / "metrics.csv") if (run / "metrics.csv").exists() else []
+    scores = read_metrics(run / "metrics.csv")
     trained, validated = read_rows(run / "log.csv"), read_rows(run / "validation.csv")
     sections = {
         "Held-out cases": scores_section(scores) if scores else "",

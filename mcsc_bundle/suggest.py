@@ -13,7 +13,6 @@ new: on the phantom set 8 such windows (half of all) list 9 of the 10 scans that
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
@@ -27,8 +26,9 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 from tqdm import tqdm
 
+from mcsc_bundle.csv_log import write_rows
 from mcsc_bundle.data import network_input
-from mcsc_bundle.files import DiskError, replacing
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.first_stage import remembered_key
 from mcsc_bundle.networks import BranchPredictor, unet_from_plan
 from mcsc_bundle.plan import Plan
@@ -39,6 +39,7 @@ from mcsc_bundle.words import aligned
 log = logging.getLogger(__name__)
 
 FOREGROUND_WINDOWS = 8
+COLUMNS = ("rank", "case", "score", "distance", "disagreement")  # of suggestions.csv
 
 NO_AGREEMENT = """NOTE: on every scan the two networks contradict each other completely: one of them has learned next to nothing.
 The order is that of the distance alone. Train longer before you label by this list."""
@@ -122,13 +123,11 @@ def suggest(
 
 def _save(listed: Sequence[Suggestion], path: Path) -> None:
     try:
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("rank", "case", "score", "distance", "disagreement"))
-            writer.writerows(
-                (place, s.case, f"{s.score:.4f}", f"{s.distance:.4f}", f"{s.disagreement:.4f}")
-                for place, s in enumerate(listed, start=1)
-            )
+        cells = (
+            (place, s.case, f"{s.score:.4f}", f"{s.distance:.4f}", f"{s.disagreement:.4f}")
+            for place, s in enumerate(listed, start=1)
+        )
+        write_rows(path, (dict(zip(COLUMNS, row, strict=True)) for row in cells), COLUMNS)
     except DiskError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -254,7 +253,7 @@ def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[
 
 
 def _table(listed: Sequence[Suggestion]) -> str:
-    lines = [("rank", "case", "score", "distance", "disagreement")] + [
+    lines = [COLUMNS] + [
         (str(place), s.case, f"{s.score:.2f}", f"{s.distance:.2f}", f"{s.disagreement:.3f}")
         for place, s in enumerate(listed, start=1)
     ]
