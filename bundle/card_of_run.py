@@ -17,6 +17,7 @@ from mcsc_bundle.labels import Values, as_tuple
 from mcsc_bundle.postprocessing import decision
 from mcsc_bundle.score_record import ScoreRecord, read_record
 from mcsc_bundle.score_table import summary_rows
+from mcsc_bundle.words import in_turn
 
 METHODS = {
     "MCSC": "MCSC (multi-scale cross contrastive learning) with weak-to-strong views, box mixing and EMA teachers",
@@ -182,8 +183,7 @@ def _components(facts: RunFacts) -> str:
         decided = "edited by hand"
     else:
         decided = "decided on the label maps, in which each is one piece"
-    kept = ", then of ".join(map(" + ".join, groups))
-    return f"the largest is kept of {kept}, {decided}; `--postprocess False` keeps all"
+    return f"the largest is kept of {in_turn(groups)}, {decided}; `--postprocess False` keeps all"
 
 
 def _scans(facts: RunFacts) -> str:

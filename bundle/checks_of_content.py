@@ -10,8 +10,8 @@ from typing import Any
 from bundle.checking import config_of, expect, metadata_of, plan_of, read_json
 from bundle.facts import PackError, load_weights
 from mcsc_bundle.ensemble import count_members, network_from_plan
-from mcsc_bundle.plan import to_plain
 from mcsc_bundle.shipped import code_digest, stated
+from mcsc_bundle.trained import plan_record
 
 REQUIRED_METADATA: dict[str, type | tuple[type, ...]] = {
     "schema": str,
@@ -69,8 +69,7 @@ def check_truth(bundle: Path) -> str:
     for what, received, expected in stated(metadata_of(bundle), plan):
         expect(received == expected, f"{what} {expected} in metadata.json, as in plan.json", repr(received))
     content = config_of(bundle, "inference").get("shipped_plan", {}).get("content")
-    planned = {name: value for name, value in to_plain(plan).items() if name != "why"}
-    expect(content == planned, "the plan of plan.json in inference.json", "another one; pack again")
+    expect(content == plan_record(plan), "the plan of plan.json in inference.json", "another one; pack again")
     state = load_weights(bundle / "models" / "model.pt")
     members = count_members(state)
     averaged = str(config_of(bundle, "inference").get("network_def", {}).get("members", "1")).split()[-1]

@@ -12,8 +12,9 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from bundle.facts import PackError
-from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.plan import Plan
 from mcsc_bundle.shipped import code_digest
+from mcsc_bundle.trained import plan_record
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPRESSIONS = ("$", "@", "%", "+")  # what MONAI would evaluate or replace at the start of a text
@@ -187,7 +188,7 @@ def _plain_plan(plan: Plan) -> dict[str, Any]:
     Raises:
         PackError: a name that MONAI would evaluate.
     """
-    content = {name: value for name, value in to_plain(plan).items() if name != "why"}
+    content = plan_record(plan)
     for text in (plan.dataset_name, *plan.channel_names, *plan.labels):
         if text.startswith((*EXPRESSIONS, "_")) or "::" in text or "#" in text:
             raise PackError(

@@ -13,7 +13,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
@@ -22,7 +21,7 @@ from torch import nn
 from mcsc_bundle.cascade import PREVIOUS, PreviousStage, input_transform
 from mcsc_bundle.plain import in_order
 from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.transforms import RestoreMaskd, restore_probabilities
+from mcsc_bundle.transforms import RestoreMaskd, in_label_values, restore_probabilities
 
 FILES = "case_files"
 """Entry of an image's metadata: the paths of its files as JSON, since MONAI's batches turn lists of texts round."""
@@ -85,9 +84,7 @@ def mask_of(probabilities: MetaTensor, plan: Plan) -> MetaTensor:
         index = (order * (plain > 0.5)).amax(0, keepdim=True)
     else:
         index = plain.argmax(0, keepdim=True)
-    values = np.array(list(plan.labels.values()))
-    values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
-    return MetaTensor(torch.from_numpy(values[index.numpy()]), meta=probabilities.meta, applied_operations=[])
+    return in_label_values(index, plan, probabilities.meta)
 
 
 def check_joinable(plans: Mapping[str, Plan]) -> None:

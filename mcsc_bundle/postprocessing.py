@@ -27,6 +27,7 @@ from mcsc_bundle.io import load_label
 from mcsc_bundle.keep_largest import keep_largest, values_of
 from mcsc_bundle.labels import Values, inside
 from mcsc_bundle.plan_files import PlanError, load_json, save_json
+from mcsc_bundle.words import in_turn
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +180,8 @@ def groups_or_exit(
 
 def _told(groups: Sequence[tuple[str, ...]], decided_in: str | os.PathLike) -> list[tuple[str, ...]]:
     if groups:
-        what = ", then of ".join(" + ".join(classes) for classes in groups)
-        log.info("Keeping the largest component of %s (%s; --postprocess False keeps all).", what, decided_in)
+        kept = in_turn(groups)
+        log.info("Keeping the largest component of %s (%s; --postprocess False keeps all).", kept, decided_in)
     return list(groups)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.plan_files import load_json, save_json
 from mcsc_bundle.shipped import file_digest
+from mcsc_bundle.words import in_turn
 
 FILE = "scored.json"
 
@@ -44,8 +45,8 @@ class ScoreRecord:
         """``by the CNN, averaged over mirror images, with all components``."""
         network = {"cnn": "the CNN", "transformer": "the Transformer"}.get(self.branch, "both networks")
         flips = "averaged over mirror images" if self.mirror_axes else "in one pass"
-        groups = ", then of ".join(" + ".join(group) for group in self.largest)
-        return f"by {network}, {flips}, with {f'the largest component of {groups}' if groups else 'all components'}"
+        kept = f"the largest component of {in_turn(self.largest)}" if self.largest else "all components"
+        return f"by {network}, {flips}, with {kept}"
 
 
 def save_record(

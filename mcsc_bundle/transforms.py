@@ -77,10 +77,14 @@ def restore_mask(logits: Tensor, image: MetaTensor, transform: Compose, plan: Pl
     paint = last_above_zero if plan.regions else largest_resized
     classes = with_room(lambda logits: paint(logits, shape, coarse), _plain(logits))
     restored = _undo_geometry(classes[None].cpu(), affine, image, transform)
+    return in_label_values(restored.as_tensor(), plan, restored.meta)
+
+
+def in_label_values(classes: Tensor, plan: Plan, meta: dict[str, Any]) -> MetaTensor:
+    """Class indices as label values of the label files, uint8 where they fit, else int32, with the metadata of an image."""
     values = np.array(list(plan.labels.values()))
     values = values.astype(np.uint8 if values.min() >= 0 and values.max() <= 255 else np.int32)
-    mask = torch.from_numpy(values[restored.as_tensor().numpy()])
-    return MetaTensor(mask, meta=restored.meta, applied_operations=[])
+    return MetaTensor(torch.from_numpy(values[classes.numpy()]), meta=meta, applied_operations=[])
 
 
 def restore_probabilities(logits: Tensor, image: MetaTensor, transform: Compose, plan: Plan) -> MetaTensor:

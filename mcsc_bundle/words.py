@@ -26,6 +26,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number or 'no'} {noun}{'s' * (number > 1)}"
 
 
+def in_turn(groups: Sequence[Sequence[str]]) -> str:
+    """``a + b, then of c``: groups of classes that keep their largest component."""
+    return ", then of ".join(map(" + ".join, groups))
+
+
 def first_line(error: Exception) -> str:
     """Of its message; the kind of error where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
