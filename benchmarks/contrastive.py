@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss
-from preprocessing.parallel import available_memory
+from preprocessing.machine import available_bytes, told_bytes
 
 WIDTH, CLASSES, TEMPERATURE = 128, 4, 0.1
 TOLERANCE = 1e-5  # of the value; gradients are float32 sums over N terms and may differ ten times as much
@@ -95,7 +94,7 @@ def seconds(shape: tuple[int, int], device: str, repeats: int) -> tuple[dict[str
     if device == "cuda":
         return own_seconds(shape, device, repeats), ""
     groups, size = shape
-    fits = DENSE_MATRICES * 4 * groups * size**2 < 0.8 * available_memory()
+    fits = DENSE_MATRICES * 4 * groups * size**2 < 0.8 * available_bytes()
     allocator = "" if fits else FRUGAL
     printed = own_process("--seconds", *shape, repeats, allocator=allocator)
     if not printed:
@@ -157,9 +156,7 @@ def own_peak_mib(form: str, shape: tuple[int, int], device: str) -> float:
 
 def resident_kib(entry: str) -> int:
     """Size of the resident set now (``VmRSS``) or at its peak (``VmHWM``)."""
-    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1])
+    return told_bytes(Path("/proc/self/status"))[entry] // 2**10
 
 
 def compare(device: str = "cpu", quick: bool = False, groups: int = 100) -> dict[str, Any]:

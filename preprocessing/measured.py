@@ -20,6 +20,7 @@ import torch
 
 from mcsc_bundle.devices import out_of_memory, with_current_gpu
 from mcsc_bundle.plan import Plan, PlanError
+from preprocessing.machine import told_bytes
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,7 @@ def take_steps(plan: Plan, networks: str, amp_dtype: str | None = None, steps: i
 
 def _status_gb(entry: str) -> float:
     """``VmRSS``, the resident set now, or ``VmHWM``, its peak (that of getrusage would include the parent's, before exec)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:")) * 1024 / 1e9
+    return told_bytes(Path("/proc/self/status"))[entry] / 1e9
 
 
 if __name__ == "__main__":

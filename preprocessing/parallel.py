@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +17,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from preprocessing.machine import available_bytes
+
 log = logging.getLogger(__name__)
 
 WORTH_PROCESSES_BYTES = 256 * 2**20  # below this much to read, a process takes longer to start than to help
 MEMORY_PER_FILE_BYTE = 24  # compressed 16-bit voxels become float32 (about 6 times as much), held up to four times
 MAX_WORKERS = 16
-MEMORY_FILES = {"/proc/meminfo": "MemAvailable:", "/sys/fs/cgroup/memory.max": "^"}
 
 KILLED = "its process was killed, most likely for lack of memory: use fewer workers, or crop the scan"
 
@@ -65,21 +65,7 @@ def choose_workers(
     if sum(sizes) < worth_bytes:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, available_memory() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))
-
-
-def available_memory() -> int:
-    """Bytes that new processes may take: what Linux calls available, within the container's limit; else a guess."""
-    numbers = [re.search(rf"{key}\s*(\d+)( kB)?", _text(path)) for path, key in MEMORY_FILES.items()]
-    found = [int(number[1]) * (1024 if number[2] else 1) for number in numbers if number]
-    return min(found, default=4 * 2**30)
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:  # not Linux, or no container
-        return ""
+    return max(1, min(cores, available_bytes() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))
 
 
 def allow_fork() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -27,6 +25,7 @@ from preprocessing.decisions import Decisions
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
 from preprocessing.largest_component import plan_largest_component
+from preprocessing.machine import available_bytes
 from preprocessing.mirroring import plan_mirroring
 from preprocessing.reasons import reasons
 from preprocessing.sizing import (
@@ -223,7 +222,7 @@ def split_batch(batch: int, has_unlabeled: bool) -> tuple[int, int]:
 
 
 def default_memory_gb(device: str) -> float:
-    """Memory a plan may use: nine tenths of the GPU's, or half of what is free on the machine, at most 8 GB.
+    """Memory a plan may use: nine tenths of the GPU's, or half of what is free on the machine and in its container, at most 8 GB.
 
     The last tenth is for what a trial of a step does not see: cuDNN's search, other processes' contexts, fragmentation.
     """
@@ -231,16 +230,7 @@ def default_memory_gb(device: str) -> float:
         if not torch.cuda.is_available():
             return CPU_MEMORY_CAP_GB
         return 0.9 * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 1e9
-    return round(min(CPU_MEMORY_CAP_GB, available_gb() / 2), 1)
-
-
-def available_gb() -> float:
-    """Memory that a new process could use without swapping; the machine's total where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024 / 1e9
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return round(min(CPU_MEMORY_CAP_GB, available_bytes() / 2e9), 1)
 
 
 def _check_request(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from mcsc_bundle.plan import CaseFingerprint, Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
 from preprocessing.adopt import adopt_plan, misfits, plan_file
 from preprocessing.axes import RAS_AXIS
+from preprocessing.machine import total_bytes
 from preprocessing.measured import fit_measured
 from preprocessing.paper import paper_plan
 from preprocessing.planner import make_plan
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 PLANNED = "planned.json"
 BYTES_PER_VOXEL = 8  # of a channel while it is resampled: what was read and what comes out, float32
-CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def check_grid(plan: Plan, fingerprint: Fingerprint) -> None:
         return
     ordered = sorted((_voxels(case, plan), index) for index, case in enumerate(fingerprint.cases))
     voxels, index = ordered[(len(ordered) - 1) // 2]
-    needed, memory, usual = voxels * plan.in_channels * BYTES_PER_VOXEL, total_memory(), fingerprint.cases[index]
+    needed, memory, usual = voxels * plan.in_channels * BYTES_PER_VOXEL, total_bytes(), fingerprint.cases[index]
     if needed > memory:
         raise PlanError(
             f"expected a grid on which scans fit into memory (this machine has {memory / 1e9:.3g} GB), received spacing_mm "
@@ -244,16 +243,6 @@ def _voxels(case: CaseFingerprint, plan: Plan) -> float:
     return math.prod(
         size * (1 if new is None else old / new) for (size, old), new in zip(steps, plan.spacing_mm, strict=True)
     )
-
-
-def total_memory() -> int:
-    """Bytes of memory that the machine has, or its container may take."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = CONTAINER_MEMORY.read_text().strip()
-    except OSError:  # not Linux, or no container
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
 
 
 def _summary(plan: Plan) -> str:

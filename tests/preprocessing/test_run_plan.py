@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from mcsc_bundle.plan import PlanError
-from preprocessing import parallel, run_plan
+from preprocessing import machine, run_plan
 from preprocessing.planner import make_plan
-from preprocessing.run_plan import check_grid, total_memory
+from preprocessing.run_plan import check_grid
 from tests.preprocessing.fingerprints import make_fingerprint
 
 
@@ -35,18 +35,9 @@ def test_one_wrong_header_stops_nothing(cases) -> None:
 
 def test_what_other_programs_hold_at_the_moment_does_not_count(tmp_path, monkeypatch) -> None:
     (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
-    monkeypatch.setattr(parallel, "MEMORY_FILES", {str(tmp_path / "meminfo"): "MemAvailable:"})
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
     fingerprint, plan = cubes()
     check_grid(plan, fingerprint)
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("4096\n", 4096), ("max\n", None), (None, None)])
-def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, limit, expected) -> None:
-    file = tmp_path / "memory.max"
-    if limit is not None:
-        file.write_text(limit)
-    monkeypatch.setattr(run_plan, "CONTAINER_MEMORY", file)
-    assert total_memory() == expected if expected else total_memory() > 2**20
 
 
 @pytest.mark.parametrize(
@@ -59,9 +50,9 @@ def test_a_grid_is_compared_in_the_order_of_the_plans_axes(monkeypatch, orientat
     planned = make_plan(fingerprint, 4, "cpu", configuration="3d_fullres")
     plan = planned.replace(orientation=orientation, spacing_mm=spacing)
     needed = 50 * 40 * 10 * run_plan.BYTES_PER_VOXEL
-    monkeypatch.setattr(run_plan, "total_memory", lambda: needed + 1)
+    monkeypatch.setattr(run_plan, "total_bytes", lambda: needed + 1)
     check_grid(plan, fingerprint)
-    monkeypatch.setattr(run_plan, "total_memory", lambda: needed - 1)
+    monkeypatch.setattr(run_plan, "total_bytes", lambda: needed - 1)
     with pytest.raises(PlanError, match="of median size"):
         check_grid(plan, fingerprint)
 
@@ -71,5 +62,5 @@ def test_slices_keep_their_distance_in_a_plan_of_other_axes(monkeypatch) -> None
     fingerprint = make_fingerprint((0.8, 1.0, 6.0), (50, 40, 10), cases=3, channels=("MRI",), orientation="LPS")
     planned = make_plan(fingerprint, 4, "cpu", configuration="2d")
     plan = planned.replace(orientation="SAR", slice_axis=0, spacing_mm=(None, 1.0, 0.8))
-    monkeypatch.setattr(run_plan, "total_memory", lambda: 50 * 40 * 10 * run_plan.BYTES_PER_VOXEL)
+    monkeypatch.setattr(run_plan, "total_bytes", lambda: 50 * 40 * 10 * run_plan.BYTES_PER_VOXEL)
     check_grid(plan, fingerprint)
