@@ -69,7 +69,7 @@ def choose_dimensions(fingerprint: Fingerprint, geometry: Geometry, configuratio
 def choose_resolution(
     fingerprint: Fingerprint, configuration: str, patch_share: float, lowres: LowRes | None
 ) -> tuple[str, str]:
-    """``3d_fullres`` or ``3d_lowres``, and why.
+    """``3d_fullres`` (of a cascade, too) or ``3d_lowres``, and why.
 
     Args:
         configuration: what was asked for.
@@ -77,20 +77,20 @@ def choose_resolution(
         lowres: what 3d_lowres would be, if the data call for it.
 
     Raises:
-        PlanError: 3d_lowres was asked for and the data do not call for it.
+        PlanError: 3d_lowres, or a cascade after it, was asked for and the data do not call for it.
     """
     covers = f"At full resolution the patch covers {patch_share:.0%} of the median image"
     if lowres is None:
-        if configuration == "3d_lowres":
+        if configuration in ("3d_lowres", CASCADE):
             raise PlanError(
                 f"Planning {fingerprint.dataset_name}: expected configuration to be 3d_fullres, 2d or auto, received "
-                f"'3d_lowres'. {covers}; a coarser grid is planned below {LOWRES_BELOW:.0%}, if it then has at most "
+                f"{configuration!r}. {covers}; a coarser grid is planned below {LOWRES_BELOW:.0%}, if it then has at most "
                 f"1/{LOWRES_GAIN:g} of the voxels."
             )
         return "3d_fullres", f"{covers}, so that there is no 3d_lowres. The other configuration would be 2d."
     if configuration != "auto":
-        other = "3d_lowres" if configuration == "3d_fullres" else "3d_fullres"
-        return configuration, f"Asked for. {covers}; there are 2d and {other}, too."
+        chosen, other = ("3d_lowres", "3d_fullres") if configuration == "3d_lowres" else ("3d_fullres", "3d_lowres")
+        return chosen, f"Asked for. {covers}; there are 2d and {other}, too."
     labels = len(fingerprint.labeled)
     if patch_share < SEES_TOO_LITTLE and labels < FEW_LABELS:
         return "3d_lowres", (

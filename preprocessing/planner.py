@@ -17,7 +17,6 @@ from preprocessing.configuration import (
     check_configuration,
     choose_dimensions,
     choose_resolution,
-    in_image_order,
     slices_only,
 )
 from preprocessing.contrast import plan_contrast
@@ -85,16 +84,6 @@ def make_plan(
     """
     _check_request(fingerprint, memory_gb, device, networks, step_seconds, preset)
     check_configuration(fingerprint, configuration)
-    if configuration == CASCADE:
-        try:
-            make_plan(
-                fingerprint, memory_gb, device, networks, "3d_lowres", num_cases, step_seconds, preset
-            )  # what it refines
-        except PlanError as error:
-            raise PlanError(str(error).replace("received '3d_lowres'", f"received '{CASCADE}'")) from None
-        return as_cascade(
-            make_plan(fingerprint, memory_gb, device, networks, "3d_fullres", num_cases, step_seconds, preset)
-        )
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     family = FAMILIES[preset]
     usual = family.memory_gb if preset != "plan" and device == "cuda" else default_memory_gb(device)
@@ -118,23 +107,35 @@ def make_plan(
         family=family,
         labeled_share=len(fingerprint.labeled) / len(fingerprint.cases) if networks == "pair" else 1.0,
     )
-    sizing = fit_networks(task)
-    chosen, why, lowres = "2d", slices_only(fingerprint, configuration == "2d"), None
+    why = slices_only(fingerprint, configuration == "2d")
+    decisions = Decisions(
+        geometry, task, fit_networks(task), axes, slice_axis, "2d", why, why_dims, None, memory_gb is None
+    )
     if spatial_dims == 3:
-        patch = sizing.networks.topology.patch
-        lowres = plan_lowres(task, patch)
-        share = math.prod(patch) / math.prod(task.median_shape)
-        chosen, why = choose_resolution(fingerprint, configuration, share, lowres)
-    if chosen == "3d_lowres" and lowres is not None:
-        task, sizing = lowres.task, lowres.sizing
-        geometry = replace(
-            geometry,
-            spacing_mm=in_image_order(axes, task.spacing_mm),
-            median_shape=in_image_order(axes, task.median_shape),
-        )
-    lowres_mm = None if lowres is None else lowres.task.spacing_mm
-    decisions = Decisions(geometry, task, sizing, axes, slice_axis, chosen, why, why_dims, lowres_mm, memory_gb is None)
-    return _assemble(fingerprint, decisions)
+        decisions = _at_resolution(fingerprint, configuration, decisions)
+    plan = _assemble(fingerprint, decisions)
+    return as_cascade(plan) if configuration == CASCADE else plan
+
+
+def _at_resolution(fingerprint: Fingerprint, asked: str, made: Decisions) -> Decisions:
+    """What was decided for volumes at full resolution, with the resolution that they are seen at.
+
+    Raises:
+        PlanError: see ``choose_resolution``.
+    """
+    patch = made.sizing.networks.topology.patch
+    lowres = plan_lowres(made.task, patch)
+    share = math.prod(patch) / math.prod(made.task.median_shape)
+    chosen, why = choose_resolution(fingerprint, asked, share, lowres)
+    made = replace(made, configuration=chosen, why_configuration=why)
+    if lowres is None:
+        return made
+    spacing, shape = lowres.task.spacing_mm, lowres.task.median_shape
+    made = replace(made, lowres_mm=spacing)
+    if chosen == "3d_fullres":
+        return made
+    geometry = replace(made.geometry, spacing_mm=made.in_image_order(spacing), median_shape=made.in_image_order(shape))
+    return replace(made, geometry=geometry, task=lowres.task, sizing=lowres.sizing)
 
 
 def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:

@@ -150,6 +150,7 @@ def test_a_cascade_is_3d_fullres_and_needs_a_3d_lowres():
         for name in ("3d_fullres", "3d_cascade_fullres")
     )
     assert second.replace(configuration="3d_fullres", previous_stage="", why=first.why) == first
+    assert second.why["spatial_dims"].startswith("3d_cascade_fullres was asked for")
     with pytest.raises(PlanError, match=r"3d_fullres, 2d or auto, received '3d_cascade_fullres'"):
         plan_data(make_fingerprint((1, 1, 1), (32, 32, 32)), 8, "cpu", configuration="3d_cascade_fullres")
 
