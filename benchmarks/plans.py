@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.plan_examples import EXAMPLES, WITHOUT_IMAGES, place, write_example
 from benchmarks.plan_fuzz import random_files
 from mcsc_bundle.plan import Plan, PlanError
-from preprocessing.configuration import CONFIGURATIONS
+from mcsc_bundle.plan_parts import CONFIGURATIONS
 from preprocessing.families import FAMILIES
 from preprocessing.nnunet import plan_from_nnunet
 from preprocessing.nnunet_plans import SCHEMES

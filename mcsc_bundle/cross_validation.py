@@ -35,6 +35,7 @@ from mcsc_bundle.fold_scores import left_out, result_keys, summarise
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
+from mcsc_bundle.plan_parts import CASCADE, LOWRES
 from mcsc_bundle.trained import ACCOUNT, account
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,6 @@ PLANNING = (
     "planned.json",
 )
 OWN = ("fold", "output_dir", "held_out")
-LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
 GROUPS = itertools.count()
 SPLITTING = ("dataset_dir", "num_labeled", "num_test", "split_seed", "split_file")
 MAX_FOLDS = 5  # of preprocessing.split.make_split

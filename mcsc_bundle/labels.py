@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 IGNORED = -1
-STORED_IGNORED = 255  # preprocessing.declared.MAX_CLASSES leaves it free
+STORED_IGNORED = 255
+MAX_CLASSES = 255  # class indices are stored as uint8, below the ignored voxels'
 
 Values = int | Sequence[int]
 """Of a class its value, of a region its values."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mcsc_bundle.plan_parts import CASCADE, CONFIGURATIONS
 from mcsc_bundle.precision import AMP_DTYPES
 
 EXPRESSIONS = ("$", "@", "%")  # a text that MONAI evaluates: its value is not known yet
@@ -101,10 +102,8 @@ RULES = {
     "fold": Rule("the number of a fold, all or auto", lambda value: value in ("all", "auto") or str(value).isdecimal()),
     "preset": _choice("plan", "resenc_m", "resenc_l", "resenc_xl", "paper"),
     "configuration": _choice(
-        "2d",
-        "3d_fullres",
-        "3d_lowres",
-        "3d_cascade_fullres",
+        *CONFIGURATIONS,
+        CASCADE,
         "auto",
         several="Several: python -m mcsc_bundle cross_validate DATA RUNS --configurations 2d,3d_fullres.",
     ),

@@ -6,8 +6,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from mcsc_bundle.labels import paints_apart
+from mcsc_bundle.labels import MAX_CLASSES, paints_apart
 from mcsc_bundle.plan_files import PlanError
+from mcsc_bundle.plan_parts import CASCADE, CONFIGURATIONS, LOWRES
 
 if TYPE_CHECKING:
     from mcsc_bundle.plan import Plan
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 PLAN_FORMAT = 1
 NORMALIZATION_SCHEMES = ("zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none")
 DEVICES = ("cpu", "cuda")
-CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "")
-MAX_CLASSES = 255  # class indices are stored as uint8
 AXIS_CODES = ("LR", "AP", "IS")
 PAPER_STAGES = 5
 CNN_PRESETS = ("plan", "resenc", "paper")
@@ -260,7 +259,8 @@ def _check_budget(plan: Plan) -> None:
     _expect(plan.estimated_memory_gb >= 0, "estimated_memory_gb", "gigabytes, 0 or more", plan.estimated_memory_gb)
     measured = plan.measured_memory_gb
     _expect(measured is None or measured >= 0, "measured_memory_gb", "gigabytes, or null", measured)
-    known = plan.configuration in CONFIGURATIONS
-    _expect(known, "configuration", f"one of {CONFIGURATIONS}, which only names the plan", plan.configuration)
-    stages = ("", "3d_lowres")
+    names = (*CONFIGURATIONS, CASCADE, "")
+    expected = f"one of {names}, which only names the plan"
+    _expect(plan.configuration in names, "configuration", expected, plan.configuration)
+    stages = ("", LOWRES)
     _expect(plan.previous_stage in stages, "previous_stage", f"one of {stages}", plan.previous_stage)

@@ -1,8 +1,17 @@
-"""Parts of a plan: normalisation of a channel, shapes of both networks, a scale of the contrast."""
+"""Parts of a plan: its kinds, normalisation of a channel, shapes of both networks, a scale of the contrast."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
+CONFIGURATIONS = ("2d", "3d_fullres", LOWRES)
+"""nnU-Net's names for plans of one stage; a cascade refines the masks of ``LOWRES``."""
+
+FULL_SIZE_CHANNELS, BLOCK_PIXELS = 16, 64
+"""Most channels of the Swin-UNet's map at full size; most pixels that a local block gives to its group."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,11 @@ class TransformerPlan:
         """Downsampling of each stage against the patch, per network axis."""
         return tuple(tuple(p * m for p, m in zip(self.patch, merge, strict=True)) for merge in _cumulative(self.merges))
 
+    @property
+    def full_size_channels(self) -> int:
+        """Width of the map at full size."""
+        return full_size_channels(self.preset, self.embed_dim)
+
 
 @dataclass(frozen=True)
 class ContrastScale:
@@ -103,6 +117,17 @@ class ContrastScale:
     stride: tuple[int, ...]
     block: tuple[int, ...]
     pixels: int | None = None
+
+
+def full_size_channels(preset: str, embed_dim: int) -> int:
+    """Width of the Swin-UNet's map at full size: in the paper that of the first stage."""
+    return embed_dim if preset == "paper" else min(embed_dim, FULL_SIZE_CHANNELS)
+
+
+def nearest_level(strides: Sequence[Sequence[int]], wanted: Sequence[int]) -> int:
+    """Index of the feature map whose stride is nearest to the wanted one (in octaves, summed over the axes)."""
+    distance = [sum(abs(math.log2(a / b)) for a, b in zip(stride, wanted, strict=True)) for stride in strides]
+    return distance.index(min(distance))
 
 
 def _cumulative(factors: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:

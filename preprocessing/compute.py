@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
-from preprocessing.memory import attended_tokens, encoder_products, full_size_channels, stem_channels, token_grids
+from preprocessing.memory import attended_tokens, encoder_products, stem_channels, token_grids
 
 CNN_CPU_FLOPS = {2: 1.0e11, 3: 8.0e10}
 TRANSFORMER_CPU_FLOPS = {2: 5.0e10, 3: 3.5e10}
@@ -54,7 +54,7 @@ def transformer_flops(patch: Sequence[int], swin: TransformerPlan, in_channels: 
             total += tokens * (2 * width**2 + 2 * width**2 + 2 * width**2)
     kernel = 3 ** len(patch)
     full_size = (
-        full_size_channels(swin) * (swin.embed_dim + kernel * num_classes) + stem_channels(swin) * kernel * in_channels
+        swin.full_size_channels * (swin.embed_dim + kernel * num_classes) + stem_channels(swin) * kernel * in_channels
     )
     return 2 * (total + voxels * full_size)
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcsc_bundle.plan import Fingerprint, Plan, PlanError
+from mcsc_bundle.plan_parts import CASCADE, CONFIGURATIONS, LOWRES
 from preprocessing.geometry import ANISOTROPY_RATIO, Geometry
 from preprocessing.sizing import LOWRES_BELOW, LOWRES_GAIN, LowRes
-
-CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
-CASCADE = "3d_cascade_fullres"
 
 SEES_TOO_LITTLE = 0.05
 FEW_LABELS = 10
@@ -81,7 +79,7 @@ def choose_resolution(
     """
     covers = f"At full resolution the patch covers {patch_share:.0%} of the median image"
     if lowres is None:
-        if configuration in ("3d_lowres", CASCADE):
+        if configuration in (LOWRES, CASCADE):
             raise PlanError(
                 f"Planning {fingerprint.dataset_name}: expected configuration to be 3d_fullres, 2d or auto, received "
                 f"{configuration!r}. {covers}; a coarser grid is planned below {LOWRES_BELOW:.0%}, if it then has at most "
@@ -89,11 +87,11 @@ def choose_resolution(
             )
         return "3d_fullres", f"{covers}, so that there is no 3d_lowres. The other configuration would be 2d."
     if configuration != "auto":
-        chosen, other = ("3d_lowres", "3d_fullres") if configuration == "3d_lowres" else ("3d_fullres", "3d_lowres")
+        chosen, other = (LOWRES, "3d_fullres") if configuration == LOWRES else ("3d_fullres", LOWRES)
         return chosen, f"Asked for. {covers}; there are 2d and {other}, too."
     labels = len(fingerprint.labeled)
     if patch_share < SEES_TOO_LITTLE and labels < FEW_LABELS:
-        return "3d_lowres", (
+        return LOWRES, (
             f"{covers}, and {labels} labelled cases are too few to show each place in the body: a coarser grid shows where a "
             f"patch lies. There are 2d and 3d_fullres, too; cross-validate to compare."
         )
@@ -107,7 +105,7 @@ def as_cascade(fullres: Plan) -> Plan:
         f"as {fullres.num_classes - 1} further input channels. The rest is planned as for 3d_fullres."
     )
     reasons = {**fullres.why, "configuration": why, "previous_stage": "What nnU-Net refines in its cascade."}
-    return fullres.replace(configuration=CASCADE, previous_stage="3d_lowres", why=reasons)
+    return fullres.replace(configuration=CASCADE, previous_stage=LOWRES, why=reasons)
 
 
 def slices_only(fingerprint: Fingerprint, asked: bool) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, ContrastScale, TransformerPlan
+from mcsc_bundle.plan_parts import BLOCK_PIXELS, nearest_level
 from preprocessing.compute import contrast_flops
 
 FINE_BLOCKS = 12
@@ -15,8 +16,6 @@ COARSE_BLOCKS = 2
 """Blocks per axis at the coarse scale: the paper cuts 28 pixels into blocks of 14."""
 
 MAX_PIXELS, MIN_PIXELS = 4096, 128
-BLOCK_PIXELS = 64
-"""Pixels that one block gives to its group (``mcsc_bundle.methods.contrast.choose_voxels``)."""
 
 STEP_SHARE = 0.07
 """Share of the step's operations that the contrastive loss of all scales may take."""
@@ -41,7 +40,7 @@ def plan_contrast(
     inner = cnn.cumulative_strides[1:]
     if inner:
         wanted = swin.cumulative_strides[min(1, len(swin.depths) - 1)]
-        strides.append(min(inner, key=lambda stride: _octaves_apart(stride, wanted)))
+        strides.append(inner[nearest_level(inner, wanted)])
     scales = []
     for stride, pieces in zip(strides, (FINE_BLOCKS, COARSE_BLOCKS), strict=False):
         cells = tuple(math.ceil(length / step) for length, step in zip(patch, stride, strict=True))
@@ -70,7 +69,3 @@ def _given(budget: int, cells: Sequence[int], block: Sequence[int]) -> int | Non
         return None
     blocks = math.prod(size // edge for size, edge in zip(cells, block, strict=True))
     return min(budget, blocks * min(BLOCK_PIXELS, math.prod(block)))
-
-
-def _octaves_apart(one: Sequence[int], other: Sequence[int]) -> float:
-    return sum(abs(math.log2(a / b)) for a, b in zip(one, other, strict=True))

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcsc_bundle.labels import paints_apart
+from mcsc_bundle.labels import MAX_CLASSES, paints_apart
 from preprocessing.folders import DatasetError
 
-MAX_CLASSES = 255  # class indices are stored as uint8, and 255 is the ignored voxels' (mcsc_bundle.labels)
 IGNORE = "ignore"  # nnU-Net's name for the value of voxels that nobody annotated
 
 

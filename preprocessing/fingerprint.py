@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from mcsc_bundle.labels import MAX_CLASSES
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, IntensityStats
 from mcsc_bundle.words import counted
 from preprocessing.axes import keep_slices_together
 from preprocessing.case_fingerprint import CaseMeasurement, describe, label_values, measure_case
 from preprocessing.dataset import Case, Dataset
-from preprocessing.declared import MAX_CLASSES
 from preprocessing.differences import differences
 from preprocessing.folders import DatasetError
 from preprocessing.parallel import choose_workers, map_cases

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
 from preprocessing.topology import Topology
-from preprocessing.transformer import FULL_SIZE_CHANNELS
 
 REFERENCE_BATCH = {2: 12, 3: 2}
 """Patches that fill a family's memory at its reference count (nnU-Net)."""
@@ -99,17 +98,12 @@ def transformer_count(patch: Sequence[int], swin: TransformerPlan, num_classes: 
         blocks, seams = (depth, width) if deepest else (2 * depth, 3 * width)
         total += math.prod(grid) * (blocks * block + seams)
     full_size = math.prod(grids[0]) * math.prod(swin.patch)
-    return total + full_size * (full_size_channels(swin) + stem_channels(swin) + num_classes)
-
-
-def full_size_channels(swin: TransformerPlan) -> int:
-    """Width of the Swin-UNet's map at full size."""
-    return swin.embed_dim if swin.preset == "paper" else min(swin.embed_dim, FULL_SIZE_CHANNELS)
+    return total + full_size * (swin.full_size_channels + stem_channels(swin) + num_classes)
 
 
 def stem_channels(swin: TransformerPlan) -> int:
     """Width of the convolution that brings the image to the Swin-UNet's map at full size."""
-    return full_size_channels(swin) if swin.joins_image else 0
+    return swin.full_size_channels if swin.joins_image else 0
 
 
 def cnn_parameters(cnn: CNNPlan, in_channels: int, num_classes: int) -> int:
@@ -152,7 +146,7 @@ def transformer_parameters(swin: TransformerPlan, in_channels: int, num_classes:
             merged = math.prod(swin.merges[stage])
             total += merged * (width // 2) * width + width * merged * (width // 2) + 2 * (width // 2) ** 2
     kernel = 3 ** len(swin.patch)
-    full_size = full_size_channels(swin) * (swin.embed_dim * math.prod(swin.patch) + kernel * num_classes)
+    full_size = swin.full_size_channels * (swin.embed_dim * math.prod(swin.patch) + kernel * num_classes)
     return total + full_size + stem_channels(swin) * kernel * in_channels
 
 

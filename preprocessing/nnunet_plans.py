@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcsc_bundle.plan import ChannelNormalization, CNNPlan, Plan, PlanError
+from mcsc_bundle.plan_parts import CONFIGURATIONS
 from preprocessing.compute import FORWARD_AND_BACKWARD, cnn_flops
-from preprocessing.configuration import CONFIGURATIONS
 from preprocessing.contrast import plan_contrast
 from preprocessing.memory import cnn_count, cnn_parameters
 from preprocessing.mirroring import plan_mirroring, sided_labels, why_mirrored

@@ -9,10 +9,10 @@ from statistics import median
 import torch
 
 from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
+from mcsc_bundle.plan_parts import CASCADE
 from preprocessing.axes import keep_slices_together
 from preprocessing.compute import FORWARD_AND_BACKWARD
 from preprocessing.configuration import (
-    CASCADE,
     as_cascade,
     check_configuration,
     choose_dimensions,

@@ -23,9 +23,9 @@ from mcsc_bundle.fold_scores import FoldScoresError, left_out_masks
 from mcsc_bundle.joined import check_joinable
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, PlanError, save_json
+from mcsc_bundle.plan_parts import CASCADE
 from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted
-from preprocessing.configuration import CASCADE
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_parts import BLOCK_PIXELS
 from mcsc_bundle.words import per_axis
-from preprocessing.contrast import BLOCK_PIXELS, COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
+from preprocessing.contrast import COARSE_BLOCKS, FINE_BLOCKS, STEP_SHARE
 from preprocessing.decisions import Decisions
 from preprocessing.memory import FEATURE_CAP
 from preprocessing.sizing import (

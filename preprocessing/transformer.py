@@ -21,9 +21,6 @@ MIN_TOKENS = 4
 FINE_TOKEN_WIDTH = 48
 """Most channels of the first stage beside fine tokens (as in SwinUNETR), of which there are more."""
 
-FULL_SIZE_CHANNELS = 16
-"""Channels of the full-size map (``mcsc_bundle.networks.swin_unet``)."""
-
 BLOCKS_PER_STAGE = 2
 WINDOWS = {2: (7, 8, 6, 5, 4), 3: (7, 6, 5, 4)}
 """Window edges to choose from, the preferred first (Swin: 7)."""

@@ -15,9 +15,7 @@ from mcsc_bundle.losses.distributed import gather_features, groups_of_rank, worl
 from mcsc_bundle.methods.bank import MemoryBank
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
-
-BLOCK_VOXELS = 64
-"""Voxels of a block, of each map, that a pixel budget leaves; of all processes together."""
+from mcsc_bundle.plan_parts import BLOCK_PIXELS, nearest_level
 
 
 class PairProjector(nn.Module):
@@ -118,7 +116,7 @@ class MultiScaleContrast(nn.Module):
         targets = _resized_labels(torch.cat(labels), cells).flatten(1)  # (2B, cells)
         where = local_blocks(cells, scale.block, len(targets), device=targets.device)  # (G, 2B, V)
         balanced = self.num_classes if self.balance_anchors else 0
-        per_block = max(1, min(math.prod(scale.block), BLOCK_VOXELS) // world_size())
+        per_block = max(1, min(math.prod(scale.block), BLOCK_PIXELS) // world_size())
         where, target = choose_voxels(where, targets, scale, balanced, per_block)  # both (g, 2B, v)
         projector = self.projectors[index]
         sampled = _gathered(maps, where, projector.dtype)  # type: ignore[arg-type]
@@ -141,7 +139,7 @@ class MultiScaleContrast(nn.Module):
 
 
 def choose_voxels(
-    where: Tensor, targets: Tensor, scale: ContrastScale, num_classes: int = 0, per_block: int = BLOCK_VOXELS
+    where: Tensor, targets: Tensor, scale: ContrastScale, num_classes: int = 0, per_block: int = BLOCK_PIXELS
 ) -> tuple[Tensor, Tensor]:
     """Cut the block groups ``(G, M, V)`` down to the pixel budget of the scale; no device synchronisation.
 
@@ -168,12 +166,6 @@ def choose_voxels(
             score = (target > 0).flatten(1).any(1).float() + torch.rand(groups, device=where.device)
             where = where[score.topk(keep).indices]
     return where, _labels_at(targets, where)
-
-
-def nearest_level(strides: Sequence[Sequence[int]], wanted: Sequence[int]) -> int:
-    """Index of the feature map whose stride is nearest to the wanted one (in octaves, summed over the axes)."""
-    distance = [sum(abs(math.log2(a / b)) for a, b in zip(stride, wanted, strict=True)) for stride in strides]
-    return distance.index(min(distance))
 
 
 def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:

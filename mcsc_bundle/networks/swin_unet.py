@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from mcsc_bundle.networks.swin_blocks import PatchExpanding, PatchMerging, SwinBlock
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_parts import full_size_channels
 
 PAPER_DROP_PATH = 0.2
 PAPER_STD = 0.02
-FULL_SIZE_CHANNELS = 16
 
 
 class SwinUNet(nn.Module):
@@ -97,7 +97,7 @@ class SwinUNet(nn.Module):
             for stage in reversed(range(len(depths) - 1))
         )
         self.norm_up = nn.LayerNorm(embed_dim)
-        full_size = embed_dim if paper else min(embed_dim, FULL_SIZE_CHANNELS)
+        full_size = full_size_channels(preset, embed_dim)
         self.up = PatchExpanding(embed_dim, full_size, _three(patch))
         self.apply(lambda module: initialise(module, PAPER_STD if paper else None))
         self.joins_image = joins_image
