@@ -23,7 +23,7 @@ from mcsc_bundle.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
 from mcsc_bundle.labels import Values, file_values, scored_values
 from mcsc_bundle.plan_checks import NORMALIZATION_SCHEMES, PLAN_FORMAT, check_plan
 from mcsc_bundle.plan_files import PlanError, from_plain, load_json, save_json, to_plain
-from mcsc_bundle.plan_parts import ChannelNormalization, CNNPlan, ContrastScale, TransformerPlan
+from mcsc_bundle.plan_parts import PROJECTION, ChannelNormalization, CNNPlan, ContrastScale, TransformerPlan
 
 __all__ = [
     "NORMALIZATION_SCHEMES",
@@ -104,7 +104,7 @@ class Plan:
     cnn: CNNPlan
     transformer: TransformerPlan
     contrast: tuple[ContrastScale, ...]
-    projection_dim: int = 128
+    projection_dim: int = PROJECTION
     mirror_axes: tuple[int, ...] = ()
     inference_overlap: float = 0.5
     largest_component: tuple[tuple[str, ...], ...] = ()

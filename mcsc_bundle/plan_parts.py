@@ -13,6 +13,9 @@ CONFIGURATIONS = ("2d", "3d_fullres", LOWRES)
 FULL_SIZE_CHANNELS, BLOCK_PIXELS = 16, 64
 """Most channels of the Swin-UNet's map at full size; most pixels that a local block gives to its group."""
 
+PROJECTOR_HIDDEN, PROJECTION = 256, 128
+"""Widths of the contrastive loss's projectors: first layer, vectors that are contrasted."""
+
 
 @dataclass(frozen=True)
 class ChannelNormalization:

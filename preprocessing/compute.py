@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from mcsc_bundle.plan import CNNPlan, TransformerPlan
+from mcsc_bundle.plan_parts import PROJECTION, PROJECTOR_HIDDEN
 from preprocessing.memory import attended_tokens, encoder_products, stem_channels, token_grids
 
 CNN_CPU_FLOPS = {2: 1.0e11, 3: 8.0e10}
@@ -59,9 +60,7 @@ def transformer_flops(patch: Sequence[int], swin: TransformerPlan, in_channels: 
     return 2 * (total + voxels * full_size)
 
 
-def contrast_flops(
-    pixels: int, block_pixels: int, batch: int, widths: int, hidden: int = 256, projection: int = 128
-) -> float:
+def contrast_flops(pixels: int, block_pixels: int, batch: int, widths: int) -> float:
     """Operations of the contrastive loss of one scale, forward and backward.
 
     Args:
@@ -69,12 +68,11 @@ def contrast_flops(
         block_pixels: of these, how many lie in one local block; a group joins one block of every map.
         batch: patches in the step.
         widths: channels of the two networks' maps together.
-        hidden, projection: widths of the projectors.
     """
     maps = 2 * batch
     groups, rows = pixels / block_pixels, maps * block_pixels
-    similarity = groups * rows**2 * projection * 2
-    projectors = pixels * batch * (widths * hidden + 2 * hidden * projection) * 2
+    similarity = groups * rows**2 * PROJECTION * 2
+    projectors = pixels * batch * (widths * PROJECTOR_HIDDEN + 2 * PROJECTOR_HIDDEN * PROJECTION) * 2
     # One similarity product forward, three backward (one recomputed); exponentials weigh about as much.
     return 5 * similarity + FORWARD_AND_BACKWARD * projectors
 

@@ -49,20 +49,17 @@ def map_cases(
     yield from tqdm(done, total=len(arguments), desc=title, delay=5, unit="case", disable=None)
 
 
-def choose_workers(
-    files: Mapping[str, Sequence[Path]], workers: int | None = None, worth_bytes: int = WORTH_PROCESSES_BYTES
-) -> int:
+def choose_workers(files: Mapping[str, Sequence[Path]], workers: int | None = None) -> int:
     """How many processes to use: as many as the cores, the memory and the amount of work make sensible.
 
     Args:
         files: what each case reads.
         workers: the user's choice, kept unless there are fewer cases; ``None`` decides here.
-        worth_bytes: with less to read than this, one; lower it for work that takes long per byte.
     """
     if workers is not None:
         return max(1, min(workers, len(files)))
     sizes = [sum(path.stat().st_size for path in paths if path.exists()) for paths in files.values()]
-    if sum(sizes) < worth_bytes:
+    if sum(sizes) < WORTH_PROCESSES_BYTES:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, available_bytes() // (MEMORY_PER_FILE_BYTE * max(sizes)), len(files), MAX_WORKERS))

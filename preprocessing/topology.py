@@ -61,31 +61,24 @@ class Topology:
         return Topology(pick(self.patch), tuple(map(pick, self.strides)), tuple(map(pick, self.kernels)))
 
 
-def network_topology(
-    spacing_mm: Sequence[float],
-    size: Sequence[float],
-    min_feature_map: int = MIN_FEATURE_MAP,
-    max_pools: int | None = None,
-) -> Topology:
+def network_topology(spacing_mm: Sequence[float], size: Sequence[float]) -> Topology:
     """Strides and kernels for a patch, and the patch padded to a multiple of the strides.
 
-    At each stage the axes that still have ``2 * min_feature_map`` voxels compete; those with less than twice the finest
-    spacing among them are halved (a single one only if it has ``3 * min_feature_map``). An axis is convolved over
+    At each stage the axes that still have ``2 * MIN_FEATURE_MAP`` voxels compete; those with less than twice the finest
+    spacing among them are halved (a single one only if it has ``3 * MIN_FEATURE_MAP``). An axis is convolved over
     (kernel 3 instead of 1) from the stage on at which its spacing is less than twice the finest; the bottleneck
     always is.
 
     Args:
         spacing_mm: spacing of the patch's axes.
         size: wished patch, voxels; may be fractional (a median of shapes).
-        min_feature_map: least voxels an axis keeps in the bottleneck.
-        max_pools: most halvings per axis; ``None`` sets no limit.
     """
     axes = range(len(spacing_mm))
     spacing, length = [float(s) for s in spacing_mm], [float(s) for s in size]
     pools, convolved = [0 for _ in axes], [False for _ in axes]
     strides, kernels = [tuple(1 for _ in axes)], []
     while True:
-        chosen = _axes_to_halve(spacing, length, pools, min_feature_map, max_pools)
+        chosen = _axes_to_halve(spacing, length)
         if not chosen:
             break
         finest = min(spacing)
@@ -101,17 +94,13 @@ def network_topology(
     return Topology(patch, tuple(strides), tuple(kernels))
 
 
-def _axes_to_halve(
-    spacing: list[float], length: list[float], pools: list[int], min_feature_map: int, max_pools: int | None
-) -> list[int]:
-    large = [axis for axis, voxels in enumerate(length) if voxels >= 2 * min_feature_map]
+def _axes_to_halve(spacing: list[float], length: list[float]) -> list[int]:
+    large = [axis for axis, voxels in enumerate(length) if voxels >= 2 * MIN_FEATURE_MAP]
     if not large:
         return []
     finest = min(spacing[axis] for axis in large)
     chosen = [axis for axis in large if spacing[axis] / finest < SIMILAR_SPACING]
-    if max_pools is not None:
-        chosen = [axis for axis in chosen if pools[axis] < max_pools]
-    alone_and_short = len(chosen) == 1 and length[chosen[0]] < 3 * min_feature_map
+    alone_and_short = len(chosen) == 1 and length[chosen[0]] < 3 * MIN_FEATURE_MAP
     return [] if alone_and_short else chosen
 
 

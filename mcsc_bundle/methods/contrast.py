@@ -15,7 +15,7 @@ from mcsc_bundle.losses.distributed import gather_features, groups_of_rank, worl
 from mcsc_bundle.methods.bank import MemoryBank
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
-from mcsc_bundle.plan_parts import BLOCK_PIXELS, nearest_level
+from mcsc_bundle.plan_parts import BLOCK_PIXELS, PROJECTOR_HIDDEN, nearest_level
 
 
 class PairProjector(nn.Module):
@@ -77,7 +77,7 @@ class MultiScaleContrast(nn.Module):
         plan: Plan,
         networks: NetworkPair,
         temperature: float = 0.1,
-        hidden: int = 256,
+        hidden: int = PROJECTOR_HIDDEN,
         balance_anchors: bool = False,
         bank: int = 0,
     ) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from preprocessing import machine
+from preprocessing import machine, parallel
 from preprocessing.parallel import choose_workers, map_cases
 
 
@@ -42,10 +42,11 @@ def test_memory_bounds_the_processes(tmp_path, monkeypatch):
     (tmp_path / "scan.nii").write_bytes(b"x" * 1000)
     files = {str(n): [tmp_path / "scan.nii"] for n in range(9)}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(parallel, "WORTH_PROCESSES_BYTES", 0)
     monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
     for kilobytes, expected in ((10**6, 8), (72, 3), (1, 1)):
         (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:   {kilobytes} kB\n")
-        assert choose_workers(files, worth_bytes=0) == expected
+        assert choose_workers(files) == expected
 
 
 def process(_number):

@@ -42,10 +42,6 @@ def test_the_bottleneck_is_convolved_over_all_axes() -> None:
     assert network_topology((100, 1, 1), (4, 32, 32)).kernels[-1] == (3, 3, 3)
 
 
-def test_halvings_can_be_limited() -> None:
-    assert halvings(network_topology((1, 1), (64, 64), max_pools=2).strides) == (2, 2)
-
-
 def test_the_stages_tile_the_patch() -> None:
     topology = network_topology((3, 1, 1), (20, 100, 90))
     assert topology.stage_shapes[0] == topology.patch
