@@ -9,7 +9,7 @@ from mcsc_bundle.plan import Fingerprint, Plan
 from mcsc_bundle.trained import described, plan_record
 from mcsc_bundle.words import per_axis
 from preprocessing.largest_component import group_name
-from preprocessing.mirroring import listed
+from preprocessing.mirroring import named_axes
 
 WIDTH = 110
 MISSING_REASON = "Set by hand."
@@ -98,7 +98,7 @@ def _choices(plan: Plan) -> list[tuple[tuple[str, ...], str, str]]:
             "Contrast",
             f"{_scales(plan)}; projected to {plan.projection_dim}",
         ),
-        (("mirror_axes",), "Mirrored axes", listed(plan) if plan.mirror_axes else "none"),
+        (("mirror_axes",), "Mirrored axes", named_axes(plan) if plan.mirror_axes else "none"),
         (("inference_overlap",), "Window overlap", f"{plan.inference_overlap:g}"),
         (
             ("largest_component",),

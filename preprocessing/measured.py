@@ -51,7 +51,7 @@ def fit_measured(
     """
     budget, asked, first = plan.memory_gb, plan.memory_gb, 0.0
     for _ in range(ATTEMPTS):
-        taken = step_gigabytes(plan, networks, amp_dtype)
+        taken = measured_gigabytes(plan, networks, amp_dtype)
         if taken is None:
             return plan
         first = first or taken
@@ -69,7 +69,7 @@ def fit_measured(
     raise PlanError(f"Planning: expected a step that fits {budget:g} GB, received {taken:.3g} GB. Give more memory_gb.")
 
 
-def step_gigabytes(plan: Plan, networks: str, amp_dtype: str | None = None) -> float | None:
+def measured_gigabytes(plan: Plan, networks: str, amp_dtype: str | None = None) -> float | None:
     """Peak of a training step on the plan's device; infinite if the device has too little, ``None`` if it is not here.
 
     On a GPU what the allocator reserved; on a CPU the growth of the resident set.

@@ -74,7 +74,7 @@ def keep_sides(plan: Plan, labels: Iterable[str]) -> Plan:
     if kept == plan.mirror_axes:
         return plan
     changed = plan.replace(mirror_axes=kept)
-    why = f"{why_mirrored(changed, labels)} The plan that was taken over mirrors {listed(plan)}."
+    why = f"{why_mirrored(changed, labels)} The plan that was taken over mirrors {named_axes(plan)}."
     return changed.replace(why={**plan.why, "mirror_axes": why})
 
 
@@ -121,7 +121,7 @@ def _sided_outcome(plan: Plan) -> str:
         return f"{cause}Nothing is mirrored.{short}"
     if sorted(plan.mirror_axes) == others:
         return f"{cause}The other axes are mirrored, as in nnU-Net."
-    return f"{cause}Mirrored: {listed(plan)}."
+    return f"{cause}Mirrored: {named_axes(plan)}."
 
 
 def _left_right(plan: Plan) -> int | None:
@@ -141,7 +141,7 @@ def _turned(plan: Plan) -> tuple[int, ...]:
     return tuple(axis for axis in range(plan.spatial_dims) if axis != flat)
 
 
-def listed(plan: Plan) -> str:
+def named_axes(plan: Plan) -> str:
     """The mirror axes for a reader, with their directions where the plan knows them: ``network axis 0 (left-right)``."""
     codes = [plan.orientation[axis] for axis in plan.network_axes] if plan.orientation else []
     names = [f"{axis} ({DIRECTIONS[codes[axis]]})" if codes else str(axis) for axis in sorted(plan.mirror_axes)]

@@ -9,7 +9,7 @@ import torch
 
 from mcsc_bundle.plan import PlanError
 from preprocessing import measured
-from preprocessing.measured import fit_measured, step_gigabytes, take_steps
+from preprocessing.measured import fit_measured, measured_gigabytes, take_steps
 from preprocessing.planner import default_memory_gb, make_plan
 from preprocessing.run_plan import Request
 from tests.plans import make_plan as tiny_plan
@@ -30,7 +30,7 @@ def takes(monkeypatch, factor):
         seen.append(plan.estimated_memory_gb)
         return factor * plan.estimated_memory_gb
 
-    monkeypatch.setattr(measured, "step_gigabytes", step)
+    monkeypatch.setattr(measured, "measured_gigabytes", step)
     return seen
 
 
@@ -53,7 +53,7 @@ def test_a_step_that_does_not_fit_shrinks_the_plan_by_its_own_rules(monkeypatch)
 
 
 def test_what_never_fits_is_refused_with_the_figure(monkeypatch):
-    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks, amp_dtype: 20.0)
+    monkeypatch.setattr(measured, "measured_gigabytes", lambda plan, networks, amp_dtype: 20.0)
     with pytest.raises(PlanError, match="a step that fits 8 GB, received 20 GB"):
         fit_measured(plan_for(8), "pair", plan_for)
 
@@ -66,21 +66,21 @@ def test_a_plan_of_the_user_is_never_changed_but_warned_of(monkeypatch, caplog):
 
 
 def test_what_is_not_measured_stays_unknown(monkeypatch):
-    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks, amp_dtype: None)
+    monkeypatch.setattr(measured, "measured_gigabytes", lambda plan, networks, amp_dtype: None)
     assert fit_measured(plan_for(8), "pair", plan_for).measured_memory_gb is None
 
 
 def test_a_real_step_is_measured_elsewhere():
     plan = tiny_plan("3d", batch_labeled=1, batch_unlabeled=1, device="cpu")
     state = torch.get_rng_state()
-    taken = step_gigabytes(plan, "pair")
+    taken = measured_gigabytes(plan, "pair")
     assert 0 < taken < 2
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_step_is_tried_in_the_training_s_precision(monkeypatch):
     asked = []
-    monkeypatch.setattr(measured, "step_gigabytes", lambda plan, networks, amp_dtype: asked.append(amp_dtype))
+    monkeypatch.setattr(measured, "measured_gigabytes", lambda plan, networks, amp_dtype: asked.append(amp_dtype))
     fit_measured(plan_for(8), "pair", plan_for, "float32")
     Request("plan", None, {"networks": "pair"}, True, "float16").tried(plan_for(8), VOLUMES)
     assert asked == ["float32", "float16"]
@@ -96,7 +96,7 @@ def test_the_other_process_is_told_the_precision(monkeypatch, amp_dtype):
 
     monkeypatch.setattr(measured.subprocess, "run", run)
     plan = tiny_plan("3d", device="cpu")
-    assert step_gigabytes(plan, "pair", amp_dtype) == 1.5 and told == [amp_dtype or "pair"]
+    assert measured_gigabytes(plan, "pair", amp_dtype) == 1.5 and told == [amp_dtype or "pair"]
 
 
 def test_a_gpu_s_budget_leaves_a_tenth(monkeypatch):
@@ -120,4 +120,4 @@ def test_a_step_is_taken_in_that_precision(monkeypatch, amp_dtype):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_plan_cannot_be_tried_without_a_gpu():
-    assert step_gigabytes(plan_for(8), "pair") is None
+    assert measured_gigabytes(plan_for(8), "pair") is None
