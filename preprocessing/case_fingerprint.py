@@ -20,6 +20,8 @@ from mcsc_bundle.plan import CaseFingerprint, IntensityStats
 from mcsc_bundle.words import counted
 from preprocessing.class_sizes import class_components, class_voxels, least_in_largest
 from preprocessing.dataset import Case
+from preprocessing.geometry import ANISOTROPY_RATIO
+from preprocessing.halved import halved_dice
 
 SAMPLE_SEED = 1234
 CHUNK = 2**20  # voxels turned into float64 at a time
@@ -94,6 +96,7 @@ def measure_case(
         class_components={name: own.count for name, own in pieces.items()},
         class_largest={name: own.largest for name, own in pieces.items()},
         foreground_largest=_together(classes, members),
+        halved_dice=None if classes is None else _halved(classes, members, spacing),
         patient=case.group,
         content_hash=digest,
         ignored_voxels=0 if classes is None else int(np.count_nonzero(classes == STORED_IGNORED)),
@@ -216,6 +219,16 @@ def class_members(
 def _together(classes: np.ndarray | None, members: Mapping[str, Sequence[int]]) -> float:
     """``least_in_largest`` where there is a label of several classes; of one it would be the class's own share."""
     return 0.0 if classes is None or len(members) <= 2 else least_in_largest(classes, members)
+
+
+def _halved(classes: np.ndarray, members: Mapping[str, Sequence[int]], spacing: Sequence[float]) -> float | None:
+    """``halved_dice`` of a 2-D image or across thick slices; ``spacing`` in the order of the file, that of classes reversed."""
+    *_, thinner, coarsest = sorted(spacing)
+    if len(spacing) == 2:
+        return halved_dice(classes, members, None)
+    if coarsest <= ANISOTROPY_RATIO * thinner:
+        return None
+    return halved_dice(classes, members, len(spacing) - 1 - list(spacing).index(coarsest))
 
 
 def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:

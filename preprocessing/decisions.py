@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from preprocessing.configuration import in_image_order
 from preprocessing.geometry import Geometry
+from preprocessing.halved import Halved
 from preprocessing.sizing import Sizing, Task
 
 
@@ -22,6 +23,7 @@ class Decisions:
         why_dims: reason for 2-D or 3-D.
         lowres_mm: spacing of 3d_lowres in the order of ``task``; ``None`` if the data do not call for it.
         default_memory: the budget was not given.
+        halved: what was decided for slices at half the resolution; ``None`` at full resolution.
     """
 
     geometry: Geometry
@@ -34,6 +36,7 @@ class Decisions:
     why_dims: str
     lowres_mm: tuple[float, ...] | None
     default_memory: bool
+    halved: Halved | None = None
 
     def in_image_order(self, values: Sequence[float]) -> tuple[float, ...]:
         """Values in the order of ``task`` brought to that of the image's axes."""

@@ -89,6 +89,16 @@ def test_class_voxels_and_components(tmp_path):
     assert case.foreground_largest == 0  # a and b do not touch: the largest component holds nothing of one of them
 
 
+@pytest.mark.parametrize(("spacing", "kept"), [((1, 1, 5), 0.0), ((5, 1, 1), 1.0), ((1, 1, 3), None)])
+def test_what_halving_would_keep_is_measured_across_thick_slices(tmp_path, spacing, kept):
+    """A row of voxels along z: in planes of x and y lone pixels, in those of y and z two of four."""
+    label = np.zeros((6, 5, 4), dtype=np.int16)
+    label[2, 2, :] = 1
+    labels = {"background": 0, "a": 1}
+    case = measured(tmp_path, voxels(0), label, np.diag([*spacing, 1.0]), labels=labels).fingerprint
+    assert case.halved_dice == kept
+
+
 @pytest.mark.parametrize(
     ("row", "least"), [("1111222", 1), ("1111022", 0), ("1111220020", 2 / 3), ("1101100000", 1 / 2)]
 )

@@ -1,0 +1,90 @@
+"""Slices at half their resolution on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from preprocessing.halved import halved_dice
+from preprocessing.planner import make_plan
+from tests.preprocessing.fingerprints import make_fingerprint
+
+MEMBERS = {"background": [0], "a": [1], "b": [2], "both": [1, 2]}
+
+
+def drawn(*rows: str) -> np.ndarray:
+    return np.array([list(map(int, row)) for row in rows], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [
+        (drawn("0000", "0110", "0110"), 1),
+        (drawn("1000", "1111"), 2 * 5 / (5 + 8)),  # three and two of four pixels: both blocks become it
+        (
+            drawn("101", "010", "101"),
+            2 * 2 / (5 + 4),
+        ),  # of the first block two pixels, of those at the border one of four
+        (drawn("1"), 0),
+        (drawn("00"), None),
+    ],
+)
+def test_a_label_by_hand(label, kept) -> None:
+    assert halved_dice(label, {"background": [0], "a": [1]}, None) == pytest.approx(kept)
+
+
+def test_it_is_the_mean_over_classes_and_ignores_what_nobody_annotated() -> None:
+    label = drawn("1102", "1100")
+    label[1, 2] = 255
+    assert halved_dice(label, {"background": [0], "a": [1], "b": [2], "absent": [3]}, None) == pytest.approx(
+        (1 + 0) / 2
+    )
+    assert halved_dice(label, {"background": [0], "either": [1, 2]}, None) == pytest.approx(2 * 4 / (5 + 4))
+
+
+def test_the_axis_of_thick_slices_keeps_its_resolution() -> None:
+    volume = np.zeros((4, 4, 3), dtype=np.uint8)
+    volume[1, 1, :2] = 1
+    members = {"background": [0], "a": [1]}
+    assert halved_dice(volume, members, 2) == 0  # one pixel of four in each of two slices
+    assert halved_dice(volume, members, 0) == 1  # two of four in one
+
+
+def fingerprint(kept=0.95, spacing=(8.0, 1.5, 1.25), shape=(10, 216, 256)):
+    made = make_fingerprint(spacing, shape, unlabeled=30, channels=("MR",))
+    cases = tuple(replace(case, halved_dice=kept if case.labeled else None) for case in made.cases)
+    return replace(made, cases=cases)
+
+
+def test_slices_of_a_cpu_are_halved_where_labels_keep_what_they_are() -> None:
+    whole = make_plan(fingerprint(kept=0.9), device="cpu", memory_gb=8)
+    half = make_plan(fingerprint(), device="cpu", memory_gb=8)
+    assert (whole.spacing_mm, whole.patch_size, whole.batch_labeled) == ((None, 1.5, 1.25), (224, 256), 2)
+    assert (half.spacing_mm, half.patch_size, half.batch_labeled) == ((None, 3.0, 2.5), (112, 128), 4)
+    assert half.median_shape == (10, 108, 128) and half.cnn.features[0] >= whole.cnn.features[0]
+    assert "keeps a Dice of 0.950" in half.why["spacing_mm"] and "twice" not in whole.why["spacing_mm"]
+    assert all(name in half.why["spacing_mm"] for name in ("Median", "each case keeps its own"))
+
+
+def test_pictures_are_halved_too() -> None:
+    plan = make_plan(fingerprint(spacing=(1.0, 1.0), shape=(512, 384)), device="cpu", memory_gb=8)
+    assert plan.spacing_mm == (2.0, 2.0) and "percentile" not in plan.why["spacing_mm"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"device": "cuda"}, {"networks": "cnn"}, {"step_seconds": 60}, {"configuration": "3d_fullres"}],
+)
+def test_what_stays_at_full_resolution(options) -> None:
+    plan = make_plan(fingerprint(), **{"device": "cpu", "memory_gb": 8, **options})
+    assert plan.spacing_mm[1:] == (1.5, 1.25)
+
+
+def test_the_step_that_the_reason_names_is_planned_at_full_resolution() -> None:
+    seconds = (
+        make_plan(fingerprint(), device="cpu", memory_gb=8).why["spacing_mm"].split("--step_seconds ")[1].split()[0]
+    )
+    plan = make_plan(fingerprint(), device="cpu", memory_gb=8, step_seconds=int(seconds))
+    assert plan.spacing_mm == (None, 1.5, 1.25)
