@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ class RunFacts:
         plan, fingerprint: what was decided and measured.
         losses, validations: rows of ``log.csv`` and ``validation.csv``.
         scores: rows of ``metrics.csv`` of all runs; empty if none was evaluated.
-        parts: names of the cases that played each part in ``splits.json``.
         method: class name of the method; empty in runs that do not name it.
         planned: the plan before anybody edited it; ``None`` if it was not kept.
         taught: names of the cases whose labels trained a network; empty if older runs do not tell.
@@ -55,7 +53,6 @@ class RunFacts:
     losses: tuple[dict[str, str], ...] = ()
     validations: tuple[dict[str, str], ...] = ()
     scores: tuple[CaseMetric, ...] = ()
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     method: str = ""
     planned: Plan | None = None
     taught: frozenset[str] = frozenset()
@@ -127,7 +124,6 @@ def read_run(folder: str | Path) -> RunFacts:
         losses=tuple(read_rows(first / "log.csv")),
         validations=tuple(read_rows(first / "validation.csv")),
         scores=tuple(row for run in runs for row in _scores(run)),
-        parts=_parts(first / "splits.json"),
         method=_method(first / "models" / "checkpoint.pt"),
         planned=Plan.load(first / PLANNED) if (first / PLANNED).exists() else None,
         taught=_taught(runs),
@@ -202,13 +198,6 @@ def _scores(run: Path) -> list[CaseMetric]:
 def _taught(runs: Sequence[Path]) -> frozenset[str]:
     told = [read_trained(run / "models").get("labeled", ()) for run in runs]
     return frozenset(name for names in told for name in names) if all(told) else frozenset()
-
-
-def _parts(path: Path) -> dict[str, tuple[str, ...]]:
-    if not path.exists():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {name: tuple(content[name]) for name in ("labeled", "unlabeled", "test")}
 
 
 def _method(checkpoint: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,54 +62,54 @@ class TrainedRun:
             raise SystemExit(f"error: expected branch to be one of {', '.join(BRANCHES)}, received {branch!r}.")
         self.run_dir, self.branch, self.option = run_dir, branch, option
         self.packed = plan is not None
-        first, *configurations = _chosen_or_exit(run_dir)
-        self.folder, *others = _folders_or_exit(first)
+        with _or_exit():
+            first, *configurations = chosen_folders(Path(run_dir)) if isinstance(run_dir, (str, Path)) else [run_dir]
+            self.folder, *others = run_folders(first, complete=True)
         if plan is None and not (self.folder / "plan.json").exists():
             kinds = "run" if option == "output_dir" else "run or packed bundle"
             raise SystemExit(
                 f"error: --{option}: expected the folder of a {kinds}, received {self.folder}, which holds no plan.json. "
                 f"Give the --output_dir of the training{'' if option == 'output_dir' else f' as --{option}'}."
             )
-        try:
+        with _or_exit():
             if code is not None:
                 check_code(code)
             self.plan = self._plan(plan)
             if not self.packed or (self.folder / "plan.json").exists():  # elsewhere no bundle, but e.g. this repository
                 check_metadata(self.folder, self.plan)
-        except BundleError as error:
-            raise SystemExit(f"error: {error}") from None
-        except PlanError as error:
-            raise SystemExit(f"error: {error}") from None
-        self.others = [TrainedRun([folder], branch, option=option) for folder in others]
-        for run in self.others:
-            _same_plan_or_exit(self, run)
-        if others:
-            log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *others))))
+        self.others = self._runs_of_this_plan(others)
         if option == "output_dir" and (others or configurations):
             raise SystemExit(
                 f"error: --output_dir: expected the folder of one training to evaluate, received {self.run_dir}, which holds "
                 "several. cross_validation.csv in it has the scores of every case by the fold that left it out. To evaluate a "
                 "fold by itself, give its own folder."
             )
-        self.configurations = [TrainedRun(folder, branch, option=option) for folder in configurations]
-        if configurations:
-            log.info("Averaging the configurations %s.", ", ".join(map(str, (first, *configurations))))
-            try:
-                check_joinable({str(run.folder): run.plan for run in (self, *self.configurations)})
-            except PlanError as error:
-                raise SystemExit(f"error: {error}") from None
+        self.configurations = self._further(first, configurations)
 
     def _plan(self, plan: Plan | None) -> Plan:
         path = self.folder / "plan.json"
-        if plan is None and not path.exists():
-            raise PlanError(
-                f"expected the file {path}, which does not exist. Give the folder of a training as --run_dir."
-            )
-        plan, source = (
-            (Plan.load(path), str(path)) if plan is None else (plan, f"the plan in the configs of {self.folder}")
-        )
+        source = str(path) if plan is None else f"the plan in the configs of {self.folder}"
+        plan = Plan.load(path) if plan is None else plan
         check_trained(self.folder / "models", plan, source)
         return mirrored_in_training(self.folder / "models", plan)
+
+    def _runs_of_this_plan(self, folders: Sequence[Path]) -> list[TrainedRun]:
+        runs = [TrainedRun([folder], self.branch, option=self.option) for folder in folders]
+        with _or_exit():
+            for run in runs:
+                check_same_plan(self.plan, self.folder, run.plan, run.folder)
+        if runs:
+            log.info("Averaging the networks of %s.", ", ".join(map(str, (self.folder, *folders))))
+        return runs
+
+    def _further(self, first: Any, folders: Sequence[Any]) -> list[TrainedRun]:
+        """The configurations that ``best.json`` names after the first."""
+        runs = [TrainedRun(folder, self.branch, option=self.option) for folder in folders]
+        if runs:
+            log.info("Averaging the configurations %s.", ", ".join(map(str, (first, *folders))))
+            with _or_exit():
+                check_joinable({str(run.folder): run.plan for run in (self, *runs)})
+        return runs
 
     @property
     def all_weights(self) -> list[Path]:
@@ -142,11 +143,9 @@ class TrainedRun:
                 f"error: expected the runs of {self.plan.previous_stage} in {folder or 'a folder'}, which {self.folder / FILE} "
                 "names and which does not exist. Put them back, or correct the path in that file."
             )
-        try:
+        with _or_exit():
             for run in (self, *self.others):
                 check_stage(run.folder, folder)
-        except PlanError as error:
-            raise SystemExit(f"error: {error}") from None
         return TrainedRun(run_folders(folder))  # some folds may be enough, as they were in training
 
     def postprocessing(self, choice: bool | str = True) -> list[tuple[str, ...]]:
@@ -184,10 +183,8 @@ class TrainedRun:
                     f"A packed bundle may hold the CNN alone: use --branch cnn, or the --{self.option} of the training."
                 )
             raise SystemExit(f"error: expected weights in {path}, which does not exist. {remedy}")
-        try:
+        with _or_exit():
             check_weights(self.folder, path)
-        except BundleError as error:
-            raise SystemExit(f"error: {error}") from None
         if "transformer" not in load_tensors_or_exit(path) and self.branch != "cnn":
             raise SystemExit(
                 f"error: expected a CNN and a Transformer in {path}, found no Transformer: the method trained without. "
@@ -238,22 +235,10 @@ def loadable(network: nn.Module) -> dict[str, nn.Module]:
     return {"model": network}
 
 
-def _chosen_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Any]:
+@contextmanager
+def _or_exit() -> Iterator[None]:
+    """A user's mistake ends the program with its message instead of a traceback."""
     try:
-        return chosen_folders(Path(run_dir)) if isinstance(run_dir, (str, Path)) else [run_dir]
-    except PlanError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def _folders_or_exit(run_dir: str | Path | Sequence[str | Path]) -> list[Path]:
-    try:
-        return run_folders(run_dir, complete=True)
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def _same_plan_or_exit(one: TrainedRun, other: TrainedRun) -> None:
-    try:
-        check_same_plan(one.plan, one.folder, other.plan, other.folder)
-    except EnsembleError as error:
+        yield
+    except (BundleError, EnsembleError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None
