@@ -20,7 +20,7 @@ from bundle.checks_of_content import check_code
 from bundle.checks_of_files import check_checksums
 from bundle.facts import PackError, load_weights
 from bundle.markdown import table
-from bundle.pack import LARGE_FILES_URL, seal
+from bundle.pack import seal
 from bundle.torchscript import export_torchscript
 from mcsc_bundle.ensemble import count_members, network_from_plan
 from mcsc_bundle.outputs import Classes, outputs_of
@@ -54,13 +54,7 @@ class Parity:
         return statistics.median(self.times)
 
 
-def export(
-    bundle_dir: str | Path,
-    run_dir: str | Path,
-    onnx: bool = True,
-    windows: int = 20,
-    large_files_url: str = LARGE_FILES_URL,
-) -> list[Parity]:
+def export(bundle_dir: str | Path, run_dir: str | Path, onnx: bool = True, windows: int = 20) -> list[Parity]:
     """Make the other forms, compare them, and write the numbers into the card; the zip is made again.
 
     Args:
@@ -68,7 +62,6 @@ def export(
         run_dir: the run it was packed from, for windows of its stored cases.
         onnx: also ``models/model.onnx``, for one window size and any number of windows.
         windows: how many to compare on.
-        large_files_url: as in ``pack``.
 
     Raises:
         PackError: the bundle was packed by another version, the run holds no stored cases, or a form disagrees.
@@ -103,7 +96,7 @@ def export(
             + ", ".join(f"{row.same:.4%} from {row.form}" for row in wrong)
         )
     _write_card(bundle / "docs" / "README.md", rows, batches)
-    seal(bundle, large_files_url)
+    seal(bundle)
     pack_zip(bundle, bundle.parent / f"{bundle.name}_v{metadata_of(bundle)['version']}.zip")
     return rows
 

@@ -103,7 +103,12 @@ def pack(
 
 
 def seal(bundle: Path, large_files_url: str = LARGE_FILES_URL) -> None:
-    """Write the checksums of the weights into the metadata, and ``large_files.yml`` if a file needs it."""
+    """Write the checksums of the weights into the metadata, and ``large_files.yml`` if a file needs it.
+
+    Args:
+        bundle: its folder.
+        large_files_url: as of ``pack``, of a file that is not listed yet, nor another one to lie beside.
+    """
     path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
     weights = [file for file in files_of(bundle) if file.suffix in WEIGHTS]
@@ -114,10 +119,15 @@ def seal(bundle: Path, large_files_url: str = LARGE_FILES_URL) -> None:
     if not large:
         listing.unlink(missing_ok=True)
         return
+    listed = yaml.safe_load(listing.read_text(encoding="utf-8"))["large_files"] if listing.exists() else []
+    urls = {entry["path"]: entry["url"] for entry in listed}
     entries = []
     for file in large:
         relative = file.relative_to(bundle).as_posix()
-        url = large_files_url.format(name=bundle.name, version=metadata["version"], path=relative)
+        beside = next((url.replace(path, relative) for path, url in urls.items() if path in url), None)
+        url = urls.get(relative, beside) or large_files_url.format(
+            name=bundle.name, version=metadata["version"], path=relative
+        )
         entries.append({"path": relative, "url": url, "hash_val": file_digest(file), "hash_type": "sha256"})
     listing.write_text(yaml.safe_dump({"large_files": entries}, sort_keys=False), encoding="utf-8")
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 
 from mcsc_bundle.ensemble import count_members
 from mcsc_bundle.files import replacing
@@ -25,7 +26,7 @@ EXPORTS = ("model.ts", "model.onnx")  # of the weights that were there before
 class ReplaceWeights:
     """At the end of a training, puts its network in the place of the bundle's, as every zoo bundle's training does.
 
-    The checksum in ``metadata.json`` is renewed, and exports of the former weights are removed.
+    The checksums in ``metadata.json`` and ``large_files.yml`` are renewed, and exports of the former weights are removed.
 
     Args:
         bundle_root: the packed bundle.
@@ -65,4 +66,19 @@ class ReplaceWeights:
         if metadata.exists():
             content = json.loads(metadata.read_text(encoding="utf-8"))
             save_json(metadata, {**content, CHECKSUMS: {"models/model.pt": file_digest(weights)}})
+        listing = self.bundle / "large_files.yml"
+        if listing.exists():
+            _renew(listing, file_digest(weights))
         log.info("%s now holds the network just trained; its exports were removed.", weights)
+
+
+def _renew(listing: Path, checksum: str) -> None:
+    """Give the weights in ``large_files.yml`` their new checksum, and leave out the exports that are gone."""
+    listed = ConfigParser.load_config_file(listing)["large_files"]
+    entries = [
+        {**entry, "hash_val": checksum} if entry["path"] == "models/model.pt" else entry
+        for entry in listed
+        if Path(entry["path"]).name not in EXPORTS
+    ]
+    with replacing(listing) as temporary:
+        ConfigParser.export_config_file({"large_files": entries}, str(temporary), fmt="yaml", sort_keys=False)

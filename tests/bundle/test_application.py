@@ -7,11 +7,15 @@ import shutil
 import monai.bundle
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
-from bundle.pack import pack
+from bundle.checks_of_files import check_sizes
+from bundle.pack import pack, seal
 from bundle.verify import make_dataset, verify
+from mcsc_bundle.application import ReplaceWeights
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.shipped import file_digest
 from mcsc_bundle.trained_run import TrainedRun
 from tests.bundle.runs import TERMS, make_run
 
@@ -76,6 +80,22 @@ def test_labelled_items_train_on_from_the_bundle_s_weights_which_they_replace(tm
     assert not verify(bundle, run=False).failed
     label_trains(bundle, data, [], lr=1e-6)  # one more label: trains again, does not resume
     assert any(not torch.equal(after[key], state(bundle)[key]) for key in after)
+
+
+def test_a_listing_of_large_files_has_the_checksum_of_the_new_weights(tmp_path, bundle, monkeypatch):
+    for module in ("pack", "checks_of_files"):
+        monkeypatch.setattr(f"bundle.{module}.MAX_FILE_BYTES", 20_000)
+    (bundle / "models" / "model.ts").write_bytes(bytes(20_001))
+    seal(bundle)
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    torch.save({key: value + 1 for key, value in state(bundle).items()}, trained / "model.pt")
+    ReplaceWeights(str(bundle), str(trained)).replace(Engine(lambda *_: None))
+    entries = ConfigParser.load_config_file(bundle / "large_files.yml")["large_files"]
+    listed = {entry["path"]: entry["hash_val"] for entry in entries}
+    assert listed["models/model.pt"] == file_digest(trained / "model.pt")
+    assert "models/model.ts" not in listed  # of the former weights
+    assert f"{len(listed)} file(s) over 25 MB" in check_sizes(bundle)
 
 
 def test_an_item_that_cannot_be_read_is_left_out(tmp_path, bundle):

@@ -12,7 +12,7 @@ from bundle.__main__ import main
 from bundle.configs import packed_configs
 from bundle.facts import PackError, read_run
 from bundle.metadata import describe, display_name, eval_metrics, required_packages
-from bundle.pack import data_terms, pack
+from bundle.pack import data_terms, pack, seal
 from bundle.terms import Credits, DataTerms
 from bundle.verify import verify
 from mcsc_bundle.case_metrics import CaseMetric
@@ -252,6 +252,19 @@ def test_large_files_are_listed(tmp_path, monkeypatch):
     text = (bundle / "large_files.yml").read_text()
     assert "path: models/model.pt" in text and "MONAI/tiny/resolve/0.1.0/models/model.pt" in text
     assert metadata(bundle)["sha256"]["models/model.pt"] in text
+
+
+def test_sealing_again_leaves_large_files_where_they_lie_and_new_ones_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("bundle.pack.MAX_FILE_BYTES", 20_000)
+    host = "https://host/{version}/{path}"
+    bundle, _ = pack(make_run(tmp_path / "run"), "tiny", TERMS, tmp_path, large_files_url=host)
+    before = (bundle / "large_files.yml").read_text()
+    seal(bundle)
+    assert (bundle / "large_files.yml").read_text() == before
+    (bundle / "models" / "model.onnx").write_bytes(bytes(20_001))
+    seal(bundle)
+    text = (bundle / "large_files.yml").read_text()
+    assert "url: https://host/0.1.0/models/model.pt" in text and "url: https://host/0.1.0/models/model.onnx" in text
 
 
 def test_what_cannot_be_packed_is_refused_with_the_reason(tmp_path):
