@@ -11,6 +11,7 @@ from bundle.checking import config_of, expect, metadata_of, plan_of, read_json
 from bundle.facts import PackError, load_weights
 from mcsc_bundle.ensemble import count_members, network_from_plan
 from mcsc_bundle.shipped import code_digest, stated
+from mcsc_bundle.tensors import misfit
 from mcsc_bundle.trained import plan_record
 
 REQUIRED_METADATA: dict[str, type | tuple[type, ...]] = {
@@ -77,7 +78,7 @@ def check_truth(bundle: Path) -> str:
     try:
         network_from_plan(plan, members).load_state_dict(state)
     except RuntimeError as error:
-        raise PackError(f"models/model.pt does not fit plan.json: {str(error).splitlines()[-1].strip()}") from None
+        raise PackError(misfit(error, "models/model.pt")) from None
     kind = "regions" if plan.regions else "classes"
     networks = f", {members} networks averaged" if members > 1 else ""
     return f"{plan.in_channels} channel(s) to {plan.out_channels} {kind}, {plan.spatial_dims}-D{networks}"

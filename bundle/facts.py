@@ -149,16 +149,16 @@ def _with_decision(plan: Plan, folder: Path) -> Plan:
         raise PackError(f"{path}: {error}") from None
 
 
-def load_tensors(path: Path) -> Any:
-    """What a file of weights holds.
+def load_tensors(path: Path, mmap: bool = False) -> Any:
+    """What a file of weights holds, see ``mcsc_bundle.tensors``.
 
     Raises:
-        PackError: the file is missing, or holds anything that would have to be unpickled as code.
+        PackError: the file is missing, damaged, or holds anything that would have to be unpickled as code.
     """
     if not path.exists():
         raise PackError(f"expected weights in {path}, which does not exist. Train first.")
     try:
-        return tensors.load_tensors(path)
+        return tensors.load_tensors(path, mmap)
     except tensors.TensorFileError as error:
         raise PackError(str(error)) from None
 
@@ -180,8 +180,7 @@ def _check_weights(plan: Plan, weights: Path) -> None:
     try:
         network.load_state_dict(load_weights(weights))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise PackError(f"{weights}: the weights do not fit plan.json, was it edited since? {reason}") from None
+        raise PackError(tensors.misfit(error, weights)) from None
 
 
 def _scores(run: Path) -> list[CaseMetric]:
@@ -203,5 +202,4 @@ def _taught(runs: Sequence[Path]) -> frozenset[str]:
 def _method(checkpoint: Path) -> str:
     if not checkpoint.exists():
         return ""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return str(state.get("method_name", ""))
+    return str(load_tensors(checkpoint, mmap=True).get("method_name", ""))

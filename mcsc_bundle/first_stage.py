@@ -13,10 +13,9 @@ from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
-import torch
-
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.plan import PlanError
+from mcsc_bundle.tensors import TensorFileError, load_tensors
 from mcsc_bundle.trained import account
 
 FILE = "previous.json"
@@ -86,9 +85,9 @@ def check_refined(runs: Path, folder: Path, max_epochs: int) -> None:
 def _trained_epochs(folder: Path) -> int:
     """After which epoch a training goes on; 0 where it starts anew."""
     try:
-        state = torch.load(folder / "models" / "checkpoint.pt", map_location="cpu", weights_only=True, mmap=True)
+        state = load_tensors(folder / "models" / "checkpoint.pt", mmap=True)
         return int(state["iteration"]) // int(state["epoch_length"])
-    except Exception:  # none, or damaged (torch.load raises many kinds), which the training tells
+    except (TensorFileError, KeyError):  # none, or damaged, which the training tells
         return 0
 
 

@@ -15,9 +15,10 @@ from torch import nn
 from mcsc_bundle.claim import ClaimError, claim
 from mcsc_bundle.files import replacing
 from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.tensors import TensorFileError, load_tensors
 from mcsc_bundle.trained import plan_record, refuse_edits, save_trained, tell_edits
 from mcsc_bundle.trainer import CheckpointError, MCSCTrainer
-from mcsc_bundle.words import counted, first_line
+from mcsc_bundle.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +155,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: damaged, or another kind of file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds on a damaged file
-        raise CheckpointError(
-            f"{path} cannot be read, it is damaged or cut off ({first_line(error)}). Delete it to train anew; "
-            "model.pt beside it holds the network of the epoch that was saved last."
-        ) from None
+        state = load_tensors(path)
+    except TensorFileError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(state, dict) or "training_key" not in state:
         raise CheckpointError(
             f"{path}: expected a checkpoint of a training, received another file. Delete it to train anew."

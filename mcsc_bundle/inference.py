@@ -24,6 +24,7 @@ from mcsc_bundle.joined import FILES, Configuration, RestoreJoinedd
 from mcsc_bundle.keep_largest import KeepLargestd
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.predictions import Predictions
+from mcsc_bundle.tensors import misfit
 from mcsc_bundle.trained_run import TrainedRun
 from mcsc_bundle.transforms import RestoreMaskd, reason
 from mcsc_bundle.words import counted
@@ -139,7 +140,7 @@ class CaseEvaluator(SupervisedEvaluator):
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
-            raise SystemExit(f"error: the weights do not fit plan.json, was it edited since? {error}") from None
+            raise SystemExit(f"error: {misfit(error)}") from None
 
     def _stopped(self) -> str:
         done = len(self.predictions.rows) - len(self.predictions.failed)

@@ -30,10 +30,10 @@ from mcsc_bundle.csv_log import write_rows
 from mcsc_bundle.data import network_input
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.first_stage import remembered_key
-from mcsc_bundle.networks import BranchPredictor, unet_from_plan
+from mcsc_bundle.networks import BranchPredictor
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.store import CaseStore, StoredCase, store_folders
-from mcsc_bundle.trained_run import TrainedRun, loadable, predictor
+from mcsc_bundle.trained_run import TrainedRun, trained_network
 from mcsc_bundle.words import aligned
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,8 @@ def suggest(
     trained = TrainedRun(run, "both")
     labeled, unlabeled, store = _cases(run, trained.plan.data_key, cache_dir)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    networks = _networks(trained).to(where)
+    networks = trained_network(trained).eval().to(where)
+    assert isinstance(networks, BranchPredictor)
     candidates = set(unlabeled)
     looks = {
         name: look_at(store.open(name), trained.plan, networks, windows, name in candidates)
@@ -214,15 +215,6 @@ def _read(case: StoredCase, plan: Plan, places: Sequence[tuple[int, ...]]) -> Te
     """Windows ``(B, C, *patch)``; outside the image they are 0."""
     windows = torch.stack([network_input(case, plan, place, plan.image_patch_size) for place in places])
     return windows if plan.slice_axis is None else windows.squeeze(plan.slice_axis + 2)
-
-
-def _networks(trained: TrainedRun) -> BranchPredictor:
-    networks = predictor(unet_from_plan(trained.plan), trained.plan, "both")
-    states = torch.load(trained.weights, map_location="cpu", weights_only=True)
-    for name, network in loadable(networks).items():
-        network.load_state_dict(states[name])
-    assert isinstance(networks, BranchPredictor)
-    return networks.eval()
 
 
 def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[str], CaseStore]:

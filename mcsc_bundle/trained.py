@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mcsc_bundle.plain import differences, to_plain
 from mcsc_bundle.plan import Plan, PlanError
 from mcsc_bundle.plan_files import save_json
+from mcsc_bundle.tensors import TensorFileError, load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +177,7 @@ def check_held_out(models_dir: str | Path, cases: Sequence[Mapping[str, Any]], t
 
     Raises:
         HeldOutError: the message says what to do.
+        TensorFileError: the checkpoint, if it has to be asked, is damaged.
     """
     if not cases:
         raise HeldOutError(
@@ -199,7 +199,7 @@ def check_held_out(models_dir: str | Path, cases: Sequence[Mapping[str, Any]], t
         return
     checkpoint = Path(models_dir) / "checkpoint.pt"
     if checkpoint.exists() and training_key:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = load_tensors(checkpoint, mmap=True)
         if state.get("training_key", training_key) not in ("", training_key):
             raise HeldOutError(
                 f"expected the cases that {checkpoint} was trained with, received options of others. {remedy}"
@@ -210,7 +210,7 @@ def check_held_out_or_exit(models_dir: str | Path, cases: Sequence[Mapping[str, 
     """``check_held_out`` for configs: a user's mistake ends the program with its message instead of a traceback."""
     try:
         check_held_out(models_dir, cases, training_key)
-    except (HeldOutError, PlanError) as error:
+    except (HeldOutError, PlanError, TensorFileError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -31,7 +31,7 @@ from mcsc_bundle.outputs import outputs_of
 from mcsc_bundle.plan import Plan, PlanError, to_plain
 from mcsc_bundle.postprocessing import groups_or_exit
 from mcsc_bundle.shipped import BundleError, check_code, check_metadata, check_weights
-from mcsc_bundle.tensors import load_tensors_or_exit
+from mcsc_bundle.tensors import load_tensors_or_exit, misfit
 from mcsc_bundle.trained import check_trained, mirrored_in_training
 
 log = logging.getLogger(__name__)
@@ -127,10 +127,10 @@ class TrainedRun:
     @property
     def network(self) -> nn.Module:
         """The trained network, all runs averaged."""
-        one = _trained_network(self)
+        one = trained_network(self)
         if not self.others:
             return one
-        return Ensemble([one, *(_trained_network(run) for run in self.others)], outputs_of(self.plan))
+        return Ensemble([one, *(trained_network(run) for run in self.others)], outputs_of(self.plan))
 
     @cached_property
     def previous(self) -> TrainedRun | None:
@@ -209,10 +209,15 @@ def predictor(network_def: nn.Module, plan: Plan, branch: str = "cnn", others: S
         network = BranchPredictor(NetworkPair(network_def, SwinUNet.from_plan(plan), outputs_of(plan)), branch)
     if not others:
         return network
-    return Ensemble([network, *(_trained_network(run) for run in others)], outputs_of(plan))
+    return Ensemble([network, *(trained_network(run) for run in others)], outputs_of(plan))
 
 
-def _trained_network(run: TrainedRun) -> nn.Module:
+def trained_network(run: TrainedRun) -> nn.Module:
+    """The network of one run with its weights, of ``run.branch``; without the runs that it is averaged with.
+
+    Raises:
+        SystemExit: they are not of the network in the plan.
+    """
     state = load_tensors_or_exit(run.weights)
     members = count_members(state) if run.branch == "cnn" else 1
     network = predictor(network_from_plan(run.plan, members), run.plan, run.branch)
@@ -220,9 +225,7 @@ def _trained_network(run: TrainedRun) -> nn.Module:
         for name, part in loadable(network).items():
             part.load_state_dict(state if run.branch == "cnn" else state[name])
     except RuntimeError as error:
-        raise SystemExit(
-            f"error: the weights in {run.folder} do not fit its plan.json, was it edited since? {error}"
-        ) from None
+        raise SystemExit(f"error: {misfit(error, run.weights)}") from None
     return network
 
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mcsc_bundle.networks.swin_unet import SwinUNet
+from mcsc_bundle.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -54,20 +54,21 @@ def load_imagenet_weights(network: SwinUNet, path: str | os.PathLike) -> list[st
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"expected a file of pretrained weights, received {path}, which does not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # optional: only this format needs it
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise ValueError(f"{path}: .safetensors files need a package: pip install safetensors.") from None
-    except Exception as error:  # torch.load raises many kinds on a damaged file
-        raise ValueError(f"{path}: expected a readable checkpoint of tensors only ({error}).") from error
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else load_tensors(path)
     for key in ("model", "state_dict"):
         content = content.get(key, content)
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file  # optional: only this format needs it
+
+        return load_file(path)
+    except ImportError:
+        raise ValueError(f"{path}: .safetensors files need a package: pip install safetensors.") from None
+    except Exception as error:  # of the package's own kind
+        raise ValueError(f"{path}: expected a file of tensors, received one that cannot be read ({error}).") from None
 
 
 def _our_names(official: str, network: SwinUNet) -> list[str]:

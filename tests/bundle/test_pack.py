@@ -267,6 +267,13 @@ def test_sealing_again_leaves_large_files_where_they_lie_and_new_ones_beside_the
     assert "url: https://host/0.1.0/models/model.pt" in text and "url: https://host/0.1.0/models/model.onnx" in text
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "models" / "checkpoint.pt").write_bytes(b"half of it")
+    with pytest.raises(PackError, match=r"checkpoint\.pt: expected a file of tensors, .*damaged or cut off.*Delete it"):
+        pack(run, "tiny", TERMS, tmp_path)
+
+
 def test_what_cannot_be_packed_is_refused_with_the_reason(tmp_path):
     run = make_run(tmp_path / "run")
     with pytest.raises(PackError, match="words of letters"):
@@ -276,7 +283,7 @@ def test_what_cannot_be_packed_is_refused_with_the_reason(tmp_path):
     with pytest.raises(PackError, match="folder of a training"):
         pack(tmp_path, "tiny", TERMS, tmp_path)
     make_plan("anisotropic").save(run / "plan.json")
-    with pytest.raises(PackError, match=r"do not fit plan\.json"):
+    with pytest.raises(PackError, match=r"fit plan\.json, received others in .*model\.pt"):
         pack(run, "tiny", TERMS, tmp_path)
     assert not (tmp_path / "tiny").exists()
 

@@ -87,7 +87,7 @@ def test_other_faults(bundle):
     assert (
         "notes.pkl" in found["files"]
         and "/home/somebody" in found["paths"]
-        and "does not fit" in found["metadata is true"]
+        and "received others in models/model.pt" in found["metadata is true"]
     )
 
 

@@ -162,6 +162,9 @@ def test_the_command_writes_a_list_of_the_unlabelled_cases(tmp_path, capsys, mon
         suggest(str(fold), cache_dir="elsewhere")
     with pytest.raises(SystemExit, match="windows to be 1 or more"):
         suggest(str(tmp_path), windows=0)
+    torch.save({**branches, "cnn": {}}, tmp_path / "models" / "pair.pt")
+    with pytest.raises(SystemExit, match=r"fit plan\.json, received others in .*pair\.pt"):
+        suggest(str(tmp_path), device="cpu")
     torch.save({"cnn": pair.cnn.state_dict()}, tmp_path / "models" / "pair.pt")
     with pytest.raises(SystemExit, match="found no Transformer"):
         suggest(str(tmp_path))

@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_ends_with_a_message(tmp_path, content):
     trainer(tmp_path).run()
     path = tmp_path / "models" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(SystemExit, match=r"checkpoint\.pt cannot be read.*Delete it to train anew"):
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt: .* cannot be read.*Delete it to train anew"):
         trainer(tmp_path, max_epochs=3).run_or_exit()
 
 

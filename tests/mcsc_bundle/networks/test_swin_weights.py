@@ -98,5 +98,5 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.pth, which does not exist"):
         load_imagenet_weights(small_network(), tmp_path / "none.pth")
     (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"bad\.pth: expected a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"bad\.pth: expected a file of tensors"):
         load_imagenet_weights(small_network(), tmp_path / "bad.pth")
