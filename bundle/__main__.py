@@ -22,6 +22,7 @@ from bundle.pack import LARGE_FILES_URL, data_terms, pack
 from bundle.publish import publish
 from bundle.terms import PROJECT, Credits
 from bundle.verify import report
+from mcsc_bundle.files import DiskError
 from mcsc_bundle.flags import check_flags_or_exit
 
 
@@ -115,7 +116,7 @@ def main(arguments: list[str]) -> None:
     check_flags_or_exit(arguments, VERBS)
     try:
         fire.Fire(VERBS, command=arguments, name="python -m bundle")
-    except PackError as error:
+    except (DiskError, PackError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
 from bundle.facts import PackError
+from mcsc_bundle.files import replacing
 
 PARTS = ("configs", "docs", "mcsc_bundle", "models", "preprocessing")
 FILES = ("LICENSE", "large_files.yml", "plan.json", "postprocessing.json")
@@ -28,15 +28,13 @@ def belongs(path: Path) -> bool:
 
 
 def pack_zip(folder: Path, archive: Path) -> None:
-    """Zip what belongs to a bundle under its name, sorted, without times or owners; written beside ``archive`` and renamed."""
-    temporary = archive.with_name(f".{archive.name}.tmp")
-    with zipfile.ZipFile(temporary, "w") as zipped:
+    """Zip what belongs to a bundle under its name, sorted, without times or owners; see ``mcsc_bundle.files``."""
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as zipped:
         for path in (path for path in files_of(folder) if belongs(path.relative_to(folder))):
             info = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", DATE)
             info.compress_type, info.external_attr, info.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
             with path.open("rb") as source, zipped.open(info, "w") as target:
                 shutil.copyfileobj(source, target)
-    os.replace(temporary, archive)
 
 
 def unpack_zip(archive: Path, folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from bundle.markdown import table
 from bundle.pack import seal
 from bundle.torchscript import export_torchscript
 from mcsc_bundle.ensemble import count_members, network_from_plan
+from mcsc_bundle.files import replacing, save_text
 from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plan import Plan
 from mcsc_bundle.shipped import code_digest
@@ -129,7 +129,7 @@ def stored_windows(plan: Plan, run: Path, count: int) -> list[Tensor]:
 
 
 def export_onnx(network: nn.Module, window: Tensor, path: Path) -> None:
-    """ONNX of the network for windows of this size, any number at once; written beside ``path`` and renamed.
+    """ONNX of the network for windows of this size, any number at once.
 
     Raises:
         PackError: ``onnx`` and ``onnxscript`` are not installed.
@@ -141,20 +141,20 @@ def export_onnx(network: nn.Module, window: Tensor, path: Path) -> None:
         raise PackError(
             f"expected the packages of the extra 'export', received {error}. pip install '.[export]'."
         ) from None
-    temporary = path.with_name(f".{path.name}.tmp")
     pair = torch.cat([window, window])  # with one window, the exporter would take the number of windows for fixed
-    torch.onnx.export(
-        network, (pair,), str(temporary), input_names=["image"], output_names=["pred"], opset_version=OPSET, dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("windows")},), external_data=False, verbose=False,
+    program = torch.onnx.export(
+        network, (pair,), input_names=["image"], output_names=["pred"], opset_version=OPSET, dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("windows")},), verbose=False,
     )  # fmt: skip
-    model = onnx.load(str(temporary))
+    assert program is not None  # as dynamo=True
+    model = program.model_proto
     for part in (model.graph, *model.functions):
         for node in part.node:  # stack traces of this machine
             del node.metadata_props[:]
             node.doc_string = ""
     onnx.checker.check_model(model)
-    onnx.save(model, str(temporary))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        onnx.save(model, str(temporary))
 
 
 def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
@@ -214,4 +214,4 @@ def _write_card(card: Path, rows: Sequence[Parity], batches: Sequence[Tensor]) -
         + f"\n\n{EXPORTS}"
     )
     before, *_, after = card.read_text(encoding="utf-8").split(EXPORTS)
-    card.write_text(before + section + after, encoding="utf-8")
+    save_text(card, before + section + after)

@@ -23,6 +23,7 @@ from bundle.terms import PROJECT, Credits, DataTerms
 from bundle.torchscript import export_torchscript
 from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.ensemble import joined_weights
+from mcsc_bundle.files import save_text
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.postprocessing import decision
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
@@ -129,13 +130,12 @@ def seal(bundle: Path, large_files_url: str = LARGE_FILES_URL) -> None:
             name=bundle.name, version=metadata["version"], path=relative
         )
         entries.append({"path": relative, "url": url, "hash_val": file_digest(file), "hash_type": "sha256"})
-    listing.write_text(yaml.safe_dump({"large_files": entries}, sort_keys=False), encoding="utf-8")
+    save_text(listing, yaml.safe_dump({"large_files": entries}, sort_keys=False))
 
 
 def write_config(path: Path, content: Mapping[str, Any]) -> None:
     """A config as JSON that a person can read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_text(path, json.dumps(content, indent=4, ensure_ascii=False) + "\n")
 
 
 def data_terms(

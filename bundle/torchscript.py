@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle.facts import PackError
+from mcsc_bundle.files import replacing
 
 ALIGNMENT = 64  # bytes; where torch lays each tensor in the file
 DROPPED = (".debug_pkl", ".data/serialization_id")  # source positions with paths of this machine, and their checksum
@@ -66,9 +67,12 @@ def last_line(text: str) -> str:
 
 
 def strip(path: Path) -> None:
-    """Leave out what differs from machine to machine and nobody needs; written beside the file and renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(temporary, "w") as target:
+    """Leave out what differs from machine to machine and nobody needs; see ``mcsc_bundle.files``."""
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(path) as source,
+        zipfile.ZipFile(temporary, "w") as target,
+    ):
         for member in source.infolist():
             if member.filename.endswith(DROPPED):
                 continue
@@ -80,4 +84,3 @@ def strip(path: Path) -> None:
                 b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             )  # as torch pads, for mapping into memory
             target.writestr(info, source.read(member))
-    os.replace(temporary, path)

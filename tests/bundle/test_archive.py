@@ -7,6 +7,7 @@ import pytest
 
 from bundle.archive import pack_zip, unpack_zip
 from bundle.facts import PackError
+from mcsc_bundle.files import DiskError
 
 
 def zip_of(path, *names, link=False):
@@ -59,6 +60,15 @@ def test_the_same_content_gives_the_same_bytes_whenever_it_was_written(tmp_path)
     bundle = unpack_zip(archives[0], tmp_path / "to")
     docs = bundle / "docs"
     assert sorted(path.name for path in docs.iterdir()) == ["a", "b"] and (docs / "a").read_text() == "a" * 100
+
+
+def test_a_zip_that_cannot_be_written_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "name").mkdir()
+    (tmp_path / "name" / "LICENSE").write_text("text")
+    (tmp_path / "name.zip" / "in the way").mkdir(parents=True)
+    with pytest.raises(DiskError, match=r"name\.zip: cannot be written"):
+        pack_zip(tmp_path / "name", tmp_path / "name.zip")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["name", "name.zip"]
 
 
 def test_results_of_a_bundle_s_use_do_not_go_along(tmp_path):

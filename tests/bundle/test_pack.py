@@ -93,6 +93,13 @@ def test_authors_copyright_and_description_are_whose_they_are(tmp_path):
     assert [seen[key] for key in ("authors", "copyright", "description")] == ["B", "Copyright 2026 C", "Finds things."]
 
 
+def test_a_zip_that_cannot_be_written_ends_with_a_message(tmp_path):
+    (tmp_path / "tiny_v0.1.0.zip" / "in the way").mkdir(parents=True)
+    words = ["--output_dir", str(tmp_path), "--data_source", "phantoms", "--data_license", "CC0"]
+    with pytest.raises(SystemExit, match=r"error: .*tiny_v0\.1\.0\.zip: cannot be written"):
+        main(["pack", str(make_run(tmp_path / "run")), "tiny", *words])
+
+
 def test_metadata_tell_regions_and_what_is_not_predicted(tmp_path):
     run = make_run(tmp_path / "run", ignore_value=3, **REGIONS)
     bundle, _ = pack(run, "tiny_mri_segmentation", TERMS, tmp_path)
