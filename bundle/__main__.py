@@ -24,6 +24,7 @@ from bundle.terms import PROJECT, Credits
 from bundle.verify import report
 from mcsc_bundle.files import DiskError
 from mcsc_bundle.flags import check_flags_or_exit
+from mcsc_bundle.plan import PlanError
 
 
 @SetParseFns(  # Fire would read "Smith, Jones" as a tuple and 1 as a number
@@ -116,7 +117,7 @@ def main(arguments: list[str]) -> None:
     check_flags_or_exit(arguments, VERBS)
     try:
         fire.Fire(VERBS, command=arguments, name="python -m bundle")
-    except (DiskError, PackError) as error:
+    except (DiskError, PackError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

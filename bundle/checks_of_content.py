@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bundle.checking import config_of, expect, metadata_of, plan_of, read_json
+from bundle.checking import config_of, expect, metadata_of
 from bundle.facts import PackError, load_weights
 from mcsc_bundle.ensemble import count_members, network_from_plan
+from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_files import read_json
 from mcsc_bundle.shipped import code_digest, stated
 from mcsc_bundle.tensors import misfit
 from mcsc_bundle.trained import plan_record
@@ -66,7 +68,7 @@ def check_schema(bundle: Path) -> str:
 
 def check_truth(bundle: Path) -> str:
     """Metadata, plan, config and weights speak of the same network."""
-    plan = plan_of(bundle)
+    plan = Plan.load(bundle / "plan.json")
     for what, received, expected in stated(metadata_of(bundle), plan):
         expect(received == expected, f"{what} {expected} in metadata.json, as in plan.json", repr(received))
     content = config_of(bundle, "inference").get("shipped_plan", {}).get("content")

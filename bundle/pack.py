@@ -24,6 +24,7 @@ from bundle.torchscript import export_torchscript
 from bundle.zoo_test import write_zoo_test
 from mcsc_bundle.ensemble import joined_weights
 from mcsc_bundle.files import save_text
+from mcsc_bundle.plan_files import read_json
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.postprocessing import decision
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
@@ -111,7 +112,7 @@ def seal(bundle: Path, large_files_url: str = LARGE_FILES_URL) -> None:
         large_files_url: as of ``pack``, of a file that is not listed yet, nor another one to lie beside.
     """
     path = bundle / "configs" / "metadata.json"
-    metadata = json.loads(path.read_text(encoding="utf-8"))
+    metadata = read_json(path)
     weights = [file for file in files_of(bundle) if file.suffix in WEIGHTS]
     metadata[CHECKSUMS] = {file.relative_to(bundle).as_posix(): file_digest(file) for file in weights}
     write_config(path, metadata)
@@ -151,10 +152,8 @@ def data_terms(
     Raises:
         PackError: neither says what the licence is.
     """
-    declared: dict[str, Any] = {}
-    if dataset_dir is not None and (Path(dataset_dir) / "dataset.json").exists():
-        content = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8-sig"))
-        declared = {key.lower(): value for key, value in content.items()}
+    content = {} if dataset_dir is None else read_json(Path(dataset_dir) / "dataset.json", {})
+    declared = {key.lower(): value for key, value in content.items()}
     source = source or declared.get("reference") or declared.get("description")
     license_text = license_text or declared.get("licence") or declared.get("license")
     if not source or not license_text:
@@ -209,5 +208,4 @@ def _check_replaceable(target: Path, facts: RunFacts) -> None:
 
 
 def _changelog(bundle: Path) -> dict[str, str]:
-    path = bundle / "configs" / "metadata.json"
-    return json.loads(path.read_text(encoding="utf-8"))["changelog"] if path.exists() else {}
+    return read_json(bundle / "configs" / "metadata.json", {}).get("changelog", {})

@@ -20,7 +20,7 @@ from bundle.checks import STATIC
 from bundle.checks_of_content import expressions, targets
 from bundle.facts import PackError
 from bundle.torchscript import last_line, run_monai
-from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan import Plan, PlanError
 
 DYNAMIC = ("targets resolve", "properties", "network in and out", "TorchScript", "runs elsewhere")
 TRAINS = "trains and evaluates"
@@ -118,7 +118,7 @@ def report(path: str, run: bool = True, train: bool = False) -> None:
 def _expressions(bundle: Path) -> list[str]:
     try:
         return expressions(bundle)
-    except PackError:  # a config that is no JSON; a point says so
+    except PlanError:  # a config that is no JSON; a point says so
         return []
 
 
@@ -134,7 +134,7 @@ def _dynamic(bundle: Path, work: Path, train: bool) -> list[Point]:
 def _static(name: str, bundle: Path) -> Point:
     try:
         return Point(name, True, STATIC[name](bundle))
-    except PackError as error:
+    except (PackError, PlanError) as error:
         return Point(name, False, str(error))
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         return Point(name, False, f"could not be checked: {type(error).__name__}: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from monai.bundle import ConfigParser
 from mcsc_bundle.ensemble import count_members
 from mcsc_bundle.files import replacing
 from mcsc_bundle.handlers import is_main_process
-from mcsc_bundle.plan_files import save_json
+from mcsc_bundle.plan_files import read_json, save_json
 from mcsc_bundle.shipped import CHECKSUMS, file_digest
 from mcsc_bundle.tensors import load_tensors_or_exit
 from mcsc_bundle.trained import FILE, read_trained
@@ -64,8 +63,7 @@ class ReplaceWeights:
             (weights.parent / name).unlink(missing_ok=True)
         metadata = self.bundle / "configs" / "metadata.json"
         if metadata.exists():
-            content = json.loads(metadata.read_text(encoding="utf-8"))
-            save_json(metadata, {**content, CHECKSUMS: {"models/model.pt": file_digest(weights)}})
+            save_json(metadata, {**read_json(metadata), CHECKSUMS: {"models/model.pt": file_digest(weights)}})
         listing = self.bundle / "large_files.yml"
         if listing.exists():
             _renew(listing, file_digest(weights))

@@ -12,7 +12,6 @@ that is done is not predicted again.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from mcsc_bundle.io import ImageError
 from mcsc_bundle.joined import check_joinable, mask_of, mean_of
 from mcsc_bundle.metrics import masks_in, score_cases
 from mcsc_bundle.plan import Plan, PlanError, save_json, to_plain
-from mcsc_bundle.plan_files import load_json
+from mcsc_bundle.plan_files import folds_of, load_json
 from mcsc_bundle.postprocessing import FILE as POSTPROCESSING
 from mcsc_bundle.postprocessing import Postprocessing, class_dice, decide
 from mcsc_bundle.predictions import Predictions
@@ -116,8 +115,8 @@ def find_configurations(runs: Path) -> list[str]:
             f"cross_validate DATA {runs} --configurations 2d,3d_fullres"
         )
     for name in names:
-        folds = json.loads((runs / name / "splits.json").read_text(encoding="utf-8"))["folds"]
-        left = [str(fold) for fold in range(len(folds)) if not account(runs / name / f"fold_{fold}").get("done")]
+        folds = range(len(folds_of(runs / name)))
+        left = [str(fold) for fold in folds if not account(runs / name / f"fold_{fold}").get("done")]
         if left:
             raise ChoiceError(
                 f"expected all folds of {runs / name} to be done, received some that are not ({', '.join(left)}). Repeat the "
@@ -210,7 +209,7 @@ def _common_split(runs: Path, names: Sequence[str]) -> list[tuple[str, ...]]:
     Raises:
         ChoiceError: the folds differ, so the scores are of other cases or of networks that saw other cases.
     """
-    splits = {name: json.loads((runs / name / "splits.json").read_text(encoding="utf-8"))["folds"] for name in names}
+    splits = {name: folds_of(runs / name) for name in names}
     first = splits[names[0]]
     for name, folds in splits.items():
         if folds != first:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import logging
 import os
 import shutil
@@ -35,6 +34,7 @@ from mcsc_bundle.fold_scores import left_out, result_keys, summarise
 from mcsc_bundle.option_values import OptionError, check_values
 from mcsc_bundle.options import check_options
 from mcsc_bundle.plan import save_json
+from mcsc_bundle.plan_files import folds_of
 from mcsc_bundle.plan_parts import CASCADE, LOWRES
 from mcsc_bundle.trained import ACCOUNT, account
 
@@ -98,7 +98,7 @@ def cross_validate(
     options = {"bundle_root": str(ROOT), "cache_dir": str(runs / "preprocessed"), **options, "dataset_dir": dataset_dir}
     items = prepare_folds(files, {**options, "output_dir": str(runs), "fold": "all"}, world)
     references = {case: item["label"] for case, item in items.items()}
-    possible = range(len(json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]))
+    possible = range(len(folds_of(runs)))
     mine = _check_folds(folds, possible)[rank::world]
     if world > 1 and torch.cuda.is_available():
         options.setdefault("device", f"$torch.device('cuda', {os.environ.get('LOCAL_RANK', 0)})")

@@ -7,7 +7,6 @@ is room for the weights of all networks beside one window's activations.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from mcsc_bundle.networks import unet_from_plan
 from mcsc_bundle.outputs import Classes, outputs_of
 from mcsc_bundle.plain import in_order
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.plan_files import folds_of
 from mcsc_bundle.trained import TOLD, account
 
 MEMBER = "members.{index}."  # how the names of a member's weights begin in a file of several
@@ -102,6 +102,7 @@ def run_folders(run_dir: str | Path | Sequence[str | Path], complete: bool = Fal
 
     Raises:
         EnsembleError: an empty list, or a fold that is not trained.
+        PlanError: a damaged ``splits.json``, or account of a fold.
     """
     if not isinstance(run_dir, (str, Path)):
         if not run_dir:
@@ -118,7 +119,7 @@ def run_folders(run_dir: str | Path | Sequence[str | Path], complete: bool = Fal
 
 def _check_complete(folder: Path) -> None:
     """Best configuration and post-processing were decided on all folds, and a fold that was stopped is no result."""
-    folds = len(json.loads((folder / "splits.json").read_text(encoding="utf-8"))["folds"])
+    folds = len(folds_of(folder))
     runs = {number: folder / f"fold_{number}" for number in range(folds)}
     left = [number for number, run in runs.items() if not _is_trained(run)]
     if left:

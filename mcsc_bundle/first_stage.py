@@ -6,7 +6,6 @@ They are known by their weights, not by their place, so that the folders of both
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.plan import PlanError
+from mcsc_bundle.plan_files import read_json
 from mcsc_bundle.tensors import TensorFileError, load_tensors
 from mcsc_bundle.trained import account
 
@@ -26,7 +26,7 @@ KEY_LENGTH = 8  # of a stage in the names of its masks
 def previous_dir(run: Path) -> Path | None:
     """The folder of the stage before; ``None`` if the run remembers none."""
     path = run / FILE
-    return Path(os.path.normpath(run / json.loads(path.read_text())["run_dir"])) if path.exists() else None
+    return Path(os.path.normpath(run / read_json(path, needs=("run_dir",))["run_dir"])) if path.exists() else None
 
 
 def stage_key(folder: Path | None) -> str:
@@ -105,8 +105,7 @@ def _has_learnt(run: Path) -> bool:
 
 def _known_weights(run: Path) -> str | None:
     """What the run remembers of the stage before; ``None`` for none, and for a run of an older version."""
-    path = run / FILE
-    return json.loads(path.read_text(encoding="utf-8")).get("weights") if path.exists() else None
+    return read_json(run / FILE, {}).get("weights")
 
 
 def _joint_key(digests: Sequence[bytes]) -> str:

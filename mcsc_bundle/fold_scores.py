@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mcsc_bundle.csv_log import as_csv, write_rows
 from mcsc_bundle.ensemble import run_folders
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_files import folds_of, read_json
 from mcsc_bundle.postprocessing import FILE, Postprocessing, class_dice, decide
 from mcsc_bundle.trained import ACCOUNT, account, read_trained
 from mcsc_bundle.words import aligned
@@ -26,10 +26,8 @@ class FoldScoresError(ValueError):
 
 def left_out(runs: Path) -> list[tuple[str, ...]]:
     """Cases that each fold of a cross-validation leaves out and scores, without those that were set aside."""
-    folds = json.loads((runs / "splits.json").read_text(encoding="utf-8"))["folds"]
-    rejected = runs / "rejected.json"
-    gone = json.loads(rejected.read_text(encoding="utf-8")) if rejected.exists() else {}
-    return [tuple(case for case in parts["val"] if case not in gone) for parts in folds]
+    gone = read_json(runs / "rejected.json", {})
+    return [tuple(case for case in parts["val"] if case not in gone) for parts in folds_of(runs)]
 
 
 def scores_of_fold(runs: Path, fold: int, cases: Sequence[str]) -> list[CaseMetric]:

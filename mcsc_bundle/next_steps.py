@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from pathlib import Path
@@ -12,6 +11,7 @@ from ignite.engine import Engine, Events
 from mcsc_bundle.csv_log import read_rows
 from mcsc_bundle.handlers import is_main_process
 from mcsc_bundle.options import CommandLine, command_line
+from mcsc_bundle.plan_files import folds_of
 from mcsc_bundle.words import counted
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,7 @@ class NextSteps:
                 f"not be used; {self.folder / 'rejected.json'} says why."
             )
         alone = "Every labelled case trained, so none is left to score it."
-        splits = self.folder / "splits.json"
-        if splits.exists() and not json.loads(splits.read_text(encoding="utf-8"))["folds"]:
+        if (self.folder / "splits.json").exists() and not folds_of(self.folder):
             return f"{alone} With one labelled patient no cross-validation can: look at its masks."
         return f"{alone} How good such a training is: python -m mcsc_bundle cross_validate DATA RUNS"
 

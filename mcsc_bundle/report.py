@@ -32,6 +32,7 @@ from mcsc_bundle.io import load_image, load_label, same_grid, spacing_mm
 from mcsc_bundle.labels import painted
 from mcsc_bundle.metrics import masks_in
 from mcsc_bundle.plan import Plan, to_plain
+from mcsc_bundle.plan_files import read_json
 from mcsc_bundle.score_table import summary_table
 
 log = logging.getLogger(__name__)
@@ -98,12 +99,8 @@ def plan_section(plan: Plan) -> str:
 
 def warnings_section(run: Path) -> str:
     """Warnings of the fingerprint and cases that were set aside."""
-    lines: list[str] = []
-    if (run / "fingerprint.json").exists():
-        lines += json.loads((run / "fingerprint.json").read_text(encoding="utf-8")).get("warnings", [])
-    if (run / "rejected.json").exists():
-        rejected = json.loads((run / "rejected.json").read_text(encoding="utf-8"))
-        lines += [f"set aside: {case}: {reason}" for case, reason in rejected.items()]
+    lines: list[str] = list(read_json(run / "fingerprint.json", {}).get("warnings", []))
+    lines += [f"set aside: {case}: {reason}" for case, reason in read_json(run / "rejected.json", {}).items()]
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.plan import Plan, PlanError
+from mcsc_bundle.plan_files import read_json
 
 PACKAGE = Path(__file__).parent
 PACKAGES = ("mcsc_bundle", "preprocessing")
@@ -127,8 +128,7 @@ def check_bundle_or_exit(bundle_root: str | Path) -> None:
 
 
 def _metadata(bundle: Path) -> dict[str, Any]:
-    path = bundle / METADATA
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(bundle / METADATA, {})
 
 
 def _entry(content: Any, key: str) -> Any:

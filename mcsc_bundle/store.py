@@ -49,7 +49,7 @@ class StoredCase:
         self.case = case
         self._folder, self._stage = folder, stage
         with _telling(folder / f"{case}.json"):
-            meta = json.loads((folder / f"{case}.json").read_text())
+            meta = json.loads((folder / f"{case}.json").read_text(encoding="utf-8"))
         self.shape: tuple[int, ...] = tuple(meta["shape"])
         self.labeled: bool = meta["labeled"]
 
@@ -218,8 +218,8 @@ class CaseStore:
 
     def _meta(self, case: str) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / f"{case}.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            return json.loads((self.folder / f"{case}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return {}
 
     def _write_array(self, name: str, array: np.ndarray, patch: tuple[int, ...]) -> None:

@@ -13,7 +13,6 @@ new: on the phantom set 8 such windows (half of all) list 9 of the 10 scans that
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from mcsc_bundle.files import DiskError
 from mcsc_bundle.first_stage import remembered_key
 from mcsc_bundle.networks import BranchPredictor
 from mcsc_bundle.plan import Plan
+from mcsc_bundle.plan_files import read_json
 from mcsc_bundle.store import CaseStore, StoredCase, store_folders
 from mcsc_bundle.trained_run import TrainedRun, trained_network
 from mcsc_bundle.words import aligned
@@ -224,7 +224,7 @@ def _cases(run: Path, key: str, cache_dir: str | None) -> tuple[list[str], list[
         raise SystemExit(
             f"error: expected {path}, which does not exist. Give the folder of a training (one fold of a cross-validation)."
         )
-    split = json.loads(path.read_text())
+    split = read_json(path, needs=("labeled", "unlabeled"))
     if not split["unlabeled"]:
         raise SystemExit(
             f"error: expected a training with unlabelled scans to choose from, received {run} without any."

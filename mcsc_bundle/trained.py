@@ -16,7 +16,7 @@ from typing import Any
 
 from mcsc_bundle.plain import differences, to_plain
 from mcsc_bundle.plan import Plan, PlanError
-from mcsc_bundle.plan_files import save_json
+from mcsc_bundle.plan_files import read_json, save_json
 from mcsc_bundle.tensors import TensorFileError, load_tensors
 
 log = logging.getLogger(__name__)
@@ -216,8 +216,7 @@ def check_held_out_or_exit(models_dir: str | Path, cases: Sequence[Mapping[str, 
 
 def account(folder: Path) -> dict[str, Any]:
     """What a fold was trained with, and whether it is ``done``; empty without a training."""
-    path = folder / ACCOUNT
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(folder / ACCOUNT, {})
 
 
 def check_start(run_dir: str | Path, dataset_name: str, kept_out: Iterable[str]) -> None:

@@ -137,7 +137,8 @@ class TrainedRun:
         """The stage before, of a cascade; the folds of one cascade have the same."""
         if not self.plan.previous_stage:
             return None
-        folder = previous_dir(self.folder)
+        with _or_exit():
+            folder = previous_dir(self.folder)
         if folder is None or not folder.exists():
             raise SystemExit(
                 f"error: expected the runs of {self.plan.previous_stage} in {folder or 'a folder'}, which {self.folder / FILE} "

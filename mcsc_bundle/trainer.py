@@ -22,6 +22,7 @@ from mcsc_bundle.interrupt import stops_with
 from mcsc_bundle.methods.base import Method
 from mcsc_bundle.methods.supervision import has_heads
 from mcsc_bundle.optimizers import computed_as, settings_of, use_fused_kernels
+from mcsc_bundle.plain import PlanError
 from mcsc_bundle.precision import autocast_dtype, forget_overflow
 from mcsc_bundle.words import first_line
 
@@ -141,7 +142,7 @@ class MCSCTrainer(SupervisedTrainer):
         try:
             with stops_with(self._stopped):
                 self.run()
-        except (TrainingError, DiskError) as error:
+        except (TrainingError, DiskError, PlanError) as error:
             raise SystemExit(f"error: {error}") from None
         except RuntimeError as error:
             if not out_of_memory(error):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mcsc_bundle.labels import STORED_IGNORED
-from mcsc_bundle.plan import CaseFingerprint, Plan, PlanError
+from mcsc_bundle.plan import CaseFingerprint, Plan
+from mcsc_bundle.plan_files import read_json
 from mcsc_bundle.store import CaseStore, store_folders
 from mcsc_bundle.trained import read_trained
 from mcsc_bundle.words import counted, per_axis
@@ -72,8 +72,8 @@ def check_dataset(folder: Path, workers: int | None = None) -> tuple[list[Findin
 def check_run(run: Path, cache_dir: Path | None = None) -> tuple[list[Finding], tuple[str, ...]]:
     """Read every stored case of a run's plan, voxel by voxel; see ``check``."""
     plan = Plan.load(run / "plan.json")
-    rejected = _read(run / "rejected.json") if (run / "rejected.json").exists() else {}
-    split = _read(run / "splits.json")
+    rejected = read_json(run / "rejected.json", {})
+    split = read_json(run / "splits.json", needs=("labeled", "unlabeled", "test"))
     folders = [cache_dir] if cache_dir else store_folders(run)
     stores = [CaseStore(folder, plan.data_key) for folder in folders]
     names = sorted({*split["labeled"], *split["test"], *split["unlabeled"], *rejected})
@@ -157,13 +157,3 @@ def _known_classes(label: np.ndarray, plan: Plan) -> bool:
 
 def _again(store: CaseStore) -> str:
     return f"delete its files in {store.folder} and preprocess again."
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlanError(
-            f"expected a readable JSON file at {path} ({error}). Preprocess again: python -m preprocessing DATASET "
-            f"--output_dir {path.parent}."
-        ) from None

@@ -115,7 +115,7 @@ def _stages(run: Path) -> set[str] | None:
     """Of every run in the folder, the key of its first stage; ``None`` if one cannot be read."""
     try:
         return {remembered_key(path.parent) for path in run.rglob(PREVIOUS)}
-    except (KeyError, ValueError):
+    except ValueError:
         return None
 
 

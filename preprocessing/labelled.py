@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from mcsc_bundle.plan_files import PlanError, read_json
 from mcsc_bundle.words import counted
 from preprocessing.dataset import read_dataset
 from preprocessing.folders import DatasetError
@@ -24,6 +24,7 @@ def labelled_cases(dataset_dir: str, run_dir: str | None = None) -> list[dict[st
 
     Raises:
         DatasetError: no labelled case, or the training kept none out.
+        PlanError: its ``splits.json`` is damaged.
     """
     if run_dir is not None and sorted(Path(run_dir).glob("*/splits.json")):
         raise DatasetError(
@@ -38,7 +39,7 @@ def labelled_cases(dataset_dir: str, run_dir: str | None = None) -> list[dict[st
             counted(len(items), "labelled case"),
         )
     else:
-        kept_out = set(json.loads(splits.read_text(encoding="utf-8"))["test"])
+        kept_out = set(read_json(splits, needs=("test",))["test"])
         items = [item for item in items if item["case"] in kept_out]
         if not items:
             raise DatasetError(
@@ -65,5 +66,5 @@ def labelled_cases_or_exit(dataset_dir: str, run_dir: str | None = None) -> list
     """``labelled_cases`` for configs: a user's mistake ends the program with its message instead of a traceback."""
     try:
         return labelled_cases(dataset_dir, run_dir)
-    except DatasetError as error:
+    except (DatasetError, PlanError) as error:
         raise SystemExit(f"error: {error}") from None

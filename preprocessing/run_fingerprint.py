@@ -15,6 +15,7 @@ from typing import Any
 
 from mcsc_bundle.files import save_text
 from mcsc_bundle.plan import Fingerprint, save_json, to_plain
+from mcsc_bundle.plan_files import read_json
 from preprocessing.dataset import Dataset, DatasetError
 from preprocessing.fingerprint import NoLabeledCaseError, measure
 from preprocessing.run_plan import text_hash
@@ -32,9 +33,9 @@ def fingerprint_of_run(
         DatasetError: the folder holds a training of other data or another split.
     """
     key_file, key = run / "fingerprint.key", _inputs_key(dataset, split)
-    if key_file.exists() and key_file.read_text() == key and (run / "fingerprint.json").exists():
+    if key_file.exists() and key_file.read_text(encoding="utf-8") == key and (run / "fingerprint.json").exists():
         found = run / "fingerprint.rejected.json"  # without what preprocessing may have set aside since: it tries again
-        rejected = json.loads((found if found.exists() else run / "rejected.json").read_text())
+        rejected = read_json(found if found.exists() else run / "rejected.json")
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
     try:
         fingerprint, rejected = measure(dataset, split, workers)
@@ -64,8 +65,7 @@ def fingerprint_of_run(
 
 def set_aside(run: Path) -> dict[str, str]:
     """Cases that the last call could not use, and why; none before the first."""
-    file = run / "rejected.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_json(run / "rejected.json", {})
 
 
 def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], split: Split) -> bool:
@@ -76,7 +76,7 @@ def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], s
     files = [run / name for name in ("fingerprint.json", "fingerprint.rejected.json", "splits.json")]
     if not all(file.exists() for file in files):
         return False
-    measured, set_aside, parts = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    measured, set_aside, parts = map(read_json, files)
     now = {
         **to_plain(fingerprint),
         "dataset_name": measured["dataset_name"],  # without a dataset.json, that of its folder

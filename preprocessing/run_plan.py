@@ -115,8 +115,8 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
     path, made = run / "plan.json", run / "plan.key"
     trained = (run / "models" / "checkpoint.pt").exists()
     if path.exists():
-        text, *before = made.read_text().split() if made.exists() else ("",)
-        edited, same = text != text_hash(path.read_text()), before == [request.key]
+        text, *before = made.read_text(encoding="utf-8").split() if made.exists() else ("",)
+        edited, same = text != text_hash(path.read_text(encoding="utf-8")), before == [request.key]
         if edited:
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
@@ -205,7 +205,7 @@ def _save(plan: Plan, run: Path, request: Request) -> None:
     path = run / "plan.json"
     plan.save(path)
     plan.save(run / PLANNED)
-    save_text(run / "plan.key", f"{text_hash(path.read_text())} {request.key}")
+    save_text(run / "plan.key", f"{text_hash(path.read_text(encoding='utf-8'))} {request.key}")
 
 
 def text_hash(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mcsc_bundle.plain import PlanError
 from mcsc_bundle.shipped import BundleError, check_weights
 from mcsc_bundle.tensors import TensorFileError, load_tensors
 
@@ -81,7 +82,7 @@ def _weights(folder: Path) -> dict[str, dict[str, Tensor]]:
             try:
                 check_weights(folder, path)
                 content = load_tensors(path)
-            except (BundleError, TensorFileError) as error:
+            except (BundleError, PlanError, TensorFileError) as error:
                 raise TransferError(f"init_from: {error}") from None
             return content if name == "pair.pt" else {"cnn": _first_member(content)}
     raise TransferError(

@@ -198,6 +198,11 @@ def test_a_part_of_a_cross_validation_is_averaged_only_if_its_runs_are_named(run
         run_folders(runs, complete=True)
     with pytest.raises(SystemExit, match="all 2 folds"):
         TrainedRun(runs)
+    (runs / "fold_1" / "cross_validation.json").write_text("{")
+    with pytest.raises(
+        SystemExit, match=r"error: .*cross_validation\.json is not valid JSON.* Or delete it and repeat"
+    ):
+        TrainedRun(runs)
     assert run_folders(folds, complete=True) == folds
     shutil.rmtree(runs / "fold_1")
     with pytest.raises(EnsembleError, match="Repeat the cross-validation"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcsc_bundle.first_stage import check_stage, refined_by, remembered_key, stage_key, weights_key
+from mcsc_bundle.first_stage import check_stage, previous_dir, refined_by, remembered_key, stage_key, weights_key
 from mcsc_bundle.plan import PlanError, save_json
 
 
@@ -33,6 +33,11 @@ def test_a_first_stage_is_known_wherever_it_lies(stages, tmp_path):
     assert stage_key(tmp_path / "moved" / "3d_lowres") == key
     assert remembered_key(tmp_path / "moved" / "3d_cascade_fullres" / "fold_0") == key
     assert remembered_key(tmp_path) == ""
+
+
+def test_a_first_stage_may_have_an_umlaut(tmp_path, ascii_locale):
+    save_json(tmp_path / "run" / "previous.json", {"run_dir": "../Gefäße"})
+    assert previous_dir(tmp_path / "run") == tmp_path / "Gefäße"
 
 
 def test_networks_that_trained_a_cascade_stay_and_others_may_join(stages):

@@ -6,7 +6,7 @@ import pytest
 
 from mcsc_bundle.plan import PlanError
 from preprocessing.folders import DatasetError
-from preprocessing.labelled import labelled_cases
+from preprocessing.labelled import labelled_cases, labelled_cases_or_exit
 from preprocessing.prepare import prepare
 from tests.mcsc_bundle.images import blobs, save
 from tests.plans import make_plan
@@ -31,6 +31,9 @@ def test_all_labelled_cases_or_those_a_training_kept_out(dataset, tmp_path):
     (tmp_path / "splits.json").write_text(json.dumps({"test": []}))
     with pytest.raises(DatasetError, match="kept cases of"):
         labelled_cases(str(dataset), str(tmp_path))
+    (tmp_path / "splits.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"error: .*splits\.json is not valid JSON"):
+        labelled_cases_or_exit(str(dataset), str(tmp_path))
 
 
 def test_training_takes_over_a_plan_that_fits_and_refuses_one_that_does_not(dataset, tmp_path):

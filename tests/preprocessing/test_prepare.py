@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcsc_bundle.files import DiskError
-from mcsc_bundle.plan import PlanError
+from mcsc_bundle.plan import PlanError, save_json
 from mcsc_bundle.store import CaseStore
 from preprocessing.prepare import USER_ERRORS, DatasetError, prepare, prepare_or_exit
 from tests.end_to_end.road import small_dataset
@@ -50,6 +50,16 @@ def test_an_edited_plan_is_compared_with_what_the_data_set_declares_now(dataset,
     assert "the plan's are used, as it was edited" in caplog.text
     with pytest.raises(PlanError, match=r"plan\.json: expected labels .*'more': 9.* delete it to plan again"):
         again(labels={**values, "more": 9})
+
+
+def test_names_may_have_umlauts(dataset, tmp_path, ascii_locale):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(dataset, data)
+    declared = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**declared, "name": "Gefäße"}))
+    plan = prepare(str(data), str(run), workers=1, device="cpu").plan
+    save_json(run / "fingerprint.rejected.json", {"Müller": "NaN"})
+    assert plan.dataset_name == "Gefäße" and prepare(str(data), str(run), workers=1, device="cpu").plan == plan
 
 
 def test_a_failure_that_passes_costs_no_case(dataset, tmp_path, monkeypatch):
