@@ -222,10 +222,12 @@ def _together(classes: np.ndarray | None, members: Mapping[str, Sequence[int]]) 
 
 
 def _halved(classes: np.ndarray, members: Mapping[str, Sequence[int]], spacing: Sequence[float]) -> float | None:
-    """``halved_dice`` of a 2-D image or across thick slices; ``spacing`` in the order of the file, that of classes reversed."""
-    *_, thinner, coarsest = sorted(spacing)
+    """``halved_dice`` of a 2-D image, of a single slice or across thick ones; ``spacing`` runs as the file, classes reversed."""
     if len(spacing) == 2:
         return halved_dice(classes, members, None)
+    if 1 in classes.shape:
+        return halved_dice(classes, members, classes.shape.index(1))
+    *_, thinner, coarsest = sorted(spacing)
     if coarsest <= ANISOTROPY_RATIO * thinner:
         return None
     return halved_dice(classes, members, len(spacing) - 1 - list(spacing).index(coarsest))

@@ -2,7 +2,7 @@
 
 nnU-Net plans at the median spacing and narrows nothing, since a GPU has the time. In the half hour of a CPU's training that
 leaves too few steps: at half the resolution a step costs a quarter, and what the labels lose by it is less than what the steps
-bring (``docs/planning.md``). How much they lose is measured on the label maps themselves. Volumes that are seen in 3-D have
+bring (``docs/recipe.md``). How much they lose is measured on the label maps themselves. Volumes that are seen in 3-D have
 nnU-Net's ``3d_lowres`` instead, and a GPU's plans stay at full resolution.
 """
 
@@ -19,7 +19,7 @@ from skimage.measure import block_reduce
 from mcsc_bundle.components import boxes_of, joint_box
 from mcsc_bundle.labels import STORED_IGNORED, inside
 from mcsc_bundle.plan import Fingerprint
-from preprocessing.sizing import Sizing, Task, fit_networks
+from preprocessing.sizing import CPU_MEMORY_CAP_GB, Sizing, Task, fit_networks
 
 LEAST_KEPT = 0.93
 """Least Dice of the usual labelled case with itself at half the resolution. ACDC's hearts keep 0.955, abdominal organs in MR and
@@ -70,19 +70,20 @@ class Halved:
     full_seconds: float
 
 
-def plan_halved(task: Task, sizing: Sizing, fingerprint: Fingerprint) -> Halved | None:
+def plan_halved(task: Task, fingerprint: Fingerprint) -> Halved | None:
     """Half the resolution, where the time of a step narrows the plan and labels lose little by it; else ``None``.
 
     Args:
         task: at full resolution.
-        sizing: what fits there.
         fingerprint: says what the labels keep.
     """
     measured = [case.halved_dice for case in fingerprint.labeled if case.halved_dice is not None]
     if task.device != "cpu" or task.dims != 2 or not task.pair or not measured or median(measured) < LEAST_KEPT:
         return None
-    whole = fit_networks(replace(task, step_seconds=math.inf))
-    if (whole.networks.cnn.features, whole.batch) == (sizing.networks.cnn.features, sizing.batch):
+    # with the usual memory, so that how much is free today does not decide on the grid
+    roomy = replace(task, memory_gb=max(task.memory_gb, CPU_MEMORY_CAP_GB))
+    timed, whole = fit_networks(roomy), fit_networks(replace(roomy, step_seconds=math.inf))
+    if _size(timed) == _size(whole):
         return None
     halved = replace(
         task,
@@ -91,3 +92,7 @@ def plan_halved(task: Task, sizing: Sizing, fingerprint: Fingerprint) -> Halved 
         dataset_voxels=task.dataset_voxels / 4,
     )
     return Halved(halved, fit_networks(halved), median(measured), whole.networks.step_seconds(whole.batch))
+
+
+def _size(sizing: Sizing) -> tuple[object, ...]:
+    return sizing.networks.topology.patch, sizing.networks.cnn.features, sizing.batch

@@ -9,9 +9,13 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")  # Linux's control groups, version 2; outside a container it holds no limit
 
+UNKNOWN = 4 * 2**30  # bytes; taken where the system does not tell
+
 
 def total_bytes() -> int:
     """Bytes of memory that the machine has, or its container may take."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return UNKNOWN
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(machine, told_bytes(CONTAINER / "memory.max").get("", machine))
 

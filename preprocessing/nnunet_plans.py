@@ -61,6 +61,8 @@ def import_nnunet_plans(
         PlanError: a file is missing or is not nnU-Net's, there is no such configuration, or it holds a network or a
             normalisation that our plans cannot express.
     """
+    if networks not in ("pair", "cnn"):
+        raise PlanError(f"expected networks to be 'pair' or 'cnn', received {networks!r}.")
     plans, content = read_object(plans_file), read_object(dataset_json)
     declared = read_declared(content, dataset_json)
     channels, labels = declared.channel_names, declared.labels

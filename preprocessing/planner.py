@@ -142,7 +142,7 @@ def _at_resolution(fingerprint: Fingerprint, asked: str, made: Decisions) -> Dec
 
 def _at_half(fingerprint: Fingerprint, made: Decisions) -> Decisions:
     """What was decided for slices at full resolution, or for half of it on a CPU."""
-    halved = plan_halved(made.task, made.sizing, fingerprint)
+    halved = plan_halved(made.task, fingerprint)
     if halved is None:
         return made
     scale = [1 if axis == made.slice_axis else 2 for axis in range(fingerprint.image_dims)]

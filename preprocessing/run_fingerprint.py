@@ -6,6 +6,7 @@ cannot be used, those that preprocessing set aside among them, ``fingerprint.rej
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsc_bundle.files import save_text
-from mcsc_bundle.plan import Fingerprint, save_json, to_plain
+from mcsc_bundle.plan import CaseFingerprint, Fingerprint, save_json, to_plain
 from mcsc_bundle.plan_files import read_json
 from preprocessing.dataset import Dataset, DatasetError
 from preprocessing.fingerprint import NoLabeledCaseError, measure
@@ -33,7 +34,8 @@ def fingerprint_of_run(
         DatasetError: the folder holds a training of other data or another split.
     """
     key_file, key = run / "fingerprint.key", _inputs_key(dataset, split)
-    if key_file.exists() and key_file.read_text(encoding="utf-8") == key and (run / "fingerprint.json").exists():
+    known = key_file.exists() and key_file.read_text(encoding="utf-8") == key and (run / "fingerprint.json").exists()
+    if known and ((run / "models" / "checkpoint.pt").exists() or _measures_all(run / "fingerprint.json")):
         found = run / "fingerprint.rejected.json"  # without what preprocessing may have set aside since: it tries again
         rejected = read_json(found if found.exists() else run / "rejected.json")
         return Fingerprint.load(run / "fingerprint.json"), rejected, False
@@ -66,6 +68,12 @@ def fingerprint_of_run(
 def set_aside(run: Path) -> dict[str, str]:
     """Cases that the last call could not use, and why; none before the first."""
     return read_json(run / "rejected.json", {})
+
+
+def _measures_all(file: Path) -> bool:
+    """Whether a fingerprint holds what this version measures; an older one would lead to another plan than a new folder's."""
+    names = {field.name for field in dataclasses.fields(CaseFingerprint)}
+    return all(names <= case.keys() for case in read_json(file).get("cases", ()))
 
 
 def _is_copy(run: Path, fingerprint: Fingerprint, rejected: Mapping[str, str], split: Split) -> bool:

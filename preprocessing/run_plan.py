@@ -58,8 +58,8 @@ class Request:
 
     @property
     def family(self) -> dict[str, Any]:
-        """``preset`` of ``make_plan``: the paper's plan is changed from a plain one."""
-        return {} if self.preset == "paper" else {"preset": self.preset}
+        """``preset`` of ``make_plan``: the paper's plan is changed from a plain one, whatever the time of a step."""
+        return {"step_seconds": math.inf} if self.preset == "paper" else {"preset": self.preset}
 
     def make(self, fingerprint: Fingerprint) -> Plan:
         """The plan, its memory not yet measured."""
@@ -69,7 +69,7 @@ class Request:
                 name for name, value in (("--configuration", configuration), ("--preset", family)) if value
             )
             raise PlanError(f"expected --plan_from without {given}, as the plan in {self.plan_from} has its own.")
-        plan = make_plan(fingerprint, **self.options, **self.family)
+        plan = make_plan(fingerprint, **{**self.options, **self.family})
         if self.preset == "paper":
             plan = paper_plan(plan)
         if self.plan_from is not None:

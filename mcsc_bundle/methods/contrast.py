@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mcsc_bundle.losses.blocks import local_blocks, sample_voxels
 from mcsc_bundle.losses.contrastive import balanced_contrastive_loss, counted_groups
-from mcsc_bundle.losses.distributed import gather_features, groups_of_rank, world_size
+from mcsc_bundle.losses.distributed import gather_features, groups_of_rank, mean_over_ranks, world_size
 from mcsc_bundle.methods.bank import MemoryBank
 from mcsc_bundle.networks.pair import NetworkPair
 from mcsc_bundle.plan import ContrastScale, Plan
@@ -59,8 +59,8 @@ class MultiScaleContrast(nn.Module):
     the ``k``-th block of every map: so a group mixes positions, slices, patients and networks while its size stays
     bounded. With a pixel budget, voxels are drawn first and projected after (the projectors are pointwise), and groups
     that hold foreground are preferred, since all-background groups do not count in the loss anyway. Under
-    ``torch.distributed`` each group joins the vectors of all processes, of which each gives fewer to more groups and answers for
-    some of the groups: a step costs each process what it would cost alone. The mean of the processes' losses is the loss.
+    ``torch.distributed`` each group joins the vectors of all processes, each of which answers for some of the groups. With a
+    pixel budget each gives fewer vectors to more groups, so that a step costs no more than alone.
 
     Args:
         plan: gives the scales, the patch and the width of the projection.
@@ -104,7 +104,12 @@ class MultiScaleContrast(nn.Module):
             features: decoder maps of the CNN and of the Transformer, coarse to fine, each ``(B, C, *spatial)``.
             labels: class indices ``(B, *patch)`` that the CNN's and the Transformer's features take; -1 is ignored.
         """
-        return [self._scale_loss(index, features, labels) for index in range(len(self.scales))]
+        losses = [self._scale_loss(index, features, labels) for index in range(len(self.scales))]
+        if world_size() == 1 or not losses:
+            return losses
+        mine = torch.stack(losses)
+        # the value of the joined batch, with the gradient of this rank's groups
+        return list(mine + (mean_over_ranks(mine) - mine.detach()))
 
     def _scale_loss(
         self, index: int, features: tuple[Sequence[Tensor], Sequence[Tensor]], labels: tuple[Tensor, Tensor]
@@ -116,7 +121,7 @@ class MultiScaleContrast(nn.Module):
         targets = _resized_labels(torch.cat(labels), cells).flatten(1)  # (2B, cells)
         where = local_blocks(cells, scale.block, len(targets), device=targets.device)  # (G, 2B, V)
         balanced = self.num_classes if self.balance_anchors else 0
-        per_block = max(1, min(math.prod(scale.block), BLOCK_PIXELS) // world_size())
+        per_block = share_of_block(scale, len(where), world_size())
         where, target = choose_voxels(where, targets, scale, balanced, per_block)  # both (g, 2B, v)
         projector = self.projectors[index]
         sampled = _gathered(maps, where, projector.dtype)  # type: ignore[arg-type]
@@ -136,6 +141,25 @@ class MultiScaleContrast(nn.Module):
             balance_anchors=self.balance_anchors,
             mean_over=counted_groups(target, self.num_classes),
         )
+
+
+def share_of_block(scale: ContrastScale, groups: int, ranks: int) -> int:
+    """Voxels of a block that each of several processes gives to a group, for a budget that is kept by all together.
+
+    A process looks at every ``ranks``-th group of the vectors of all. Of ``W`` processes each gives a ``W``-th to ``W`` times the
+    groups, or, where there are not so many, as much as keeps the number of pairs.
+
+    Args:
+        scale: its ``pixels`` are the budget of one process alone.
+        groups: how many there are.
+        ranks: processes.
+    """
+    alone = min(math.prod(scale.block), BLOCK_PIXELS)
+    if scale.pixels is None or ranks == 1:
+        return alone
+    wanted = max(1, min(groups, scale.pixels // alone))
+    at_once = -(-min(groups, wanted * ranks) // ranks)
+    return max(1, min(alone, int(alone * math.sqrt(wanted / at_once) / ranks)))
 
 
 def choose_voxels(

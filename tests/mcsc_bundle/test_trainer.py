@@ -221,12 +221,12 @@ def test_ctrl_c_while_a_file_is_written_leaves_the_one_before(tmp_path, monkeypa
     assert torch.load(tmp_path / "file.pt", weights_only=True) == {"a": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"half of it", None])
+@pytest.mark.parametrize("content", [b"", b"half of it", b"<html>an error page</html>", None])
 def test_a_damaged_checkpoint_ends_with_a_message(tmp_path, content):
     trainer(tmp_path).run()
     path = tmp_path / "models" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(SystemExit, match=r"checkpoint\.pt: .* cannot be read.*Delete it to train anew"):
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt: .* damaged.*Delete it to train anew"):
         trainer(tmp_path, max_epochs=3).run_or_exit()
 
 

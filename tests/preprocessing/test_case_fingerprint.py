@@ -99,6 +99,13 @@ def test_what_halving_would_keep_is_measured_across_thick_slices(tmp_path, spaci
     assert case.halved_dice == kept
 
 
+def test_a_single_slice_is_a_plane_whatever_its_spacing(tmp_path):
+    label = np.zeros((6, 5, 1), dtype=np.int16)
+    label[2:4, 2:4, 0] = 1
+    case = measured(tmp_path, voxels(0, label.shape), label, labels={"background": 0, "a": 1}).fingerprint
+    assert case.halved_dice == 1
+
+
 @pytest.mark.parametrize(
     ("row", "least"), [("1111222", 1), ("1111022", 0), ("1111220020", 2 / 3), ("1101100000", 1 / 2)]
 )

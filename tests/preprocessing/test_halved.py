@@ -9,6 +9,7 @@ import pytest
 
 from preprocessing.halved import halved_dice
 from preprocessing.planner import make_plan
+from preprocessing.run_plan import Request
 from tests.preprocessing.fingerprints import make_fingerprint
 
 MEMBERS = {"background": [0], "a": [1], "b": [2], "both": [1, 2]}
@@ -71,6 +72,16 @@ def test_slices_of_a_cpu_are_halved_where_labels_keep_what_they_are() -> None:
 def test_pictures_are_halved_too() -> None:
     plan = make_plan(fingerprint(spacing=(1.0, 1.0), shape=(512, 384)), device="cpu", memory_gb=8)
     assert plan.spacing_mm == (2.0, 2.0) and "percentile" not in plan.why["spacing_mm"]
+
+
+@pytest.mark.parametrize("memory_gb", [1, 2, 3])
+def test_how_much_memory_is_free_does_not_decide_on_the_grid(memory_gb) -> None:
+    assert make_plan(fingerprint(), device="cpu", memory_gb=memory_gb).spacing_mm == (None, 3.0, 2.5)
+
+
+def test_the_paper_keeps_its_slices() -> None:
+    request = Request("paper", None, {"device": "cpu", "memory_gb": 8.0, "networks": "pair", "step_seconds": None})
+    assert request.make(fingerprint()).spacing_mm == (None, 1.5, 1.25)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,11 @@ def test_the_limit_of_a_container_counts(container, limit, expected) -> None:
     assert available_bytes() == (expected or 16_384_000_000)
 
 
+def test_a_system_that_does_not_tell_is_taken_for_small(container, monkeypatch) -> None:
+    monkeypatch.delattr("os.sysconf")
+    assert total_bytes() == 4 * 2**30 and available_bytes() == 16_384_000_000
+
+
 @pytest.mark.parametrize(
     ("current", "stat", "free"), [(3e9, STAT, 2.5e9), (3e9, "", 1e9), (5e9, "", 0), (1e9, STAT, 4e9)]
 )

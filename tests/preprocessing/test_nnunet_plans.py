@@ -75,6 +75,11 @@ def test_a_configuration_arrives_as_it_stands(tmp_path) -> None:
     assert plan.batch_dice is False
 
 
+def test_other_networks_are_refused(tmp_path) -> None:
+    with pytest.raises(PlanError, match="networks to be 'pair' or 'cnn', received 'both'"):
+        import_nnunet_plans(*files(tmp_path), networks="both")
+
+
 def test_axes_are_named_by_the_transposition(tmp_path) -> None:
     assert import_nnunet_plans(*files(tmp_path)).orientation == "RSA"  # axis 2 of (z, y, x) first
 

@@ -52,6 +52,24 @@ def test_an_edited_plan_is_compared_with_what_the_data_set_declares_now(dataset,
         again(labels={**values, "more": 9})
 
 
+def test_what_an_older_version_measured_is_measured_again_until_a_training_began(dataset, tmp_path):
+    prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
+    file = tmp_path / "fingerprint.json"
+    whole = json.loads(file.read_text())
+    older = {
+        **whole,
+        "cases": [{name: case[name] for name in case if name != "halved_dice"} for case in whole["cases"]],
+    }
+    file.write_text(json.dumps(older))
+    prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
+    assert json.loads(file.read_text()) == whole
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "checkpoint.pt").touch()
+    file.write_text(json.dumps(older))
+    prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
+    assert json.loads(file.read_text()) == older
+
+
 def test_names_may_have_umlauts(dataset, tmp_path, ascii_locale):
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(dataset, data)

@@ -72,9 +72,7 @@ def rank_main(rank, folder):
     for balanced in (False, True):
         module, ranks = multi_scale(balanced)
         losses, gradients = losses_and_gradients(module, *ranks[rank])
-        torch.save(
-            (mean_over_ranks(losses), [mean_over_ranks(g) for g in gradients]), f"{folder}/{rank}{balanced}.pt"
-        )  # as DDP
+        torch.save((losses, [mean_over_ranks(g) for g in gradients]), f"{folder}/{rank}{balanced}.pt")  # as DDP
     dist.barrier()
     os._exit(0)  # gloo's destructor joins a thread that may wait for the GIL, which the destructor holds (torch 2.13)
 

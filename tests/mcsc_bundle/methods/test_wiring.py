@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mcsc_bundle.methods import MCSC, CrossTeaching, MultiScaleContrast, PaperMCSC, contrast
-from mcsc_bundle.methods.contrast import choose_voxels
+from mcsc_bundle.methods.contrast import choose_voxels, share_of_block
 from mcsc_bundle.networks import NetworkPair
 from mcsc_bundle.plan import ContrastScale
 from tests.mcsc_bundle.methods.cases import batch_of, build, confident
@@ -74,11 +74,21 @@ class TestMultiScaleContrast:
     def test_beside_other_processes_it_costs_no_more(self, monkeypatch, kind):
         """Four: each gives a quarter of the vectors to four times the groups, and looks at a quarter of these."""
         alone = self.seen_by_the_loss(monkeypatch, kind)[0][1]  # the scale with a pixel budget
+        monkeypatch.setattr(contrast, "mean_over_ranks", lambda losses: losses)
         monkeypatch.setattr(contrast, "world_size", lambda: 4)
         monkeypatch.setattr(contrast, "groups_of_rank", lambda: slice(1, None, 4))
         monkeypatch.setattr(contrast, "gather_features", lambda *both: [torch.cat([one] * 4, 1) for one in both])
         together = self.seen_by_the_loss(monkeypatch, kind)[0][1]
         assert together.shape == alone.shape
+
+
+@pytest.mark.parametrize(
+    ("ranks", "groups", "voxels"),
+    [(1, 4, 64), (2, 4, 45), (4, 4, 32), (8, 4, 16), (4, 100, 16), (8, 100, 8)],
+)
+def test_pairs_stay_as_many_where_there_are_few_groups(ranks, groups, voxels):
+    """4 blocks of 14 x 14, of each 64 pixels: 4 groups of 64 alone; of 2 processes each looks at 2 of 90, and so on."""
+    assert share_of_block(ContrastScale((8, 8), (14, 14), pixels=256), groups, ranks) == voxels
 
 
 def test_groups_with_foreground_come_first():
