@@ -1,6 +1,7 @@
 """What a training step of each method costs beside cross teaching, with the same networks and batch, on a CPU.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.method_step [--plans hippocampus acdc paper] [--methods cross_teaching mcsc_paper mcsc]
+    OMP_NUM_THREADS=1 python -m benchmarks.method_step [--plans hippocampus acdc acdc_halved paper] \\
+        [--methods cross_teaching mcsc_paper mcsc]
 
 A step is forward, backward, AdamW and the teachers' update at the end of the ramps, on one random batch of the plan (``paper``:
 the paper's networks, 2 + 2 slices of 224 x 224). The methods take turns step by step, and processor seconds are counted, so that
@@ -26,7 +27,7 @@ from mcsc_bundle.plan import Plan
 from preprocessing.paper import paper_plan
 from preprocessing.planner import make_plan
 
-BASELINE = "cross_teaching"
+BASELINE, HALVED = "cross_teaching", "acdc_halved"
 
 
 class Stepper:
@@ -63,13 +64,17 @@ def ratios(plan: Plan, names: list[str], rounds: int) -> dict[str, dict[str, flo
 
 
 def plan_of(name: str) -> Plan:
-    """The CPU plan of a data set like that of the name, or the paper's."""
-    return paper_plan(cardiac_plan()) if name == "paper" else make_plan(fingerprint(name), 8.0, "cpu")
+    """The CPU plan of a data set like that of the name, of ACDC at half its resolution as well, or the paper's."""
+    if name == "paper":
+        return paper_plan(cardiac_plan())
+    return make_plan(fingerprint("acdc", 0.95) if name == HALVED else fingerprint(name), 8.0, "cpu")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plans", nargs="+", choices=[*SHAPES, "paper"], default=["hippocampus", "acdc", "paper"])
+    parser.add_argument(
+        "--plans", nargs="+", choices=[*SHAPES, HALVED, "paper"], default=["hippocampus", "acdc", HALVED, "paper"]
+    )
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["supervised", "mcsc_paper", "mcsc"])
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()

@@ -37,11 +37,14 @@ SHAPES = {  # spacing, median shape, classes: like the data sets of these names
 }
 
 
-def fingerprint(name: str) -> Fingerprint:
-    """A data set of 40 equal cases, half of them labelled."""
+def fingerprint(name: str, halved_dice: float | None = None) -> Fingerprint:
+    """A data set of 40 equal cases, half of them labelled; ``halved_dice`` as if measured on the labels."""
     spacing, shape, classes = SHAPES[name]
     cases = tuple(
-        CaseFingerprint(f"case_{index}", index % 2 == 0, spacing, shape, shape, "RAS", 0.0, 1.0) for index in range(40)
+        CaseFingerprint(
+            f"case_{index}", index % 2 == 0, spacing, shape, shape, "RAS", 0.0, 1.0, halved_dice=halved_dice
+        )
+        for index in range(40)
     )
     labels = {"background": 0, **{f"class_{index}": index for index in range(1, classes)}}
     return Fingerprint(name, ("MR",), labels, 3, cases, (IntensityStats(0, 0, 1, -1, 1, -1, 1, 1),))
