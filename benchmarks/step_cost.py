@@ -37,12 +37,12 @@ SHAPES = {  # spacing, median shape, classes: like the data sets of these names
 }
 
 
-def fingerprint(name: str, halved_dice: float | None = None) -> Fingerprint:
-    """A data set of 40 equal cases, half of them labelled; ``halved_dice`` as if measured on the labels."""
+def fingerprint(name: str, coarse_dice: tuple[float, ...] = ()) -> Fingerprint:
+    """A data set of 40 equal cases, half of them labelled; ``coarse_dice`` as if measured on the labels."""
     spacing, shape, classes = SHAPES[name]
     cases = tuple(
         CaseFingerprint(
-            f"case_{index}", index % 2 == 0, spacing, shape, shape, "RAS", 0.0, 1.0, halved_dice=halved_dice
+            f"case_{index}", index % 2 == 0, spacing, shape, shape, "RAS", 0.0, 1.0, coarse_dice=coarse_dice
         )
         for index in range(40)
     )

@@ -19,9 +19,9 @@ from mcsc_bundle.labels import STORED_IGNORED, as_tuple, file_values, scored_val
 from mcsc_bundle.plan import CaseFingerprint, IntensityStats
 from mcsc_bundle.words import counted
 from preprocessing.class_sizes import class_components, class_voxels, least_in_largest
+from preprocessing.coarser import coarse_dice
 from preprocessing.dataset import Case
 from preprocessing.geometry import ANISOTROPY_RATIO
-from preprocessing.halved import halved_dice
 
 SAMPLE_SEED = 1234
 CHUNK = 2**20  # voxels turned into float64 at a time
@@ -96,7 +96,7 @@ def measure_case(
         class_components={name: own.count for name, own in pieces.items()},
         class_largest={name: own.largest for name, own in pieces.items()},
         foreground_largest=_together(classes, members),
-        halved_dice=None if classes is None else _halved(classes, members, spacing),
+        coarse_dice=() if classes is None else _coarse_dice(classes, members, spacing),
         patient=case.group,
         content_hash=digest,
         ignored_voxels=0 if classes is None else int(np.count_nonzero(classes == STORED_IGNORED)),
@@ -221,16 +221,18 @@ def _together(classes: np.ndarray | None, members: Mapping[str, Sequence[int]]) 
     return 0.0 if classes is None or len(members) <= 2 else least_in_largest(classes, members)
 
 
-def _halved(classes: np.ndarray, members: Mapping[str, Sequence[int]], spacing: Sequence[float]) -> float | None:
-    """``halved_dice`` of a 2-D image, of a single slice or across thick ones; ``spacing`` runs as the file, classes reversed."""
+def _coarse_dice(
+    classes: np.ndarray, members: Mapping[str, Sequence[int]], spacing: Sequence[float]
+) -> tuple[float, ...]:
+    """``coarse_dice`` of a 2-D image, of a single slice or across thick ones; ``spacing`` runs as the file, classes reversed."""
     if len(spacing) == 2:
-        return halved_dice(classes, members, None)
+        return coarse_dice(classes, members, None)
     if 1 in classes.shape:
-        return halved_dice(classes, members, classes.shape.index(1))
+        return coarse_dice(classes, members, classes.shape.index(1))
     *_, thinner, coarsest = sorted(spacing)
     if coarsest <= ANISOTROPY_RATIO * thinner:
-        return None
-    return halved_dice(classes, members, len(spacing) - 1 - list(spacing).index(coarsest))
+        return ()
+    return coarse_dice(classes, members, len(spacing) - 1 - list(spacing).index(coarsest))
 
 
 def _foreground(voxels: np.ndarray, classes: np.ndarray | None, limit: int) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from preprocessing.coarser import Coarser
 from preprocessing.configuration import in_image_order
 from preprocessing.geometry import Geometry
-from preprocessing.halved import Halved
 from preprocessing.sizing import Sizing, Task
 
 
@@ -23,7 +23,7 @@ class Decisions:
         why_dims: reason for 2-D or 3-D.
         lowres_mm: spacing of 3d_lowres in the order of ``task``; ``None`` if the data do not call for it.
         default_memory: the budget was not given.
-        halved: what was decided for slices at half the resolution; ``None`` at full resolution.
+        coarser: what was decided for slices at a coarser resolution; ``None`` at full resolution.
     """
 
     geometry: Geometry
@@ -36,7 +36,7 @@ class Decisions:
     why_dims: str
     lowres_mm: tuple[float, ...] | None
     default_memory: bool
-    halved: Halved | None = None
+    coarser: Coarser | None = None
 
     def in_image_order(self, values: Sequence[float]) -> tuple[float, ...]:
         """Values in the order of ``task`` brought to that of the image's axes."""

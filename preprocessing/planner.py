@@ -11,6 +11,7 @@ import torch
 from mcsc_bundle.plan import ChannelNormalization, Fingerprint, Plan, PlanError
 from mcsc_bundle.plan_parts import CASCADE
 from preprocessing.axes import keep_slices_together
+from preprocessing.coarser import plan_coarser
 from preprocessing.compute import FORWARD_AND_BACKWARD
 from preprocessing.configuration import (
     as_cascade,
@@ -23,7 +24,6 @@ from preprocessing.contrast import plan_contrast
 from preprocessing.decisions import Decisions
 from preprocessing.families import FAMILIES
 from preprocessing.geometry import Geometry, measure_geometry
-from preprocessing.halved import plan_halved
 from preprocessing.largest_component import plan_largest_component
 from preprocessing.machine import available_bytes
 from preprocessing.mirroring import plan_mirroring
@@ -68,7 +68,7 @@ def make_plan(
         memory_gb: memory for one training process; ``None`` takes nine tenths of the GPU's, or half of the free memory, at most
             8, on a CPU.
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is a GPU). On a CPU the plan narrows the networks, see
-            ``sizing``, and may halve the resolution of slices, see ``halved``.
+            ``sizing``, and may see slices at a coarser resolution, see ``coarser``.
         networks: ``pair`` counts CNN and Transformer; ``cnn`` counts the CNN alone, which gives nnU-Net's plan.
         configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto``: 2-D for images, and slice by slice for volumes with
             thick slices; 3-D otherwise, see ``configuration.choose_resolution``. Or ``3d_cascade_fullres``, where there is a
@@ -113,7 +113,9 @@ def make_plan(
         geometry, task, fit_networks(task), axes, slice_axis, "2d", why, why_dims, None, memory_gb is None
     )
     decisions = (
-        _at_resolution(fingerprint, configuration, decisions) if spatial_dims == 3 else _at_half(fingerprint, decisions)
+        _at_resolution(fingerprint, configuration, decisions)
+        if spatial_dims == 3
+        else _at_coarser(fingerprint, decisions)
     )
     plan = _assemble(fingerprint, decisions)
     return as_cascade(plan) if configuration == CASCADE else plan
@@ -140,16 +142,16 @@ def _at_resolution(fingerprint: Fingerprint, asked: str, made: Decisions) -> Dec
     return replace(made, geometry=geometry, task=lowres.task, sizing=lowres.sizing)
 
 
-def _at_half(fingerprint: Fingerprint, made: Decisions) -> Decisions:
-    """What was decided for slices at full resolution, or for half of it on a CPU."""
-    halved = plan_halved(made.task, fingerprint)
-    if halved is None:
+def _at_coarser(fingerprint: Fingerprint, made: Decisions) -> Decisions:
+    """What was decided for slices at full resolution, or at a coarser one on a CPU."""
+    coarser = plan_coarser(made.task, fingerprint)
+    if coarser is None:
         return made
-    scale = [1 if axis == made.slice_axis else 2 for axis in range(fingerprint.image_dims)]
+    scale = [1 if axis == made.slice_axis else coarser.factor for axis in range(fingerprint.image_dims)]
     spacing = tuple(size * by for size, by in zip(made.geometry.spacing_mm, scale, strict=True))
     shape = tuple(length / by for length, by in zip(made.geometry.median_shape, scale, strict=True))
     geometry = replace(made.geometry, spacing_mm=spacing, median_shape=shape)
-    return replace(made, geometry=geometry, task=halved.task, sizing=halved.sizing, halved=halved)
+    return replace(made, geometry=geometry, task=coarser.task, sizing=coarser.sizing, coarser=coarser)
 
 
 def _assemble(fingerprint: Fingerprint, made: Decisions) -> Plan:

@@ -15,6 +15,8 @@ from preprocessing.sizing import (
     LOWRES_BELOW,
 )
 
+SHARES = {2: "quarter", 4: "sixteenth"}
+
 REGIONS = (
     "Declared as lists of label values. Each has a channel with a sigmoid, so that they may lie in one another; masks are "
     "painted region by region in the order of 'labels', as with nnU-Net's regions_class_order."
@@ -87,7 +89,7 @@ def _orientation(plan: Plan) -> str:
 
 
 def _spacing(plan: Plan, made: Decisions) -> str:
-    geometry, halved = made.geometry, made.halved
+    geometry, coarser = made.geometry, made.coarser
     text = f"Median of the cases' spacings is {per_axis(geometry.median_spacing_mm)} mm."
     axis = geometry.coarse_axis
     if plan.configuration == "3d_lowres":
@@ -95,11 +97,11 @@ def _spacing(plan: Plan, made: Decisions) -> str:
             f"{text} Coarsened from full resolution until a patch covers {LOWRES_BELOW:.0%} of the median image: axes that are "
             f"more than twice finer than the coarsest first, then all (nnU-Net's 3d_lowres)."
         )
-    if halved is not None:
+    if coarser is not None:
         text += (
-            f" On a CPU, twice that in the plane: a step, {halved.full_seconds:.2g} s at full resolution, costs a quarter, so "
-            f"that its time narrows networks and batch less; the usual label map keeps a Dice of {halved.kept:.3f} with itself "
-            f"when halved. --step_seconds {math.ceil(halved.full_seconds)} plans at full resolution."
+            f" On a CPU, {coarser.factor} times that in the plane: a step, {coarser.full_seconds:.2g} s at full resolution, costs "
+            f"a {SHARES[coarser.factor]}, so that its time narrows networks and batch less; the usual label map keeps a Dice of "
+            f"{coarser.kept:.3f} with itself there. --step_seconds {math.ceil(coarser.full_seconds)} plans at full resolution."
         )
     elif geometry.spacing_mm != geometry.median_spacing_mm and axis != plan.slice_axis:
         text += (

@@ -1,4 +1,4 @@
-"""Slices at half their resolution on a CPU."""
+"""Slices at a coarser resolution on a CPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from preprocessing.halved import halved_dice
+from preprocessing.coarser import coarse_dice
 from preprocessing.planner import make_plan
 from preprocessing.run_plan import Request
 from tests.preprocessing.fingerprints import make_fingerprint
-
-MEMBERS = {"background": [0], "a": [1], "b": [2], "both": [1, 2]}
 
 
 def drawn(*rows: str) -> np.ndarray:
@@ -22,54 +20,62 @@ def drawn(*rows: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("label", "kept"),
     [
-        (drawn("0000", "0110", "0110"), 1),
-        (drawn("1000", "1111"), 2 * 5 / (5 + 8)),  # three and two of four pixels: both blocks become it
-        (
-            drawn("101", "010", "101"),
-            2 * 2 / (5 + 4),
-        ),  # of the first block two pixels, of those at the border one of four
-        (drawn("1"), 0),
-        (drawn("00"), None),
+        (drawn("0000", "0110", "0110"), (1, 0)),  # all of a block of four, a quarter of one of sixteen
+        (drawn("1000", "1111"), (2 * 5 / (5 + 8), 0)),  # three and two of four pixels: both blocks become it
+        (drawn("101", "010", "101"), (2 * 2 / (5 + 4), 0)),  # two of four pixels, and at the border one of four
+        (drawn("1111", "1111", "1100"), (1, 2 * 10 / (10 + 12))),  # ten of sixteen
+        (drawn("00"), ()),
     ],
 )
 def test_a_label_by_hand(label, kept) -> None:
-    assert halved_dice(label, {"background": [0], "a": [1]}, None) == pytest.approx(kept)
+    assert coarse_dice(label, {"background": [0], "a": [1]}, None) == pytest.approx(kept)
 
 
 def test_it_is_the_mean_over_classes_and_ignores_what_nobody_annotated() -> None:
     label = drawn("1102", "1100")
     label[1, 2] = 255
-    assert halved_dice(label, {"background": [0], "a": [1], "b": [2], "absent": [3]}, None) == pytest.approx(
-        (1 + 0) / 2
-    )
-    assert halved_dice(label, {"background": [0], "either": [1, 2]}, None) == pytest.approx(2 * 4 / (5 + 4))
+    a_and_b, either = {"background": [0], "a": [1], "b": [2], "absent": [3]}, {"background": [0], "either": [1, 2]}
+    assert coarse_dice(label, a_and_b, None)[0] == pytest.approx((1 + 0) / 2)
+    assert coarse_dice(label, either, None)[0] == pytest.approx(2 * 4 / (5 + 4))
 
 
 def test_the_axis_of_thick_slices_keeps_its_resolution() -> None:
     volume = np.zeros((4, 4, 3), dtype=np.uint8)
     volume[1, 1, :2] = 1
     members = {"background": [0], "a": [1]}
-    assert halved_dice(volume, members, 2) == 0  # one pixel of four in each of two slices
-    assert halved_dice(volume, members, 0) == 1  # two of four in one
+    assert coarse_dice(volume, members, 2)[0] == 0  # one pixel of four in each of two slices
+    assert coarse_dice(volume, members, 0)[0] == 1  # two of four in one
 
 
-def fingerprint(kept=0.95, spacing=(8.0, 1.5, 1.25), shape=(10, 216, 256)):
+def fingerprint(kept=(0.95, 0.9), spacing=(8.0, 1.5, 1.25), shape=(10, 216, 256)):
     made = make_fingerprint(spacing, shape, unlabeled=30, channels=("MR",))
-    cases = tuple(replace(case, halved_dice=kept if case.labeled else None) for case in made.cases)
+    cases = tuple(replace(case, coarse_dice=kept if case.labeled else ()) for case in made.cases)
     return replace(made, cases=cases)
 
 
-def test_slices_of_a_cpu_are_halved_where_labels_keep_what_they_are() -> None:
-    whole = make_plan(fingerprint(kept=0.9), device="cpu", memory_gb=8)
+def test_slices_of_a_cpu_are_coarser_where_labels_keep_what_they_are() -> None:
+    whole = make_plan(fingerprint(kept=(0.9, 0.9)), device="cpu", memory_gb=8)
     half = make_plan(fingerprint(), device="cpu", memory_gb=8)
     assert (whole.spacing_mm, whole.patch_size, whole.batch_labeled) == ((None, 1.5, 1.25), (224, 256), 2)
     assert (half.spacing_mm, half.patch_size, half.batch_labeled) == ((None, 3.0, 2.5), (112, 128), 4)
     assert half.median_shape == (10, 108, 128) and half.cnn.features[0] >= whole.cnn.features[0]
-    assert "keeps a Dice of 0.950" in half.why["spacing_mm"] and "twice" not in whole.why["spacing_mm"]
+    assert "keeps a Dice of 0.950" in half.why["spacing_mm"] and "On a CPU" not in whole.why["spacing_mm"]
     assert all(name in half.why["spacing_mm"] for name in ("Median", "each case keeps its own"))
 
 
-def test_pictures_are_halved_too() -> None:
+@pytest.mark.parametrize(
+    ("kept", "step_seconds", "spacing"),
+    [((0.95, 0.94), 2, 2.0), ((0.95, 0.94), 0.5, 4.0), ((0.95, 0.9), 0.5, 2.0), ((0.9, 0.94), 0.5, 1.0)],
+)
+def test_a_quarter_is_for_what_a_half_does_not_bring(kept, step_seconds, spacing) -> None:
+    made = fingerprint(kept=kept, spacing=(8.0, 1.0, 1.0))
+    plan = make_plan(made, device="cpu", memory_gb=8, step_seconds=step_seconds)
+    assert plan.spacing_mm == (None, spacing, spacing)
+    words = {1.0: "Median", 2.0: "2 times that in the plane", 4.0: "costs a sixteenth"}
+    assert words[spacing] in plan.why["spacing_mm"]
+
+
+def test_pictures_are_coarser_too() -> None:
     plan = make_plan(fingerprint(spacing=(1.0, 1.0), shape=(512, 384)), device="cpu", memory_gb=8)
     assert plan.spacing_mm == (2.0, 2.0) and "percentile" not in plan.why["spacing_mm"]
 
