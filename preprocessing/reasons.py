@@ -100,8 +100,9 @@ def _spacing(plan: Plan, made: Decisions) -> str:
     if coarser is not None:
         text += (
             f" On a CPU, {coarser.factor} times that in the plane: a step, {coarser.full_seconds:.2g} s at full resolution, "
-            f"costs a {SHARES[coarser.factor]}, so that its time narrows networks and batch less; the usual label map keeps a Dice of "
-            f"{coarser.kept:.3f} with itself there. --step_seconds {math.ceil(coarser.full_seconds)} plans at full resolution."
+            f"costs a {SHARES[coarser.factor]}, so that its time narrows networks and batch less; the usual label map "
+            f"keeps a Dice of {coarser.kept:.3f} with itself there. "
+            f"--step_seconds {math.ceil(coarser.full_seconds)} plans at full resolution."
         )
     elif geometry.spacing_mm != geometry.median_spacing_mm and axis != plan.slice_axis:
         text += (
