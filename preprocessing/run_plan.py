@@ -83,7 +83,7 @@ class Request:
         log.info("Trying a training step for its memory.")
 
         def replan(memory_gb: float) -> Plan:
-            return make_plan(fingerprint, **{**self.options, "memory_gb": memory_gb}, **self.family)
+            return make_plan(fingerprint, **{**self.options, **self.family, "memory_gb": memory_gb})
 
         as_it_stands = self.preset == "paper" or self.plan_from is not None
         return fit_measured(plan, self.options["networks"], None if as_it_stands else replan, self.amp_dtype)
