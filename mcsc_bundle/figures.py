@@ -29,10 +29,18 @@ def loss_figure(path: Path) -> Figure:
     for index, name in enumerate(loss_terms(rows[0])):
         colour, width = ("black", 2.2) if name == "loss" else (_colour(index - 1), 1.4)
         dashes = "-" if index <= len(COLOURS) else "--"
-        axes.plot(_column(rows, "iteration"), _column(rows, name), label=name, color=colour, lw=width, ls=dashes)
+        (line,) = axes.plot(
+            _column(rows, "iteration"), _column(rows, name), label=name, color=colour, lw=width, ls=dashes
+        )
+        line.set_marker(_marker(rows))
     axes.set(xlabel="iteration", ylabel="loss term (weighted)", yscale="log")
     _finish(axes)
     return figure
+
+
+def _marker(rows: Sequence[object]) -> str:
+    """A line of one point would not be seen."""
+    return "o" if len(rows) == 1 else ""
 
 
 def watched_figure(path: Path) -> Figure:
@@ -41,7 +49,7 @@ def watched_figure(path: Path) -> Figure:
     names = watched(rows[0])
     figure, grid = plt.subplots(1, len(names), figsize=(2.5 * len(names), 2.2), layout="constrained", squeeze=False)
     for axes, name in zip(grid[0], names, strict=True):
-        axes.plot(_column(rows, "iteration"), _column(rows, name), color="black", lw=1.2)
+        axes.plot(_column(rows, "iteration"), _column(rows, name), color="black", lw=1.2, marker=_marker(rows))
         axes.set_title(name.removeprefix(WATCHED).replace("_", " "), fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)

@@ -191,6 +191,8 @@ def _refuse(expected: str, names: Iterable[str], config: Mapping[str, Any], used
     near = [meant for name in unknown if (meant := _meant(_parts(name), config, used))]
     listed, meant_names = (", ".join(f"{dashes}{name}" for name in names) for names in (unknown, near))
     question = f" Did you mean {meant_names}?" if near else ""
+    if "help" in unknown:
+        question = " Options are listed in README.md, and in configs/train.yaml with what they mean."
     raise OptionError(f"{expected}, received {listed}, which nothing would use.{question}")
 
 

@@ -186,7 +186,7 @@ def _check(cases: Sequence[Case], root: Path) -> None:
 def _report(dataset: Dataset) -> None:
     labeled = sum(case.label is not None for case in dataset.cases)
     unlabeled = counted(len(dataset.cases) - labeled, "unlabelled case")
-    log.info("%s: %d labelled and %s.", dataset.name, labeled, unlabeled)
+    log.info("%s: %d labelled and %s in the folder.", dataset.name, labeled, unlabeled)
     shared = next((case for case in dataset.cases if case.group != case.name), None)
     if shared:
         patients = len({case.group for case in dataset.cases})

@@ -13,6 +13,7 @@ from preprocessing.memory import FEATURE_CAP
 from preprocessing.sizing import (
     CPU_BATCH,
     CPU_MEMORY_CAP_GB,
+    CPU_WIDTHS,
     FULL_WIDTH,
     LABELED_PATCHES,
     LABELED_SHARE,
@@ -120,7 +121,7 @@ def _cnn(plan: Plan, made: Decisions) -> str:
         text += f" A residual encoder of {blocks} blocks and a decoder of one convolution a stage (nnU-Net Revisited, 2024)."
     if width < FULL_WIDTH:
         seconds = made.task.step_seconds
-        text += f" Narrower than nnU-Net's {FULL_WIDTH}, to keep a step on 2 CPU cores under {seconds:g} s."
+        text += f" Narrower than nnU-Net's {FULL_WIDTH}: at most {CPU_WIDTHS[0]}, and a step on 2 CPU cores under {seconds:g} s."
     return text
 
 

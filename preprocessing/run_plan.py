@@ -19,6 +19,7 @@ from typing import Any
 from mcsc_bundle.files import save_text
 from mcsc_bundle.plan import CaseFingerprint, Fingerprint, Plan, PlanError
 from mcsc_bundle.trained import check_trained
+from mcsc_bundle.words import listed
 from preprocessing.adopt import adopt_plan, misfits, plan_file
 from preprocessing.axes import RAS_AXIS
 from preprocessing.machine import total_bytes
@@ -29,6 +30,7 @@ from preprocessing.planner import make_plan
 log = logging.getLogger(__name__)
 
 PLANNED = "planned.json"
+OPTIONS_OF_A_PLAN = "--preset, --plan_from, --configuration, --memory_gb, --step_seconds, --device"
 BYTES_PER_VOXEL = 8  # of a channel while it is resampled: what was read and what comes out, float32
 
 
@@ -121,12 +123,15 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
             log.info("Using %s as edited; delete it to plan again.", path)
         elif trained and not same:
             _check_followed(plan_kind(request), Plan.load(path), run)
-            options = ", ".join(dict.fromkeys(["preset", "plan_from", *request.options, "step_seconds"]))
             log.warning(
-                "Keeping %s, made with another of these options: %s. A training has begun on it.", path, options
+                "Keeping %s, made with another of these options: %s. A training has begun on it.",
+                path,
+                OPTIONS_OF_A_PLAN,
             )
         if edited or trained or (same and not measured_anew):
             return _read_back(run, fingerprint, request, edited, trained)
+        if not same:
+            _tell_replaced(path, request.make(fingerprint))
     plan = request.make(fingerprint)
     if trained:
         check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
@@ -134,6 +139,22 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
     _save(plan, run, request)
     log.info("Planned: %s. The reasons: python -m preprocessing show %s", _summary(plan), shlex.quote(str(run)))
     return plan
+
+
+def _tell_replaced(path: Path, plan: Plan) -> None:
+    """Another plan than the one in the folder was asked for, perhaps because an option was not repeated."""
+    try:
+        before = Plan.load(path)
+    except PlanError:  # of another version
+        return
+    parts = ("configuration", "spacing_mm", "patch_size", "batch_labeled", "batch_unlabeled", "cnn", "transformer")
+    if differ := [name for name in parts if getattr(before, name) != getattr(plan, name)]:
+        log.warning(
+            "%s is planned anew, with another %s: it was made with other options. To keep a plan, repeat its options (%s).",
+            path,
+            listed(differ),
+            OPTIONS_OF_A_PLAN,
+        )
 
 
 def plan_kind(request: Request) -> tuple[str, str]:

@@ -59,7 +59,7 @@ def test_slices_of_a_cpu_are_coarser_where_labels_keep_what_they_are() -> None:
     assert (whole.spacing_mm, whole.patch_size, whole.batch_labeled) == ((None, 1.5, 1.25), (224, 256), 2)
     assert (half.spacing_mm, half.patch_size, half.batch_labeled) == ((None, 3.0, 2.5), (112, 128), 4)
     assert half.median_shape == (10, 108, 128) and half.cnn.features[0] >= whole.cnn.features[0]
-    assert "keeps a Dice of 0.950" in half.why["spacing_mm"] and "On a CPU" not in whole.why["spacing_mm"]
+    assert "has a Dice of 0.950" in half.why["spacing_mm"] and "On a CPU" not in whole.why["spacing_mm"]
     assert all(name in half.why["spacing_mm"] for name in ("Median", "each case keeps its own"))
 
 
@@ -71,7 +71,7 @@ def test_a_quarter_is_for_what_a_half_does_not_bring(kept, step_seconds, spacing
     made = fingerprint(kept=kept, spacing=(8.0, 1.0, 1.0))
     plan = make_plan(made, device="cpu", memory_gb=8, step_seconds=step_seconds)
     assert plan.spacing_mm == (None, spacing, spacing)
-    words = {1.0: "Median", 2.0: "2 times that in the plane", 4.0: "costs a sixteenth"}
+    words = {1.0: "Median", 2.0: "2 times that in the plane", 4.0: "takes a sixteenth"}
     assert words[spacing] in plan.why["spacing_mm"]
 
 
@@ -101,7 +101,7 @@ def test_what_stays_at_full_resolution(options) -> None:
 
 def test_the_step_that_the_reason_names_is_planned_at_full_resolution() -> None:
     seconds = (
-        make_plan(fingerprint(), device="cpu", memory_gb=8).why["spacing_mm"].split("--step_seconds ")[1].split()[0]
+        make_plan(fingerprint(), device="cpu", memory_gb=8).why["spacing_mm"].split("--step_seconds ")[1].split(",")[0]
     )
     plan = make_plan(fingerprint(), device="cpu", memory_gb=8, step_seconds=int(seconds))
     assert plan.spacing_mm == (None, 1.5, 1.25)

@@ -19,12 +19,16 @@ def dataset(tmp_path_factory):
     return small_dataset(tmp_path_factory.mktemp("data") / "hearts")
 
 
-def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_path):
+def test_other_options_make_another_plan_until_a_training_began(dataset, tmp_path, caplog):
     def patch(**options):
         return prepare(str(dataset), str(tmp_path), workers=1, device="cpu", **options).plan.patch_size
 
     assert len(patch(configuration="3d_fullres")) == 3
     assert len(patch(configuration="2d")) == 2
+    assert "planned anew, with another configuration, spacing_mm, patch_size" in caplog.text
+    caplog.clear()
+    patch(configuration="2d", memory_gb=7.5)
+    assert "planned anew" not in caplog.text  # other options, but the same plan
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.pt").write_bytes(b"")
     assert patch(configuration="2d", memory_gb=1) == patch(configuration="2d")  # kept as it is, with a warning
