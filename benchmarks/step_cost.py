@@ -37,13 +37,12 @@ SHAPES = {  # spacing, median shape, classes: like the data sets of these names
 }
 
 
-def fingerprint(name: str, coarse_dice: tuple[float, ...] = ()) -> Fingerprint:
+def fingerprint(name: str, coarse_dice: tuple[float, ...] | None = None) -> Fingerprint:
     """A data set of 40 equal cases, half of them labelled; ``coarse_dice`` as if measured on the labels."""
     spacing, shape, classes = SHAPES[name]
+    kept = {"class_1": coarse_dice} if coarse_dice else {}
     cases = tuple(
-        CaseFingerprint(
-            f"case_{index}", index % 2 == 0, spacing, shape, shape, "RAS", 0.0, 1.0, coarse_dice=coarse_dice
-        )
+        CaseFingerprint(f"case_{index}", index % 2 == 0, spacing, shape, shape, "RAS", 0.0, 1.0, class_coarse_dice=kept)
         for index in range(40)
     )
     labels = {"background": 0, **{f"class_{index}": index for index in range(1, classes)}}

@@ -40,8 +40,8 @@ class CaseFingerprint:
         class_largest: share of each class's voxels that its largest component holds (labelled cases; 0 of an absent class).
         foreground_largest: share of a class's voxels in the largest component of all classes together, the least over the classes
             that are there; 0 in a data set of one class.
-        coarse_dice: mean over the classes of their Dice with themselves at a half and at a quarter of the resolution, in the
-            plane of thick or single slices or of a 2-D image (labelled cases); empty of other volumes and without foreground.
+        class_coarse_dice: Dice of each class that is there with itself at a half and at a quarter of the resolution, in the plane
+            of thick or single slices or of a 2-D image (labelled cases); empty of other volumes.
         patient: whose scan it is; several cases may be of one. Empty in a fingerprint of an older version.
         content_hash: hash of the image's voxels, to find duplicates.
     """
@@ -63,7 +63,7 @@ class CaseFingerprint:
     patient: str = ""
     content_hash: str = ""
     ignored_voxels: int = 0
-    coarse_dice: tuple[float, ...] = ()
+    class_coarse_dice: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def measure_case(
         class_components={name: own.count for name, own in pieces.items()},
         class_largest={name: own.largest for name, own in pieces.items()},
         foreground_largest=_together(classes, members),
-        coarse_dice=() if classes is None else _coarse_dice(classes, members, spacing),
+        class_coarse_dice={} if classes is None else _coarse_dice(classes, members, spacing),
         patient=case.group,
         content_hash=digest,
         ignored_voxels=0 if classes is None else int(np.count_nonzero(classes == STORED_IGNORED)),
@@ -223,7 +223,7 @@ def _together(classes: np.ndarray | None, members: Mapping[str, Sequence[int]]) 
 
 def _coarse_dice(
     classes: np.ndarray, members: Mapping[str, Sequence[int]], spacing: Sequence[float]
-) -> tuple[float, ...]:
+) -> dict[str, tuple[float, ...]]:
     """``coarse_dice`` of a 2-D image, of a single slice or across thick ones; ``spacing`` runs as the file, classes reversed."""
     if len(spacing) == 2:
         return coarse_dice(classes, members, None)
@@ -231,7 +231,7 @@ def _coarse_dice(
         return coarse_dice(classes, members, classes.shape.index(1))
     *_, thinner, coarsest = sorted(spacing)
     if coarsest <= ANISOTROPY_RATIO * thinner:
-        return ()
+        return {}
     return coarse_dice(classes, members, len(spacing) - 1 - list(spacing).index(coarsest))
 
 

@@ -99,12 +99,13 @@ def _spacing(plan: Plan, made: Decisions) -> str:
         )
     if coarser is not None:
         seconds, limit = f"{coarser.full_seconds:.2g} s", f"{made.task.step_seconds:g} s"
+        name, dice = coarser.loses_most
         text += (
             f" On a CPU, {coarser.factor} times that in the plane: at full resolution a step of networks and batch that nothing "
             f"narrows would take {seconds}, more than the {limit} that it may; here it takes a {SHARES[coarser.factor]}. The "
-            f"labels lose little: made so coarse and brought back, the label map of the usual case has a Dice of "
-            f"{coarser.kept:.3f} with itself. --step_seconds {math.ceil(coarser.full_seconds)}, given to the training as well, "
-            "plans at full resolution."
+            f"labels lose little: made so coarse and brought back, '{name}', which loses most, has a Dice of {dice:.3f} with "
+            f"itself in the usual case. --step_seconds {math.ceil(coarser.full_seconds)}, given to the training as well, plans "
+            "at full resolution."
         )
     elif geometry.spacing_mm != geometry.median_spacing_mm and axis != plan.slice_axis:
         text += (

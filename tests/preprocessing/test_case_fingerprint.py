@@ -89,21 +89,23 @@ def test_class_voxels_and_components(tmp_path):
     assert case.foreground_largest == 0  # a and b do not touch: the largest component holds nothing of one of them
 
 
-@pytest.mark.parametrize(("spacing", "kept"), [((1, 1, 5), (0,)), ((5, 1, 1), (1,)), ((1, 1, 3), ())])
+@pytest.mark.parametrize(("spacing", "kept"), [((1, 1, 5), 0), ((5, 1, 1), 1), ((1, 1, 3), None)])
 def test_what_a_coarser_grid_would_keep_is_measured_across_thick_slices(tmp_path, spacing, kept):
     """A row of voxels along z: in planes of x and y lone pixels, in those of y and z two of four."""
     label = np.zeros((6, 5, 4), dtype=np.int16)
     label[2, 2, :] = 1
     labels = {"background": 0, "a": 1}
     case = measured(tmp_path, voxels(0), label, np.diag([*spacing, 1.0]), labels=labels).fingerprint
-    assert case.coarse_dice[:1] == kept
+    assert case.class_coarse_dice.get("a", (None,))[0] == kept
 
 
 def test_a_single_slice_is_a_plane_whatever_its_spacing(tmp_path):
     label = np.zeros((6, 5, 1), dtype=np.int16)
     label[2:4, 2:4, 0] = 1
     case = measured(tmp_path, voxels(0, label.shape), label, labels={"background": 0, "a": 1}).fingerprint
-    assert case.coarse_dice == (1, 0)  # four pixels are all of a block of four, and a quarter of one of sixteen
+    assert case.class_coarse_dice == {
+        "a": (1, 0)
+    }  # four pixels are all of a block of four, and a quarter of one of sixteen
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_what_an_older_version_measured_is_measured_again_until_a_training_began
     whole = json.loads(file.read_text())
     older = {
         **whole,
-        "cases": [{name: case[name] for name in case if name != "coarse_dice"} for case in whole["cases"]],
+        "cases": [{name: case[name] for name in case if name != "class_coarse_dice"} for case in whole["cases"]],
     }
     file.write_text(json.dumps(older))
     prepare(str(dataset), str(tmp_path), workers=1, device="cpu")
