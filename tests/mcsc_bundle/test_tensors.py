@@ -43,7 +43,7 @@ def test_code_in_a_pickle_is_named_and_not_run(tmp_path):
 def test_neither_is_a_pickle_that_torch_did_not_write(tmp_path):
     path, marker = tmp_path / "model.pt", tmp_path / "marker"
     path.write_bytes(pickle.dumps(Writes(marker)))
-    with pytest.raises(TensorFileError, match="received other things, or a damaged file") as told:
+    with pytest.raises(TensorFileError, match="received a pickle of other things, or a damaged file") as told:
         load_tensors(path)
     assert "weights_only" not in str(told.value) and not marker.exists()
 
