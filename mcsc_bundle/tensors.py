@@ -33,7 +33,9 @@ def load_tensors(path: str | Path, mmap: bool = False) -> Any:
     except Exception as error:  # torch.load raises many kinds on a damaged file
         if isinstance(error, UnpicklingError):  # its words advise to unpickle it all the same
             called = CALLED.search(str(error))
-            pickled = f"a pickle that would call {called[1]}" if called else "a pickle of other things, or a damaged file"
+            pickled = (
+                f"a pickle that would call {called[1]}" if called else "a pickle of other things, or a damaged file"
+            )
             remedy = "" if called else f" {_remedy(Path(path))}"
             raise TensorFileError(
                 f"{path}: expected a file of tensors, received {pickled}. Do not load it in another way; get the weights "
