@@ -13,7 +13,7 @@ from bundle.pack import pack, seal
 from bundle.verify import report, verify
 from tests.bundle.runs import TERMS, make_run
 from tests.bundle.test_archive import zip_of
-from tests.bundle.test_pack import Evil
+from tests.bundle.test_pack_refused import Evil
 
 
 @pytest.fixture(scope="module")
