@@ -115,7 +115,7 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
         PlanError: the plan in the folder cannot be used, or none can be made.
     """
     path, made = run / "plan.json", run / "plan.key"
-    trained = (run / "models" / "checkpoint.pt").exists()
+    trained, same = (run / "models" / "checkpoint.pt").exists(), False
     if path.exists():
         text, *before = made.read_text(encoding="utf-8").split() if made.exists() else ("",)
         edited, same = text != text_hash(path.read_text(encoding="utf-8")), before == [request.key]
@@ -130,9 +130,9 @@ def plan_of_run(run: Path, fingerprint: Fingerprint, measured_anew: bool, reques
             )
         if edited or trained or (same and not measured_anew):
             return _read_back(run, fingerprint, request, edited, trained)
-        if not same:
-            _tell_replaced(path, request.make(fingerprint))
     plan = request.make(fingerprint)
+    if path.exists() and not same:
+        _tell_replaced(path, plan)
     if trained:
         check_trained(run / "models", plan, f"the plan made anew, as {path} is gone,")
     plan = request.tried(plan, fingerprint)

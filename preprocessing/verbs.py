@@ -62,11 +62,8 @@ def plan(
         nnunet_plans: nnU-Net's ``nnUNetPlans.json``, instead of a fingerprint.
         **options: see ``plan_from_nnunet``, ``make_plan`` and ``import_nnunet_plans``.
     """
-    other = (
-        "device",
-        "networks",
-    )  # the GPU need not be here; in the config of a training it is a part, here pair or cnn
-    check_values({name: value for name, value in options.items() if name not in other})
+    # a device need not be here, and in the config of a training ``networks`` is a part instead of pair or cnn
+    check_values({name: value for name, value in options.items() if name not in ("device", "networks")})
     made = plan_from_files(fingerprint, nnunet_plans, dataset_json, **options)
     made.save(str(output))
     print(explain(made))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -132,15 +133,16 @@ class MultiScaleContrast(nn.Module):
             assert isinstance(bank, MemoryBank)
             vectors, target = bank.extend(*fresh)
             bank.add(*fresh)
-        mine = groups_of_rank()
-        return world_size() * balanced_contrastive_loss(
-            vectors[mine],
-            target[mine],
-            self.num_classes,
-            self.temperature,
+        loss = partial(
+            balanced_contrastive_loss,
+            num_classes=self.num_classes,
+            temperature=self.temperature,
             balance_anchors=self.balance_anchors,
-            mean_over=counted_groups(target, self.num_classes),
         )
+        if world_size() == 1:
+            return loss(vectors, target)
+        mine, counted = groups_of_rank(), counted_groups(target, self.num_classes)
+        return world_size() * loss(vectors[mine], target[mine], mean_over=counted)
 
 
 def share_of_block(scale: ContrastScale, groups: int, ranks: int) -> int:

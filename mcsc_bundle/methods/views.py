@@ -48,10 +48,13 @@ def strong_intensity(image: Tensor, flat_axis: int | None = None, unscaled: Sequ
     """Brightness, contrast, gamma and blur drawn per sample and channel, for images ``(B, C, *spatial)``.
 
     UniMatch's medical recipe (Yang et al., 2023: colour jitter with probability 0.8, blur 0.5), of one-channel scans there:
-    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range. Brightness
-    is in units of 1, which is about the deviation of a normalised image; of ``unscaled`` channels it is in those of the patch's
-    deviation. No blur along ``flat_axis``, whose few,
-    thick slices show different tissue.
+    contrast and brightness by up to a half, gamma 0.5 to 2 on the channel's own range. A half of what: of 1, which is about the
+    deviation of a normalised image.
+
+    Args:
+        image: see above.
+        flat_axis: without blur, as its few, thick slices show different tissue.
+        unscaled: channels that are not normalised; their brightness is in units of the patch's deviation.
     """
     dims = image.ndim - 2
     column = (*image.shape[:2], *[1] * dims)

@@ -44,6 +44,11 @@ def test_all_unknown_options_are_named_at_once():
         check_options([TRAIN], {"num_labelled": 3, "seed": 1, "max_epoch": 2})
 
 
+def test_who_asks_for_help_is_told_where_the_options_are():
+    with pytest.raises(OptionError, match=r"received --help, .*README\.md, and in configs/train\.yaml"):
+        check_options([TRAIN], {"help": True})
+
+
 @pytest.mark.parametrize(
     ("files", "options"),
     [
